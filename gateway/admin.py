@@ -1,0 +1,75 @@
+"""The private port: is it alive, is it ready, what are its figures.
+
+Never on the public port. `/healthz` never touches the database; `/readyz` says in words why not.
+"""
+
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from typing import Final
+
+import msgspec
+from aiohttp import web
+
+from gateway.metrics import CONTENT_TYPE, Metrics
+from gateway.store import Store
+from media.engine import MediaEngine
+
+#: A loop that lags more than this is not healthy.
+MAX_LAG_S: Final = 1.0
+
+
+def admin_app(
+    *,
+    metrics: Metrics,
+    store: Store,
+    media: MediaEngine,
+    lag_s: Callable[[], float],
+    draining: Callable[[], bool],
+) -> web.Application:
+    """Return the application of the private port."""
+
+    async def healthz(request: web.Request) -> web.Response:
+        lag = lag_s()
+        return _json({"status": "ok" if lag < MAX_LAG_S else "lagging", "loop_lag_s": round(lag, 4)}, lag < MAX_LAG_S)
+
+    async def readyz(request: web.Request) -> web.Response:
+        problems = []
+        if draining():
+            problems.append("draining: no new calls are taken")
+        if not await store.healthy():
+            problems.append("the database does not answer, or its schema is not the program's")
+        if not media.workers:
+            problems.append("no media worker is alive")
+        return _json({"status": "not ready" if problems else "ready", "problems": problems}, not problems)
+
+    async def show_metrics(request: web.Request) -> web.Response:
+        metrics.store_up.set(store.up)
+        metrics.media_workers_alive.set(len(media.workers))
+        return web.Response(body=metrics.render(), headers={"Content-Type": CONTENT_TYPE})
+
+    async def show_version(request: web.Request) -> web.Response:
+        return _json({"version": program_version()}, True)
+
+    app = web.Application()
+    app.add_routes(
+        [
+            web.get("/healthz", healthz),
+            web.get("/readyz", readyz),
+            web.get("/metrics", show_metrics),
+            web.get("/version", show_version),
+        ]
+    )
+    return app
+
+
+def program_version() -> str:
+    try:
+        return version("whatsapp-call-gateway")
+    except PackageNotFoundError:  # run from a checkout that is not installed
+        return "0+checkout"
+
+
+def _json(data: object, good: bool) -> web.Response:
+    return web.Response(
+        body=msgspec.json.encode(data), status=200 if good else 503, content_type="application/json"
+    )

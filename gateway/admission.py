@@ -1,0 +1,353 @@
+"""Who gets in: every call and every permission request passes here, through the gate and a slot, before it begins.
+
+Responsible for asking the policy gate with what the process knows, for keeping each decision, for taking the slot and
+for starting the call's driver. Not responsible for the rules (see `policy.gate`) nor for the call after that.
+"""
+
+import asyncio
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+import structlog
+
+from gateway import views
+from gateway.call import CallInput, InputKind, new_call
+from gateway.contacts import Contact
+from gateway.driver import CallDriver, Origin, Services
+from gateway.errors import GatewayError
+from gateway.events import CallOffered, CallTerminated
+from gateway.hub import Hub, Phone
+from gateway.ids import CallId, OperatorId, UserRef
+from gateway.numbers import Number, Numbers
+from gateway.outcome import EndReason
+from gateway.records import DecisionRecord
+from gateway.slots import Lease
+from media.engine import WorkerId
+from media.errors import NoWorker
+from policy.contact import EMPTY
+from policy.decision import Decision, Refusal
+from policy.facts import Direction, PermissionRequested, RequestForm
+from policy.gate import choose_form, evaluate
+from policy.reasons import Reason, Remedy
+from policy.request import AskPermission, PlaceCall, ReceiveCall, Request
+
+log = structlog.get_logger()
+
+#: A `connect` older than this is acknowledged and never rung. Source: Meta, Calling API FAQ, read 2026-11-22.
+STALE_AFTER: Final = timedelta(seconds=60)
+
+
+class CannotDial(GatewayError):
+    """The operator's softphone cannot take a call now; `reason` is the wire's error code."""
+
+    def __init__(self, reason: str, public: str) -> None:
+        super().__init__(public=public)
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overview:
+    """What the gate says about one contact at one instant."""
+
+    number: Number
+    user: UserRef
+    name: str | None
+    place: Decision
+    ask: Decision
+    form: RequestForm
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """A permission request that Meta took."""
+
+    form: RequestForm
+    message_id: str
+
+
+class Admission:
+    """The one door to calls and permission requests."""
+
+    def __init__(
+        self,
+        services: Services,
+        numbers: Numbers,
+        hub: Hub,
+        *,
+        ring_timeout_s: float,
+        start: Callable[[CallDriver], None],
+    ) -> None:
+        self._services = services
+        self._numbers = numbers
+        self._hub = hub
+        self._ring_timeout_s = ring_timeout_s
+        self._start = start
+        self._asking: set[str] = set()  # contacts whose permission request is on its way to Meta
+        self.draining = False
+
+    # --- user-initiated ----------------------------------------------------------------------------
+
+    async def incoming(self, event: CallOffered, ended: CallTerminated | None) -> None:
+        """Take or refuse a user's call; `ended` is its `terminate`, if that came first. Never suspends."""
+        number, now = self._numbers.get(event.number_id), self._services.clock.now()
+        if number is None or now - event.at > STALE_AFTER:
+            log.warning("call_not_rung", cause="stale" if number else "unknown_number", number_id=event.number_id)
+            return
+        lease: Lease | None = None
+        if ended is None:
+            first, lease = await self._admit_incoming(number, event, now)
+        else:
+            first = CallInput(kind=InputKind.META_TERMINATE)
+        left_s = max(0.0, self._ring_timeout_s - max(0.0, (now - event.at).total_seconds()))
+        call = new_call(
+            CallId(uuid.uuid4().hex),
+            Direction.USER_INITIATED,
+            deadline_at=asyncio.get_running_loop().time() + left_s,
+            meta_call_id=event.meta_call_id,
+        )
+        origin = Origin(
+            number=number,
+            user=event.user,
+            user_name=event.user_name,
+            contact_key=self._contact_key(number, event.user),
+            worker=self._free_worker(),
+            first=first,
+        )
+        driver = CallDriver(call, origin, self._services, lease=lease)
+        if ended is not None:
+            driver.close_with(ended)
+        self._start(driver)
+
+    async def _admit_incoming(
+        self, number: Number, event: CallOffered, now: datetime
+    ) -> tuple[CallInput, Lease | None]:
+        contact = self._services.contacts.peek(number.id, event.user)
+        request = ReceiveCall(draining=self.draining)
+        decision = evaluate(number.pack, number.state, contact.state if contact else EMPTY, request, now=now)
+        if isinstance(decision, Refusal):
+            self._keep(number, event.user, request, decision, asked_by="meta", now=now)
+            return _refused(decision, EndReason.POLICY), None
+        slot = await number.incoming.try_acquire()
+        self._keep(
+            number, event.user, request, slot if isinstance(slot, Refusal) else decision, asked_by="meta", now=now
+        )
+        if isinstance(slot, Refusal):
+            return _refused(slot, EndReason.NO_SLOT), None
+        return CallInput(kind=InputKind.START, sdp=event.sdp), slot
+
+    def _free_worker(self) -> WorkerId | None:
+        try:
+            return self._services.media.pick_worker()
+        except NoWorker:
+            return None
+
+    # --- business-initiated ------------------------------------------------------------------------
+
+    async def check(self, number_id: str, to: str) -> Overview | Refusal:
+        """Say what the gate would answer, without keeping a decision. Raises: StoreDown."""
+        found = self._find(number_id, to)
+        if isinstance(found, Refusal):
+            return found
+        number, user = found
+        return self.overview(number, await self._services.contacts.get(number, user))
+
+    def overview(self, number: Number, contact: Contact) -> Overview:
+        now = self._services.clock.now()
+        form = choose_form(number.pack, contact.state, now=now)
+        return Overview(
+            number=number,
+            user=contact.user,
+            name=contact.name,
+            place=self._evaluate(number, contact, self._place_request(number, contact), now),
+            ask=self._evaluate(number, contact, self._ask_request(contact), now),
+            form=form,
+        )
+
+    async def place(self, number_id: str, to: str, *, operator: OperatorId) -> CallDriver | Refusal:
+        """Start a call to a contact for an operator who is logged in, or say why not.
+
+        Raises: CannotDial, StoreDown.
+        """
+        found = self._find(number_id, to)
+        if isinstance(found, Refusal):
+            return found
+        number, user = found
+        contact = await self._load(number, user)
+        if isinstance(contact, Refusal):
+            return contact
+        # From here on nothing suspends until the call is registered: two dials at once cannot both pass.
+        phone, worker = self._ready_phone(operator)
+        now = self._services.clock.now()
+        request = self._place_request(number, contact)
+        decision = self._evaluate(number, contact, request, now)
+        slot = decision if isinstance(decision, Refusal) else await number.outgoing.try_acquire()
+        answer = slot if isinstance(slot, Refusal) else decision
+        self._keep(number, contact.user, request, answer, asked_by=operator, now=now)
+        if isinstance(slot, Refusal):
+            return slot
+        return self._dial(number, contact, phone, worker, slot)
+
+    def _dial(self, number: Number, contact: Contact, phone: Phone, worker: WorkerId, lease: Lease) -> CallDriver:
+        services = self._services
+        call = new_call(
+            CallId(uuid.uuid4().hex),
+            Direction.BUSINESS_INITIATED,
+            deadline_at=asyncio.get_running_loop().time() + services.timeouts.prepare_s,
+            operator=phone.operator,
+        )
+        origin = Origin(
+            number=number,
+            user=contact.user,
+            user_name=contact.name,
+            contact_key=self._contact_key(number, contact.user),
+            worker=worker,
+            first=CallInput(kind=InputKind.START),
+        )
+        driver = CallDriver(call, origin, services, lease=lease)
+        self._hub.take(phone, call.call_id)
+        services.registry.add(driver)
+        self._start(driver)
+        return driver
+
+    def _ready_phone(self, operator: OperatorId) -> tuple[Phone, WorkerId]:
+        phone = self._hub.phone(operator)
+        if phone is None or phone.line is None:
+            raise CannotDial("gone", "This operator is not logged in at a softphone.")
+        if phone.call is not None:
+            raise CannotDial("busy", "This operator is in a call already.")
+        workers = [worker for worker, leg in phone.legs.items() if leg in phone.connected]
+        if not workers:
+            raise CannotDial("no_leg", "The softphone has no audio path yet: check the microphone permission.")
+        best = self._free_worker()
+        return phone, best if best in workers else workers[0]
+
+    # --- permission requests -----------------------------------------------------------------------
+
+    async def ask_permission(self, number_id: str, to: str, *, asked_by: str) -> Asked | Refusal:
+        """Send a call permission request in the form that the window allows.
+
+        Raises: StoreDown, GraphError.
+        """
+        found = self._find(number_id, to)
+        if isinstance(found, Refusal):
+            return found
+        number, user = found
+        contact = await self._load(number, user)
+        if isinstance(contact, Refusal):
+            return contact
+        now = self._services.clock.now()
+        request = self._ask_request(contact)
+        decision = self._evaluate(number, contact, request, now)
+        self._keep(number, contact.user, request, decision, asked_by=asked_by, now=now)
+        if isinstance(decision, Refusal):
+            return decision
+        form = choose_form(number.pack, contact.state, now=now)
+        self._asking.add(contact.contact_id)
+        try:
+            return await self._send_request(number, contact, form)
+        finally:
+            self._asking.discard(contact.contact_id)
+
+    async def _send_request(self, number: Number, contact: Contact, form: RequestForm) -> Asked:
+        graph, settings = self._services.graph, number.settings
+        if form is RequestForm.FREE_FORM:
+            message_id = await graph.request_permission_free_form(number.id, contact.user, settings.permission_text)
+        else:
+            template = settings.permission_template
+            message_id = await graph.request_permission_template(
+                number.id, contact.user, template.name, template.language, template.parameters
+            )
+        now = self._services.clock.now()
+        fact = PermissionRequested(at=now, key=message_id, form=form, request_id=message_id)
+        self._services.store.write_soon(*self._services.contacts.apply(number, contact, fact, seen_at=now))
+        log.info("permission_requested", number_id=number.id, user=contact.user.key, form=form.value)
+        return Asked(form=form, message_id=message_id)
+
+    # --- shared ------------------------------------------------------------------------------------
+
+    def _find(self, number_id: str, to: str) -> tuple[Number, UserRef] | Refusal:
+        number = self._numbers.get(number_id)
+        if number is None:
+            return Refusal(reason=Reason.UNKNOWN_NUMBER, rule="number/known", remedy=Remedy.FIX_INPUT)
+        user = number.read_user(to)
+        if user is None:
+            return Refusal(reason=Reason.INVALID_USER, rule="contact/known", remedy=Remedy.FIX_INPUT)
+        return number, user
+
+    async def _load(self, number: Number, user: UserRef) -> Contact | Refusal:
+        """Load the contact; no new outbound action without a store that can count it."""
+        if not self._services.store.up:
+            return Refusal(reason=Reason.STORE_DOWN, rule="gateway/store", remedy=Remedy.TRY_AGAIN_SOON)
+        return await self._services.contacts.get(number, user)
+
+    def _place_request(self, number: Number, contact: Contact) -> PlaceCall:
+        registry, key = self._services.registry, self._contact_key(number, contact.user)
+        return PlaceCall(
+            in_flight=registry.in_flight(key),
+            user_busy=registry.is_busy(key),
+            store_up=self._services.store.up,
+            draining=self.draining,
+        )
+
+    def _ask_request(self, contact: Contact) -> AskPermission:
+        return AskPermission(
+            in_flight=int(contact.contact_id in self._asking),
+            store_up=self._services.store.up,
+            draining=self.draining,
+        )
+
+    @staticmethod
+    def _evaluate(number: Number, contact: Contact, request: Request, now: datetime) -> Decision:
+        return evaluate(number.pack, number.state, contact.state, request, now=now)
+
+    def _contact_key(self, number: Number, user: UserRef) -> str:
+        """Name the contact alike in all events, whether they came with a number, a BSUID or both."""
+        known = self._services.contacts.peek(number.id, user)
+        user = known.user if known else user
+        return f"{number.id}/{user.wa_id or user.user_id}"
+
+    def _keep(
+        self, number: Number, user: UserRef, request: Request, decision: Decision, *, asked_by: str, now: datetime
+    ) -> None:
+        refused = decision if isinstance(decision, Refusal) else None
+        name = _REQUEST_NAMES[type(request)]
+        self._services.metrics.gate_decisions_total.labels(
+            decision="refuse" if refused else "allow", reason=refused.reason.value if refused else ""
+        ).inc()
+        log.info(
+            "gate_decision",
+            number_id=number.id,
+            user=user.key,
+            request=name,
+            asked_by=asked_by,
+            allowed=refused is None,
+            reason=refused.reason.value if refused else None,
+            rule=refused.rule if refused else None,
+        )
+        self._services.store.write_soon(
+            DecisionRecord(
+                decision_id=uuid.uuid4().hex,
+                phone_number_id=number.id,
+                user_key=user.key,
+                asked_by=asked_by,
+                request=name,
+                at=now,
+                allowed=refused is None,
+                pack=number.pack_label,
+                refusal=views.refusal_json(refused) if refused else None,
+            )
+        )
+
+
+_REQUEST_NAMES: Final[dict[type[Request], str]] = {
+    PlaceCall: "place",
+    ReceiveCall: "receive",
+    AskPermission: "ask_permission",
+}
+
+
+def _refused(refusal: Refusal, reason: EndReason) -> CallInput:
+    return CallInput(kind=InputKind.REFUSED, reason=reason, detail=views.TITLES[refusal.reason])

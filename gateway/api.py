@@ -1,0 +1,317 @@
+"""The HTTP API under `/v1`, the softphone page, and Meta's callback URL: routes, keys, and answers.
+
+Responsible for who may ask and in what shape. Not responsible for what the answers say (see `admission`, `store`) nor
+for the WebSocket (see `softphone`).
+"""
+
+import asyncio
+import hashlib
+from collections.abc import Awaitable, Callable
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Final, TypeVar
+
+import msgspec
+import orjson
+import structlog
+from aiohttp import hdrs, web
+
+from gateway import views
+from gateway.admission import Admission, CannotDial
+from gateway.call import CallInput, InputKind
+from gateway.clock import Clock
+from gateway.errors import GatewayError, GraphError, StoreDown
+from gateway.ids import CallId, OperatorId
+from gateway.numbers import Number, Numbers
+from gateway.problem import Problem, refused
+from gateway.registry import Registry
+from gateway.softphone import Softphones
+from gateway.store import ReplayState, Store
+from gateway.tickets import TICKET_S, Tickets
+from gateway.webhook import Webhook
+from policy.decision import Refusal
+
+log = structlog.get_logger()
+
+MAX_BODY_BYTES: Final = 65_536
+STATIC: Final = Path(str(files("gateway") / "static"))
+
+#: The page runs nothing but its own files.
+PAGE_HEADERS: Final = {
+    "Content-Security-Policy": "default-src 'self'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "img-src 'self' data:; media-src 'self' blob:; object-src 'none'; base-uri 'none'; form-action 'self'; "
+    "frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Permissions-Policy": "microphone=(self), camera=(), geolocation=()",
+    "Cache-Control": "no-cache",
+}
+
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+T = TypeVar("T")
+
+
+class TicketRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`key` is the operator's; without it the request needs the API key."""
+
+    operator: Name
+    key: Annotated[str, msgspec.Meta(max_length=256)] | None = None
+
+
+class TicketReply(msgspec.Struct, frozen=True):
+    ticket: str
+    expires_in_s: int
+
+
+class DialRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Ring a contact for an operator who is logged in at a softphone."""
+
+    to: Name
+    operator: Name
+
+
+class PermissionRequestReply(msgspec.Struct, frozen=True):
+    form: str  #: free_form or template
+    message_id: str
+
+
+class Api:
+    """Handlers of the public port."""
+
+    def __init__(
+        self,
+        *,
+        admission: Admission,
+        tickets: Tickets,
+        numbers: Numbers,
+        registry: Registry,
+        store: Store,
+        clock: Clock,
+    ) -> None:
+        self._admission = admission
+        self._tickets = tickets
+        self._numbers = numbers
+        self._registry = registry
+        self._store = store
+        self._clock = clock
+
+    def app(self, webhook: Webhook, softphones: Softphones) -> web.Application:
+        app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[problems])
+        number = "/v1/numbers/{number_id}"
+        app.add_routes(
+            [
+                web.get("/webhooks/meta", webhook.verify),
+                web.post("/webhooks/meta", webhook.receive),
+                web.get("/v1/softphone", softphones.handle),
+                web.post("/v1/tickets", self.make_ticket),
+                web.get("/v1/numbers", self._keyed(self.list_numbers)),
+                web.post(number + "/calls", self._keyed(self.dial)),
+                web.get(number + "/contacts/{user}", self._keyed(self.show_contact)),
+                web.post(number + "/contacts/{user}/permission-requests", self._keyed(self.ask_permission)),
+                web.get(number + "/decisions", self._keyed(self.list_decisions)),
+                web.get("/v1/calls", self._keyed(self.list_calls)),
+                web.get("/v1/calls/{call_id}", self._keyed(self.show_call)),
+                web.delete("/v1/calls/{call_id}", self._keyed(self.end_call)),
+                web.get("/", _page),
+                web.get("/static/{name}", _static),
+            ]
+        )
+        return app
+
+    def _keyed(self, handler: Handler) -> Handler:
+        """Let only holders of the API key through."""
+
+        async def checked(request: web.Request) -> web.StreamResponse:
+            scheme, _, key = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
+            if scheme.lower() != "bearer" or not self._tickets.is_api_key(key.strip()):
+                raise Problem(401, "unauthorized", "Send the gateway's API key as a Bearer token.")
+            return await handler(request)
+
+        return checked
+
+    # --- tickets -----------------------------------------------------------------------------------
+
+    async def make_ticket(self, request: web.Request) -> web.StreamResponse:
+        """Issue a one-time ticket: to the operator with their key, to anybody with the API key."""
+        wanted = await _body(request, TicketRequest)
+        operator: OperatorId | None
+        if wanted.key is not None:
+            operator = self._tickets.operator_with_key(wanted.operator, wanted.key)
+        else:
+            key = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")[2]
+            operator = OperatorId(wanted.operator) if self._tickets.is_api_key(key) else None
+        if operator is None:
+            log.warning("ticket_refused", operator=wanted.operator)
+            raise Problem(401, "unauthorized", "The operator name and the access key do not match.")
+        ticket = self._tickets.issue(operator, now=asyncio.get_running_loop().time())
+        if ticket is None:
+            raise Problem(429, "too_many", "Too many tickets are open.", retry_after_s=int(TICKET_S))
+        return _json(TicketReply(ticket=ticket, expires_in_s=int(TICKET_S)), status=201)
+
+    # --- numbers and contacts ------------------------------------------------------------------------
+
+    async def list_numbers(self, request: web.Request) -> web.StreamResponse:
+        return _json([views.number_view(number) for number in self._numbers])
+
+    async def show_contact(self, request: web.Request) -> web.StreamResponse:
+        """Say what the gate would answer about a contact now."""
+        checked = await self._admission.check(_path(request, "number_id"), _path(request, "user"))
+        if isinstance(checked, Refusal):
+            raise refused(checked, now=self._clock.now())
+        return _json(
+            {
+                "user": views.user_view(checked.user, checked.name),
+                "decision": views.decision_view(checked.place, checked.ask, form=checked.form.value),
+            }
+        )
+
+    async def ask_permission(self, request: web.Request) -> web.StreamResponse:
+        number_id, user = _path(request, "number_id"), _path(request, "user")
+
+        async def ask() -> tuple[int, Any]:
+            asked = await self._admission.ask_permission(number_id, user, asked_by="api")
+            if isinstance(asked, Refusal):
+                raise refused(asked, now=self._clock.now())
+            return 201, PermissionRequestReply(form=asked.form.value, message_id=asked.message_id)
+
+        return await self._once(request, b"", ask)
+
+    async def list_decisions(self, request: web.Request) -> web.StreamResponse:
+        number = self._number(request)
+        user = number.read_user(request.query["user"]) if "user" in request.query else None
+        found = await self._store.decisions(
+            number.id, user_key=user.key if user else None, limit=_limit(request, default=50)
+        )
+        return _json(found)
+
+    def _number(self, request: web.Request) -> Number:
+        number = self._numbers.get(_path(request, "number_id"))
+        if number is None:
+            raise Problem(404, "unknown_number", "This gateway does not serve that number.")
+        return number
+
+    # --- calls ---------------------------------------------------------------------------------------
+
+    async def dial(self, request: web.Request) -> web.StreamResponse:
+        number_id, wanted = _path(request, "number_id"), await _body(request, DialRequest)
+
+        async def place() -> tuple[int, Any]:
+            placed = await self._admission.place(number_id, wanted.to, operator=OperatorId(wanted.operator))
+            if isinstance(placed, Refusal):
+                raise refused(placed, now=self._clock.now())
+            return 201, placed.view()
+
+        return await self._once(request, await request.read(), place)
+
+    async def list_calls(self, request: web.Request) -> web.StreamResponse:
+        calls = await self._store.recent_calls(phone_number_ids=self._numbers.ids, limit=_limit(request, default=50))
+        return _json([views.call_view(call) for call in calls])
+
+    async def show_call(self, request: web.Request) -> web.StreamResponse:
+        call_id = CallId(_path(request, "call_id"))
+        driver = self._registry.get(call_id)
+        record = None if driver else await self._store.call(call_id)
+        if driver is None and record is None:
+            raise Problem(404, "unknown_call", "There is no such call.")
+        return _json(driver.view() if driver else views.call_view(record) if record else None)
+
+    async def end_call(self, request: web.Request) -> web.StreamResponse:
+        driver = self._registry.get(CallId(_path(request, "call_id")))
+        if driver is None:
+            raise Problem(404, "unknown_call", "There is no such live call.")
+        driver.feed(CallInput(kind=InputKind.OPERATOR_HANGUP))
+        return web.Response(status=202)
+
+    # --- once ----------------------------------------------------------------------------------------
+
+    async def _once(
+        self, request: web.Request, body: bytes, work: Callable[[], Awaitable[tuple[int, Any]]]
+    ) -> web.StreamResponse:
+        """Do the work, or under an `Idempotency-Key` that was used before give the first answer again.
+
+        Only what succeeded is kept: a refusal may be asked again with the same key.
+        """
+        key = request.headers.get("Idempotency-Key")
+        if key is None:
+            status, answer = await work()
+            return _json(answer, status=status)
+        if not 1 <= len(key) <= 128:
+            raise Problem(400, "bad_request", "An Idempotency-Key has 1 to 128 characters.")
+        fingerprint = hashlib.sha256(request.path.encode() + b"\n" + body).hexdigest()
+        replay = await self._store.idempotent(key, fingerprint, self._clock.now())
+        if replay is None:
+            status, answer = await work()
+            kept = {"status": status, "body": msgspec.to_builtins(answer)}
+            await self._store.save_idempotent(key, fingerprint, kept)
+            return _json(answer, status=status)
+        if replay.state is ReplayState.CONFLICT:
+            raise Problem(422, "idempotency_conflict", "This Idempotency-Key belongs to another request.")
+        if replay.state is ReplayState.IN_PROGRESS or replay.response is None:
+            raise Problem(409, "in_progress", "The first request with this Idempotency-Key has no answer yet.")
+        return _json(replay.response["body"], status=int(replay.response["status"]))
+
+
+# --- shape -------------------------------------------------------------------------------------------
+
+
+@web.middleware
+async def problems(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Turn every error into a problem; a bug of ours is logged and shown without its text."""
+    try:
+        return await handler(request)
+    except Problem as problem:
+        return problem.response()
+    except web.HTTPException as error:
+        title = {404: "There is nothing at this address.", 405: "This address does not take that method."}
+        return Problem(error.status, "http", title.get(error.status, error.reason)).response()
+    except CannotDial as error:
+        return Problem(409, error.reason, error.public).response()
+    except StoreDown as error:
+        return Problem(503, "store_down", error.public).response()
+    except GraphError as error:
+        return Problem(502, "graph_error", error.public).response()
+    except GatewayError as error:
+        return Problem(500, error.reason, error.public).response()
+    except (ConnectionError, asyncio.CancelledError):
+        raise
+    except Exception:
+        log.exception("request_broken", path=request.path)
+        return Problem(500, "internal", GatewayError.public).response()
+
+
+def _json(data: Any, *, status: int = 200) -> web.Response:
+    return web.Response(body=msgspec.json.encode(data), status=status, content_type="application/json")
+
+
+async def _body(request: web.Request, shape: type[T]) -> T:
+    """Read a JSON body. Raises: Problem."""
+    try:
+        return msgspec.convert(orjson.loads(await request.read()), shape)
+    except orjson.JSONDecodeError as error:
+        raise Problem(400, "bad_json", "The body is not JSON.", detail=str(error)) from error
+    except msgspec.ValidationError as error:
+        raise Problem(422, "bad_request", "The body does not fit.", detail=str(error)) from error
+
+
+def _path(request: web.Request, name: str) -> str:
+    return request.match_info[name][:128]
+
+
+def _limit(request: web.Request, *, default: int) -> int:
+    text = request.query.get("limit", str(default))
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 500:
+        raise Problem(400, "bad_request", "limit is a whole number from 1 to 500.")
+    return int(text)
+
+
+async def _page(request: web.Request) -> web.StreamResponse:
+    return web.FileResponse(STATIC / "index.html", headers=PAGE_HEADERS)
+
+
+async def _static(request: web.Request) -> web.StreamResponse:
+    name = _path(request, "name")
+    path = STATIC / name
+    if name.startswith(".") or path.parent != STATIC or not path.is_file():
+        raise Problem(404, "http", "There is nothing at this address.")
+    return web.FileResponse(path, headers=PAGE_HEADERS)

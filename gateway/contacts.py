@@ -1,0 +1,104 @@
+"""The contacts of each number with their folded policy state: in memory, behind it the store.
+
+Responsible for finding a contact by number or BSUID, for applying facts and for saying what must be written then.
+Not responsible for what facts mean (see `policy.contact`) nor for writing (see `store`).
+"""
+
+import uuid
+from collections import OrderedDict
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from policy.contact import EMPTY, ContactState, apply, state_from_dict, state_to_dict
+
+from gateway.ids import PhoneNumberId, UserRef
+from gateway.numbers import Number
+from gateway.records import Change, ContactRecord, FactRecord
+from gateway.store import Store
+from policy.facts import Fact, fact_to_dict
+
+CACHE_SIZE: Final = 50_000
+
+
+@dataclass(slots=True, kw_only=True)
+class Contact:
+    """One WhatsApp user as one number knows them. Lives in the cache; changed only by `Contacts`."""
+
+    contact_id: str
+    number_id: PhoneNumberId
+    user: UserRef
+    name: str | None
+    state: ContactState = EMPTY
+
+
+class Contacts:
+    """A bounded cache; a contact that is not in it costs one indexed read."""
+
+    def __init__(self, store: Store, *, cache_size: int = CACHE_SIZE) -> None:
+        self._store = store
+        self._cache_size = cache_size
+        self._by_name: OrderedDict[tuple[PhoneNumberId, str], Contact] = OrderedDict()
+
+    def peek(self, number_id: PhoneNumberId, user: UserRef) -> Contact | None:
+        """Return the contact if it is in memory."""
+        for name in (user.user_id, user.wa_id):
+            contact = self._by_name.get((number_id, name)) if name else None
+            if contact is not None:
+                self._remember(contact)
+                return contact
+        return None
+
+    async def get(self, number: Number, user: UserRef, name: str | None = None) -> Contact:
+        """Return the contact, from memory, from the store, or new. Raises: StoreDown."""
+        found = self.peek(number.id, user)
+        if found is None:
+            record = await self._store.contact(number.id, user)
+            found = self.peek(number.id, user)  # somebody else may have loaded it meanwhile
+            if found is None:
+                found = self._load(record) if record else _stranger(number.id, user)
+        found.user = UserRef(wa_id=found.user.wa_id or user.wa_id, user_id=found.user.user_id or user.user_id)
+        found.name = name or found.name
+        self._remember(found)
+        return found
+
+    def apply(self, number: Number, contact: Contact, *facts: Fact, seen_at: datetime) -> tuple[Change, ...]:
+        """Fold facts into the contact at once; return what is to be written, in one transaction."""
+        for fact in facts:
+            contact.state = apply(contact.state, fact, pack=number.pack)
+        rows = tuple(
+            FactRecord(contact_id=contact.contact_id, key=fact.key, at=fact.at, fact=fact_to_dict(fact)) for fact in facts
+        )
+        return (self._record(contact, seen_at), *rows)
+
+    def _record(self, contact: Contact, seen_at: datetime) -> ContactRecord:
+        return ContactRecord(
+            contact_id=contact.contact_id,
+            phone_number_id=contact.number_id,
+            user=contact.user,
+            name=contact.name,
+            state=state_to_dict(contact.state),
+            seen_at=seen_at,
+        )
+
+    @staticmethod
+    def _load(record: ContactRecord) -> Contact:
+        return Contact(
+            contact_id=record.contact_id,
+            number_id=record.phone_number_id,
+            user=record.user,
+            name=record.name,
+            state=state_from_dict(record.state),
+        )
+
+    def _remember(self, contact: Contact) -> None:
+        for name in (contact.user.user_id, contact.user.wa_id):
+            if name:
+                self._by_name[(contact.number_id, name)] = contact
+                self._by_name.move_to_end((contact.number_id, name))
+        while len(self._by_name) > self._cache_size:
+            self._by_name.popitem(last=False)
+
+
+def _stranger(number_id: PhoneNumberId, user: UserRef) -> Contact:
+    return Contact(contact_id=uuid.uuid4().hex, number_id=number_id, user=user, name=None)

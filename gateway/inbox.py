@@ -1,0 +1,248 @@
+"""Hands each webhook event to its call, turns it into facts, and makes it durable.
+
+Responsible for: each event takes effect once; events that overtake their call are parked; late ones of ended calls
+only fill the record; nothing is acknowledged before it is kept. Not responsible for reading JSON (see `events`), for
+starting calls (see `admission`) nor for what an event does to a call (see `call`).
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+from typing import Final
+
+import structlog
+
+from gateway import events as ev
+from gateway import messages as msg
+from gateway import views
+from gateway.admission import Admission
+from gateway.call import CallInput, InputKind
+from gateway.contacts import Contact
+from gateway.driver import CallDriver, Services
+from gateway.hub import Hub
+from gateway.ids import CallId, MetaCallId, UserRef
+from gateway.numbers import Number, Numbers
+from gateway.records import Change, EventRecord, TerminateFacts
+from policy import facts
+
+log = structlog.get_logger()
+
+#: Keys of events that have taken effect, kept in memory.
+SEEN: Final = 200_000
+#: Calls of which events may wait because the call itself is not known yet, and for how long.
+PARKED: Final = 1_000
+PARK_FOR: Final = timedelta(seconds=60)
+
+CallEvent = ev.CallAnswered | ev.CallStatus | ev.CallTerminated
+
+_STATUS_INPUT: Final = {
+    "RINGING": InputKind.META_RINGING,
+    "ACCEPTED": InputKind.META_ACCEPTED,
+    "REJECTED": InputKind.META_REJECTED,
+}
+
+
+class Inbox:
+    """Every event of every number comes through here."""
+
+    def __init__(self, services: Services, numbers: Numbers, admission: Admission, hub: Hub) -> None:
+        self._services = services
+        self._numbers = numbers
+        self._admission = admission
+        self._hub = hub
+        self._seen: OrderedDict[str, None] = OrderedDict()
+        self._parked: OrderedDict[MetaCallId, tuple[datetime, list[CallEvent]]] = OrderedDict()
+        services.registry.on_learned = self._unpark
+
+    def remember(self, keys: Iterable[str]) -> None:
+        """Take over the keys of events that took effect before a restart."""
+        for key in keys:
+            self._seen[key] = None
+
+    async def deliver(self, events: Sequence[ev.Event]) -> None:
+        """Apply the events in order, then return when all of them are durable. Raises: StoreDown.
+
+        Calls are served before anything is written: a ringing user does not wait for a disk. An event that comes again
+        takes no effect again, but is written again: its first write may have failed.
+        """
+        now = self._services.clock.now()
+        for event in events:
+            if self._first_time(event):
+                await self._apply(event, now)
+        rows: list[Change] = []
+        for event in events:
+            rows.append(_journal(event, now))
+            rows.extend(await self._facts(event, now))
+        await self._services.store.write(*rows)
+
+    def _first_time(self, event: ev.Event) -> bool:
+        key = event.dedupe_key
+        if key in self._seen:
+            self._services.metrics.events_total.labels(kind="repeated").inc()
+            return False
+        self._seen[key] = None
+        if len(self._seen) > SEEN:
+            self._seen.popitem(last=False)
+        self._services.metrics.events_total.labels(kind=event.kind).inc()
+        return True
+
+    # --- calls -------------------------------------------------------------------------------------
+
+    async def _apply(self, event: ev.Event, now: datetime) -> None:
+        match event:
+            case ev.CallOffered():
+                await self._offered(event)
+            case ev.CallAnswered() | ev.CallStatus() | ev.CallTerminated():
+                self._to_call(event, now)
+            case ev.UnknownEvent():
+                log.info("event_unknown", kind=event.kind, number_id=event.number_id)
+            case _:
+                pass  # facts only
+
+    async def _offered(self, event: ev.CallOffered) -> None:
+        registry = self._services.registry
+        if registry.by_meta_id(event.meta_call_id) is not None or registry.has_ended(event.meta_call_id):
+            return
+        _, waiting = self._parked.pop(event.meta_call_id, (None, []))
+        ended = next((e for e in waiting if isinstance(e, ev.CallTerminated)), None)
+        await self._admission.incoming(event, ended)
+
+    def _to_call(self, event: CallEvent, now: datetime) -> None:
+        driver = self._driver_of(event)
+        if driver is not None:
+            _feed(driver, event)
+        elif isinstance(event, ev.CallTerminated) and self._services.registry.has_ended(event.meta_call_id):
+            self._services.store.write_soon(_late(event))
+        else:
+            self._park(event, now)
+
+    def _driver_of(self, event: CallEvent) -> CallDriver | None:
+        """Find the call by Meta's id; one whose `connect` is still unanswered by what we sent along."""
+        registry = self._services.registry
+        found = registry.by_meta_id(event.meta_call_id)
+        if found is None and event.opaque:
+            found = registry.get(CallId(event.opaque))
+        return found
+
+    def _park(self, event: CallEvent, now: datetime) -> None:
+        while self._parked:
+            oldest, (since, _) = next(iter(self._parked.items()))
+            if len(self._parked) < PARKED and now - since < PARK_FOR:
+                break
+            del self._parked[oldest]
+        self._parked.setdefault(event.meta_call_id, (now, []))[1].append(event)
+        log.info("event_parked", kind=event.kind, number_id=event.number_id)
+
+    def _unpark(self, driver: CallDriver, meta_call_id: MetaCallId) -> None:
+        _, waiting = self._parked.pop(meta_call_id, (None, []))
+        for event in waiting:
+            _feed(driver, event)
+
+    # --- facts -------------------------------------------------------------------------------------
+
+    async def _facts(self, event: ev.Event, now: datetime) -> tuple[Change, ...]:
+        """Return what this event says about its contact, folded and ready to write. Raises: StoreDown."""
+        number, said = self._numbers.get(event.number_id), _said(event)
+        if number is None or said is None:
+            return ()
+        user, name, fact = said
+        if isinstance(event, ev.CallTerminated) and not self._pick_up_was_missed(event):
+            return ()
+        contact = await self._services.contacts.get(number, user, name)
+        rows = self._services.contacts.apply(number, contact, fact, seen_at=now)
+        if isinstance(event, ev.PermissionReply):
+            log.info("permission_reply", number_id=number.id, user=user.key, accepted=event.accepted)
+            self._show(number, contact)
+        return rows
+
+    def _pick_up_was_missed(self, event: ev.CallTerminated) -> bool:
+        """Tell whether only this `terminate` says that people talked: our call never became active."""
+        driver = self._services.registry.by_meta_id(event.meta_call_id)
+        if driver is not None:
+            return not driver.was_accepted
+        return not self._services.registry.has_ended(event.meta_call_id)
+
+    def _show(self, number: Number, contact: Contact) -> None:
+        """Tell every operator what the gate says about this contact now."""
+        overview = self._admission.overview(number, contact)
+        self._hub.tell(
+            None,
+            msg.ContactChanged(
+                number_id=number.id,
+                user=views.user_view(contact.user, contact.name),
+                decision=views.decision_view(overview.place, overview.ask, form=overview.form.value),
+            ),
+        )
+
+
+def _said(event: ev.Event) -> tuple[UserRef, str | None, facts.Fact] | None:
+    """Read an event as a fact about a contact."""
+    match event:
+        case ev.CallOffered(at=at, meta_call_id=call_id):
+            # Source: Meta, pricing: a user's call opens the window whether or not it is taken. Read 2026-11-22.
+            fact: facts.Fact = facts.WindowOpened(
+                at=at, key=f"window/{call_id}", source=facts.WindowSource.USER_CALL
+            )
+            return event.user, event.user_name, fact
+        case ev.UserMessage(at=at, dedupe_key=key):
+            fact = facts.WindowOpened(at=at, key=key, source=facts.WindowSource.MESSAGE)
+            return event.user, event.user_name, fact
+        case ev.PermissionReply():
+            return event.user, event.user_name, _reply_fact(event)
+        case ev.CallTerminated(start_at=start_at, direction=direction, user=user):
+            if start_at is None or direction is None or user is None:
+                return None
+            fact = facts.CallConnected(at=start_at, key=f"connected/{event.meta_call_id}", direction=direction)
+            return user, None, fact
+        case _:
+            return None
+
+
+def _reply_fact(event: ev.PermissionReply) -> facts.Fact:
+    """Source: Meta, user call permissions (table of replies), read 2026-11-22."""
+    at, key = event.at, event.dedupe_key
+    source = facts.ReplySource.AUTOMATIC if event.automatic else facts.ReplySource.USER_ACTION
+    if event.accepted:
+        return facts.PermissionGranted(
+            at=at,
+            key=key,
+            permanent=event.permanent,
+            expires_at=None if event.permanent else event.expires_at,
+            source=source,
+            request_id=event.request_id,
+        )
+    if event.automatic or event.request_id is None:
+        return facts.PermissionRevoked(at=at, key=key, source=source)
+    return facts.PermissionDeclined(at=at, key=key, source=source, request_id=event.request_id)
+
+
+def _feed(driver: CallDriver, event: CallEvent) -> None:
+    match event:
+        case ev.CallAnswered():
+            driver.feed(
+                CallInput(kind=InputKind.META_ANSWER, sdp=event.sdp, meta_call_id=event.meta_call_id)
+            )
+        case ev.CallStatus():
+            driver.feed(CallInput(kind=_STATUS_INPUT[event.status], meta_call_id=event.meta_call_id))
+        case ev.CallTerminated():
+            driver.feed_terminate(event)
+
+
+def _journal(event: ev.Event, now: datetime) -> EventRecord:
+    return EventRecord(
+        phone_number_id=event.number_id,
+        dedupe_key=event.dedupe_key,
+        kind=event.kind,
+        received_at=now,
+        body=event.body,
+    )
+
+
+def _late(event: ev.CallTerminated) -> TerminateFacts:
+    return TerminateFacts(
+        meta_call_id=event.meta_call_id,
+        meta_status=event.status,
+        meta_start_at=event.start_at,
+        meta_end_at=event.end_at,
+        duration_s=event.duration_s,
+    )

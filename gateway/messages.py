@@ -1,0 +1,276 @@
+"""The softphone's wire: every WebSocket message of subprotocol `calls.v1` as a typed struct. [P]
+
+Requests carry `id`; each is answered once by `Ok` or `Failed` with the same id. Pushes carry none. The JSON tag
+is `type`. Not responsible for what the messages do (see `softphone`).
+"""
+
+from datetime import datetime
+from typing import Annotated, Any
+
+import msgspec
+
+SUBPROTOCOL = "calls.v1"
+
+RequestId = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+ShortText = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
+SdpText = Annotated[str, msgspec.Meta(min_length=1, max_length=16_384)]
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", forbid_unknown_fields=True):
+    """Base of all messages."""
+
+
+# --- views: what both the WebSocket and the REST API show --------------------------------------
+
+
+class UserView(msgspec.Struct, frozen=True, kw_only=True):
+    number: str | None  #: E.164 with "+", None where only the BSUID is known
+    user_id: str | None
+    name: str | None
+
+
+class OutcomeView(msgspec.Struct, frozen=True, kw_only=True):
+    result: str
+    reason: str
+    detail: str | None
+
+
+class CallView(msgspec.Struct, frozen=True, kw_only=True):
+    call_id: str
+    number_id: str
+    direction: str  #: USER_INITIATED or BUSINESS_INITIATED
+    state: str  #: connecting, ringing, active, held, ending, ended
+    user: UserView
+    operator: str | None
+    worker: int | None  #: the media worker whose leg carries this call
+    created_at: datetime
+    accepted_at: datetime | None
+    ended_at: datetime | None
+    duration_s: int | None
+    outcome: OutcomeView | None
+
+
+class SlotsView(msgspec.Struct, frozen=True, kw_only=True):
+    used: int
+    limit: int
+
+
+class NumberView(msgspec.Struct, frozen=True, kw_only=True):
+    number_id: str
+    number: str  #: E.164 with "+"
+    name: str
+    pack: str
+    incoming: SlotsView
+    outgoing: SlotsView
+
+
+class RefusalView(msgspec.Struct, frozen=True, kw_only=True):
+    reason: str
+    rule: str
+    observed: int | None
+    limit: int | None
+    retry_at: datetime | None
+    remedy: str | None
+    title: str  #: one English sentence for logs and API users; the page translates `reason`
+
+
+class DecisionView(msgspec.Struct, frozen=True, kw_only=True):
+    allowed: bool
+    refusal: RefusalView | None
+    warnings: list[str]
+    permission_expires_at: datetime | None
+    ask_form: str | None  #: free_form or template: how permission would be asked now
+    ask: RefusalView | None  #: why it may not be asked now; None: it may
+
+
+# --- requests ------------------------------------------------------------------------------------
+
+
+class Hello(Message, frozen=True, kw_only=True, tag="hello"):
+    """First message on the socket, within 5 s. Exactly one of `ticket` and `resume`."""
+
+    id: RequestId
+    ticket: ShortText | None = None
+    resume: ShortText | None = None
+
+
+class Leg(Message, frozen=True, kw_only=True, tag="leg"):
+    """Offer of a (new) warm browser leg for one media worker; the reply carries the SDP answer."""
+
+    id: RequestId
+    worker: int
+    sdp: SdpText
+
+
+class SetStatus(Message, frozen=True, kw_only=True, tag="status"):
+    id: RequestId
+    available: bool
+
+
+class Check(Message, frozen=True, kw_only=True, tag="check"):
+    """Ask the gate about a dial without dialling."""
+
+    id: RequestId
+    number_id: ShortText
+    to: ShortText
+
+
+class Dial(Message, frozen=True, kw_only=True, tag="dial"):
+    id: RequestId
+    number_id: ShortText
+    to: ShortText
+
+
+class AskPermission(Message, frozen=True, kw_only=True, tag="ask_permission"):
+    id: RequestId
+    number_id: ShortText
+    to: ShortText
+
+
+class Accept(Message, frozen=True, kw_only=True, tag="accept"):
+    id: RequestId
+    call_id: ShortText
+
+
+class Reject(Message, frozen=True, kw_only=True, tag="reject"):
+    """This operator declines; the others ring on."""
+
+    id: RequestId
+    call_id: ShortText
+
+
+class Hangup(Message, frozen=True, kw_only=True, tag="hangup"):
+    id: RequestId
+    call_id: ShortText
+
+
+class Hold(Message, frozen=True, kw_only=True, tag="hold"):
+    id: RequestId
+    call_id: ShortText
+    on: bool
+
+
+class Recent(Message, frozen=True, kw_only=True, tag="recent"):
+    id: RequestId
+    limit: Annotated[int, msgspec.Meta(ge=1, le=100)] = 20
+
+
+class Bye(Message, frozen=True, kw_only=True, tag="bye"):
+    """The operator logs out or closes the tab: no 15 s grace, a call in progress ends."""
+
+    id: RequestId
+
+
+Request = Hello | Leg | SetStatus | Check | Dial | AskPermission | Accept | Reject | Hangup | Hold | Recent | Bye
+
+# --- replies -------------------------------------------------------------------------------------
+
+
+class Ok(Message, frozen=True, kw_only=True, tag="ok"):
+    """Fields present depend on the request (see `docs` of each request)."""
+
+    id: int
+    data: Any = None
+
+
+class Failed(Message, frozen=True, kw_only=True, tag="error"):
+    id: int | None  #: None: the message could not be read
+    #: Stable: bad_message, unauthorized, refused, no_leg, busy, gone, already_taken, graph_error, unavailable.
+    code: str
+    title: str
+    refusal: RefusalView | None = None
+
+
+class Welcome(msgspec.Struct, frozen=True, kw_only=True):
+    """`Ok.data` of `hello`."""
+
+    operator: str
+    resume: str
+    resumed: bool
+    available: bool
+    workers: list[int]
+    numbers: list[NumberView]
+    calls: list[CallView]  #: live calls of this operator, ringing ones included
+    heartbeat_s: float
+
+
+class LegAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """`Ok.data` of `leg`."""
+
+    worker: int
+    sdp: str
+
+
+# --- pushes --------------------------------------------------------------------------------------
+
+
+class Incoming(Message, frozen=True, kw_only=True, tag="incoming"):
+    """Ring. Ends with a `call` push for the same id (answered here) or `gone`."""
+
+    call: CallView
+
+
+class Gone(Message, frozen=True, kw_only=True, tag="gone"):
+    """Stop ringing."""
+
+    call_id: str
+    reason: str  #: answered_elsewhere, hung_up_by_user, not_answered, declined, failed
+
+
+class CallChanged(Message, frozen=True, kw_only=True, tag="call"):
+    """A call of this operator changed state; `ended` carries the outcome."""
+
+    call: CallView
+
+
+class SlotsChanged(Message, frozen=True, kw_only=True, tag="slots"):
+    number_id: str
+    incoming: SlotsView
+    outgoing: SlotsView
+
+
+class ContactChanged(Message, frozen=True, kw_only=True, tag="contact"):
+    """What the gate says about a contact changed (a permission reply came)."""
+
+    number_id: str
+    user: UserView
+    decision: DecisionView
+
+
+class LegLost(Message, frozen=True, kw_only=True, tag="leg_lost"):
+    """The warm leg of this worker is gone: make a new one."""
+
+    worker: int
+    reason: str
+
+
+class WorkersChanged(Message, frozen=True, kw_only=True, tag="workers"):
+    """The media workers there are now; a new one wants a leg, one that left takes its leg with it."""
+
+    workers: list[int]
+
+
+class Digit(Message, frozen=True, kw_only=True, tag="digit"):
+    """The user pressed a key."""
+
+    call_id: str
+    digit: str
+
+
+class Notice(Message, frozen=True, kw_only=True, tag="notice"):
+    """Something the operator should know; `code` is translated by the page, `detail` is Meta's own text."""
+
+    level: str  #: info, warning, error
+    code: str  #: media_worker_restarted, graph_error, replaced, draining, store_down
+    detail: str | None = None
+
+
+Push = Incoming | Gone | CallChanged | SlotsChanged | ContactChanged | LegLost | WorkersChanged | Digit | Notice
+
+#: WebSocket close codes.
+CLOSE_UNAUTHORIZED = 4401
+CLOSE_FORBIDDEN = 4403
+CLOSE_TIMEOUT = 4408
+CLOSE_REPLACED = 4409
+CLOSE_TOO_MANY = 4429
+CLOSE_UNAVAILABLE = 4503

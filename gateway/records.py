@@ -1,0 +1,105 @@
+"""What the gateway keeps: the rows of the store as frozen values. [P]
+
+Not responsible for SQL (see `store`) nor for what the values mean (see `call`, `policy`).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from gateway.ids import CallId, MetaCallId, OperatorId, PhoneNumberId, UserRef
+from gateway.outcome import EndReason, Result
+from policy.facts import Direction
+
+Json = Mapping[str, Any]  #: a JSON object, only ever handed through
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventRecord:
+    """One change of a webhook delivery, kept as it came. Appending the same key twice keeps one."""
+
+    phone_number_id: str  #: "" where the event names none
+    dedupe_key: str
+    kind: str
+    received_at: datetime
+    body: bytes  #: the JSON of this change
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallRecord:
+    """One call; saved again at each step, the highest `version` wins."""
+
+    call_id: CallId
+    version: int
+    phone_number_id: PhoneNumberId
+    direction: Direction
+    state: str
+    user: UserRef
+    user_name: str | None
+    created_at: datetime
+    meta_call_id: MetaCallId | None = None
+    operator: OperatorId | None = None
+    ringing_at: datetime | None = None
+    accepted_at: datetime | None = None
+    ended_at: datetime | None = None
+    result: Result | None = None
+    reason: EndReason | None = None
+    detail: str | None = None
+    meta_status: str | None = None  #: COMPLETED or FAILED, from `terminate`
+    meta_start_at: datetime | None = None
+    meta_end_at: datetime | None = None
+    duration_s: int | None = None  #: Meta's, from `terminate`; None: never picked up
+    leg_stats: Json = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TerminateFacts:
+    """A `terminate` that came when the call had already ended here: fills the record's Meta columns only."""
+
+    meta_call_id: MetaCallId
+    meta_status: str | None
+    meta_start_at: datetime | None
+    meta_end_at: datetime | None
+    duration_s: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContactRecord:
+    """A WhatsApp user as one business number knows them, with the folded policy state."""
+
+    contact_id: str  #: ours, 32 hex digits
+    phone_number_id: PhoneNumberId
+    user: UserRef
+    name: str | None
+    state: Json  #: policy.contact.state_to_dict
+    seen_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FactRecord:
+    """One policy fact of one contact, append-only; (contact_id, key) is unique."""
+
+    contact_id: str
+    key: str
+    at: datetime
+    fact: Json  #: policy.facts.fact_to_dict
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecisionRecord:
+    """What the gate answered, to whom, and with which figures."""
+
+    decision_id: str
+    phone_number_id: PhoneNumberId
+    user_key: str
+    asked_by: str  #: an operator, "meta" or "api"
+    request: str  #: place, receive or ask_permission
+    at: datetime
+    allowed: bool
+    pack: str  #: name and version, "guide/2026-11-22"
+    refusal: Json | None  #: reason, rule, observed, limit, retry_at, remedy
+
+
+#: One row to write; a group of them is one transaction.
+Change = EventRecord | CallRecord | TerminateFacts | ContactRecord | FactRecord | DecisionRecord

@@ -1,0 +1,47 @@
+"""One-time login tickets: 30 seconds, used once, never in a URL.
+
+Responsible for who may have a ticket and for its single use. Not responsible for HTTP (see `api`) or the socket (see
+`softphone`).
+"""
+
+import hmac
+import secrets
+from collections.abc import Mapping
+from typing import Final
+
+from gateway.ids import OperatorId
+
+TICKET_S: Final = 30.0
+#: More tickets than this at once means that somebody is making them in a loop.
+MAX_OPEN: Final = 10_000
+
+
+class Tickets:
+    """Tickets that are open, and the keys that open them."""
+
+    def __init__(self, *, operators: Mapping[str, str], api_key: str | None) -> None:
+        self._keys = {name: key.encode() for name, key in operators.items()}
+        self._api_key = api_key.encode() if api_key else None
+        self._open: dict[str, tuple[OperatorId, float]] = {}
+
+    def operator_with_key(self, operator: str, key: str) -> OperatorId | None:
+        """Return the operator if the key is theirs."""
+        expected = self._keys.get(operator, secrets.token_bytes(16))
+        return OperatorId(operator) if hmac.compare_digest(expected, key.encode()) else None
+
+    def is_api_key(self, key: str) -> bool:
+        return self._api_key is not None and hmac.compare_digest(self._api_key, key.encode())
+
+    def issue(self, operator: OperatorId, *, now: float) -> str | None:
+        """Return a new ticket, None if too many are open. `now` is loop time."""
+        self._open = {ticket: row for ticket, row in self._open.items() if row[1] > now}
+        if len(self._open) >= MAX_OPEN:
+            return None
+        ticket = secrets.token_urlsafe(24)
+        self._open[ticket] = (operator, now + TICKET_S)
+        return ticket
+
+    def use(self, ticket: str, *, now: float) -> OperatorId | None:
+        """Return whose ticket it is, once and in time."""
+        operator, valid_until = self._open.pop(ticket, (None, 0.0))
+        return operator if now < valid_until else None

@@ -1,0 +1,127 @@
+"""Records, decisions and numbers as softphones and API users see them. [P]
+
+Not responsible for who may see them (see `hub`, `api`).
+"""
+
+from typing import Final
+
+from gateway.call import CallState
+from gateway.ids import UserRef
+from gateway.messages import CallView, DecisionView, NumberView, OutcomeView, RefusalView, SlotsView, UserView
+from gateway.numbers import Number
+from gateway.records import CallRecord, Json
+from gateway.slots import Slots
+from policy.decision import Decision, Refusal
+from policy.reasons import Reason
+
+#: What a person needs to know of a state.
+_SHOWN: Final = {
+    CallState.ACTIVE.value: "active",
+    "held": "held",
+    CallState.RINGING.value: "ringing",
+    CallState.ENDING.value: "ending",
+    CallState.CANCELLING.value: "ending",
+    CallState.ENDED.value: "ended",
+}
+
+#: One sentence for each no. The page has its own words; these are for logs and API users.
+TITLES: Final[dict[Reason, str]] = {
+    Reason.NO_PERMISSION: "The contact has not given permission to be called.",
+    Reason.PERMISSION_EXPIRED: "The contact's permission has expired.",
+    Reason.PERMISSION_REVOKED: "The contact's permission was revoked.",
+    Reason.CONNECTED_LIMIT: "The limit of connected calls to this contact is reached.",
+    Reason.REQUEST_LIMIT: "The limit of permission requests to this contact is reached.",
+    Reason.NUMBER_RATE: "The number has placed as many calls today as Meta allows.",
+    Reason.NUMBER_BUSY: "All concurrent calls of the number are in use.",
+    Reason.USER_BUSY: "A call with this contact is already going on.",
+    Reason.NUMBER_RESTRICTED: "Meta has restricted calling on this number.",
+    Reason.COUNTRY_EXCLUDED: "Numbers of this country cannot place calls.",
+    Reason.CALLING_OFF: "Calling is switched off on this number.",
+    Reason.NO_PAYMENT: "Meta has no valid payment method for this number.",
+    Reason.OUTSIDE_HOURS: "The number is outside its calling hours.",
+    Reason.DRAINING: "The gateway is shutting down and takes no new calls.",
+    Reason.STORE_DOWN: "The database is away: no call is placed that could not be counted.",
+    Reason.NOT_ELIGIBLE: "The number's messaging limit is too low for calling.",
+    Reason.COEXISTENCE: "A number joined through Coexistence cannot call.",
+    Reason.SIP_MODE: "The number is in SIP mode; calls through the Graph API are refused.",
+    Reason.WINDOW_CLOSED: "The customer service window is closed: only a template may be sent.",
+    Reason.AFTER_DECLINE: "The contact declined lately; wait before asking again.",
+    Reason.PERMISSION_EXISTS: "The contact has already given permission.",
+    Reason.UNKNOWN_NUMBER: "This gateway does not serve that number.",
+    Reason.INVALID_USER: "That is neither a phone number nor a business-scoped user id.",
+}
+
+
+def user_view(user: UserRef, name: str | None) -> UserView:
+    return UserView(number="+" + user.wa_id if user.wa_id else None, user_id=user.user_id, name=name)
+
+
+def call_view(record: CallRecord, *, worker: int | None = None) -> CallView:
+    return CallView(
+        call_id=record.call_id,
+        number_id=record.phone_number_id,
+        direction=record.direction.value,
+        state=_SHOWN.get(record.state, "connecting"),
+        user=user_view(record.user, record.user_name),
+        operator=record.operator,
+        worker=worker,
+        created_at=record.created_at,
+        accepted_at=record.accepted_at,
+        ended_at=record.ended_at,
+        duration_s=record.duration_s,
+        outcome=OutcomeView(result=record.result.value, reason=record.reason.value, detail=record.detail)
+        if record.result is not None and record.reason is not None
+        else None,
+    )
+
+
+def slots_view(slots: Slots) -> SlotsView:
+    return SlotsView(used=slots.in_use, limit=slots.limit)
+
+
+def number_view(number: Number) -> NumberView:
+    return NumberView(
+        number_id=number.id,
+        number=number.phone_number,
+        name=number.name,
+        pack=number.pack_label,
+        incoming=slots_view(number.incoming),
+        outgoing=slots_view(number.outgoing),
+    )
+
+
+def refusal_view(refusal: Refusal) -> RefusalView:
+    return RefusalView(
+        reason=refusal.reason.value,
+        rule=refusal.rule,
+        observed=refusal.observed,
+        limit=refusal.limit,
+        retry_at=refusal.retry_at,
+        remedy=refusal.remedy.value if refusal.remedy else None,
+        title=TITLES[refusal.reason],
+    )
+
+
+def decision_view(place: Decision, ask: Decision, *, form: str | None) -> DecisionView:
+    """Show whether a contact may be called, and if not, whether they may be asked."""
+    refused = isinstance(place, Refusal)
+    return DecisionView(
+        allowed=not refused,
+        refusal=refusal_view(place) if isinstance(place, Refusal) else None,
+        warnings=[] if isinstance(place, Refusal) else [warning.code.value for warning in place.warnings],
+        permission_expires_at=None if isinstance(place, Refusal) else place.permission_expires_at,
+        ask_form=form,
+        ask=refusal_view(ask) if isinstance(ask, Refusal) else None,
+    )
+
+
+def refusal_json(refusal: Refusal) -> Json:
+    """Return the refusal as it is stored with its decision."""
+    return {
+        "reason": refusal.reason.value,
+        "rule": refusal.rule,
+        "observed": refusal.observed,
+        "limit": refusal.limit,
+        "retry_at": refusal.retry_at.isoformat() if refusal.retry_at else None,
+        "remedy": refusal.remedy.value if refusal.remedy else None,
+    }
