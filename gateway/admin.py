@@ -70,6 +70,4 @@ def program_version() -> str:
 
 
 def _json(data: object, good: bool) -> web.Response:
-    return web.Response(
-        body=msgspec.json.encode(data), status=200 if good else 503, content_type="application/json"
-    )
+    return web.Response(body=msgspec.json.encode(data), status=200 if good else 503, content_type="application/json")

@@ -119,7 +119,7 @@ class Admission:
         driver = CallDriver(call, origin, self._services, lease=lease)
         if ended is not None:
             driver.close_with(ended)
-        self._start(driver)
+        self._begin(driver)
 
     async def _admit_incoming(
         self, number: Number, event: CallOffered, now: datetime
@@ -208,8 +208,7 @@ class Admission:
         )
         driver = CallDriver(call, origin, services, lease=lease)
         self._hub.take(phone, call.call_id)
-        services.registry.add(driver)
-        self._start(driver)
+        self._begin(driver)
         return driver
 
     def _ready_phone(self, operator: OperatorId) -> tuple[Phone, WorkerId]:
@@ -262,11 +261,16 @@ class Admission:
             )
         now = self._services.clock.now()
         fact = PermissionRequested(at=now, key=message_id, form=form, request_id=message_id)
-        self._services.store.write_soon(*self._services.contacts.apply(number, contact, fact, seen_at=now))
+        self._services.store.write_soon(*self._services.contacts.apply(contact, fact, seen_at=now))
         log.info("permission_requested", number_id=number.id, user=contact.user.key, form=form.value)
         return Asked(form=form, message_id=message_id)
 
     # --- shared ------------------------------------------------------------------------------------
+
+    def _begin(self, driver: CallDriver) -> None:
+        """Register the call before anything else can happen, then let it run."""
+        self._services.registry.add(driver)
+        self._start(driver)
 
     def _find(self, number_id: str, to: str) -> tuple[Number, UserRef] | Refusal:
         number = self._numbers.get(number_id)

@@ -302,9 +302,7 @@ _FOREIGN: Final = {
             IN.CONNECT_UNKNOWN,
         }
     ),
-    Direction.BUSINESS_INITIATED: frozenset(
-        {IN.PRE_ACCEPTED, IN.ACCEPTED, IN.OPERATOR_ACCEPT, IN.ALL_DECLINED}
-    ),
+    Direction.BUSINESS_INITIATED: frozenset({IN.PRE_ACCEPTED, IN.ACCEPTED, IN.OPERATOR_ACCEPT, IN.ALL_DECLINED}),
 }
 _BEGUN: Final = frozenset({IN.START, IN.REFUSED, IN.MEDIA_READY})  #: once is enough
 _TOO_EARLY: Final = frozenset({IN.PRE_ACCEPTED, IN.ACCEPTED, IN.GRAPH_FAILED})  #: nothing was asked yet

@@ -62,12 +62,13 @@ class Contacts:
         self._remember(found)
         return found
 
-    def apply(self, number: Number, contact: Contact, *facts: Fact, seen_at: datetime) -> tuple[Change, ...]:
+    def apply(self, contact: Contact, *facts: Fact, seen_at: datetime) -> tuple[Change, ...]:
         """Fold facts into the contact at once; return what is to be written, in one transaction."""
         for fact in facts:
-            contact.state = apply(contact.state, fact, pack=number.pack)
+            contact.state = apply(contact.state, fact)
         rows = tuple(
-            FactRecord(contact_id=contact.contact_id, key=fact.key, at=fact.at, fact=fact_to_dict(fact)) for fact in facts
+            FactRecord(contact_id=contact.contact_id, key=fact.key, at=fact.at, fact=fact_to_dict(fact))
+            for fact in facts
         )
         return (self._record(contact, seen_at), *rows)
 

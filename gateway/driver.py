@@ -193,7 +193,6 @@ class CallDriver:
     async def run(self) -> None:
         """Live until ENDED. Never raises but for cancellation."""
         self._begun = asyncio.get_running_loop().time()
-        self._services.registry.add(self)
         try:
             async with asyncio.TaskGroup() as tasks:
                 self.feed(self.origin.first)
@@ -464,7 +463,7 @@ class CallDriver:
     def _write(self, contact: Contact, fact: Fact) -> None:
         services = self._services
         now = services.clock.now()
-        services.store.write_soon(*services.contacts.apply(self.origin.number, contact, fact, seen_at=now))
+        services.store.write_soon(*services.contacts.apply(contact, fact, seen_at=now))
 
 
 def _graph_failed(error: GraphError) -> CallInput:

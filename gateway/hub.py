@@ -6,7 +6,7 @@ calls (see `driver`): it hands them what operators do and shows operators what c
 
 import asyncio
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -142,6 +142,11 @@ class Hub:
         self._drop_legs(phone, tuple(phone.legs))
         log.info("softphone_logout", operator=phone.operator)
 
+    def close(self) -> None:
+        """Forget every phone; timers stop."""
+        for phone in self:
+            self.logout(phone)
+
     @property
     def connected(self) -> int:
         return sum(phone.line is not None for phone in self._phones.values())
@@ -149,7 +154,7 @@ class Hub:
     def phone(self, operator: OperatorId) -> Phone | None:
         return self._phones.get(operator)
 
-    def __iter__(self) -> Iterable[Phone]:
+    def __iter__(self) -> Iterator[Phone]:
         return iter(tuple(self._phones.values()))
 
     # --- legs --------------------------------------------------------------------------------------
@@ -263,8 +268,8 @@ class Hub:
             self._ring_newcomer(phone)
 
     def set_available(self, phone: Phone, available: bool) -> None:
-        phone.available = available
-        if available:
+        was_available, phone.available = phone.available, available
+        if available and not was_available:
             self._ring_newcomer(phone)
 
     def show(self, operator: OperatorId, view: msg.CallView) -> None:

@@ -149,7 +149,7 @@ class Inbox:
         if isinstance(event, ev.CallTerminated) and not self._pick_up_was_missed(event):
             return ()
         contact = await self._services.contacts.get(number, user, name)
-        rows = self._services.contacts.apply(number, contact, fact, seen_at=now)
+        rows = self._services.contacts.apply(contact, fact, seen_at=now)
         if isinstance(event, ev.PermissionReply):
             log.info("permission_reply", number_id=number.id, user=user.key, accepted=event.accepted)
             self._show(number, contact)
@@ -180,9 +180,7 @@ def _said(event: ev.Event) -> tuple[UserRef, str | None, facts.Fact] | None:
     match event:
         case ev.CallOffered(at=at, meta_call_id=call_id):
             # Source: Meta, pricing: a user's call opens the window whether or not it is taken. Read 2026-11-22.
-            fact: facts.Fact = facts.WindowOpened(
-                at=at, key=f"window/{call_id}", source=facts.WindowSource.USER_CALL
-            )
+            fact: facts.Fact = facts.WindowOpened(at=at, key=f"window/{call_id}", source=facts.WindowSource.USER_CALL)
             return event.user, event.user_name, fact
         case ev.UserMessage(at=at, dedupe_key=key):
             fact = facts.WindowOpened(at=at, key=key, source=facts.WindowSource.MESSAGE)
@@ -219,9 +217,7 @@ def _reply_fact(event: ev.PermissionReply) -> facts.Fact:
 def _feed(driver: CallDriver, event: CallEvent) -> None:
     match event:
         case ev.CallAnswered():
-            driver.feed(
-                CallInput(kind=InputKind.META_ANSWER, sdp=event.sdp, meta_call_id=event.meta_call_id)
-            )
+            driver.feed(CallInput(kind=InputKind.META_ANSWER, sdp=event.sdp, meta_call_id=event.meta_call_id))
         case ev.CallStatus():
             driver.feed(CallInput(kind=_STATUS_INPUT[event.status], meta_call_id=event.meta_call_id))
         case ev.CallTerminated():

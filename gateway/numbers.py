@@ -5,11 +5,13 @@ the rules (see `policy.gate`).
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import Final
 
 import phonenumbers
 
+from gateway.graph import Graph
 from gateway.ids import PhoneNumberId, UserRef
 from gateway.settings import NumberSettings
 from gateway.slots import Slots
@@ -37,6 +39,24 @@ class Number:
         )
         self.incoming = Slots(Direction.USER_INITIATED, settings.incoming_slots, lambda: on_slots(self))
         self.outgoing = Slots(Direction.BUSINESS_INITIATED, settings.outgoing_slots, lambda: on_slots(self))
+
+    async def read_from_meta(self, graph: Graph) -> None:
+        """Take over what Meta says of this number; what it does not say stays as the settings have it.
+
+        Raises: GraphError.
+        """
+        calling = await graph.settings(self.id)
+        info = await graph.number_info(self.id)
+        known = self.state
+        self.state = replace(
+            known,
+            calling=calling.calling,
+            sip_enabled=calling.sip_enabled,
+            restrictions=calling.restrictions,
+            hours=calling.hours,
+            coexistence=known.coexistence or bool(info.coexistence),
+            messaging_limit=info.messaging_limit if info.messaging_limit is not None else known.messaging_limit,
+        )
 
     @property
     def pack_label(self) -> str:
@@ -81,7 +101,7 @@ class Numbers:
     def __init__(self, numbers: Iterable[Number]) -> None:
         self._by_id = {number.id: number for number in numbers}
 
-    def __iter__(self) -> Iterable[Number]:
+    def __iter__(self) -> Iterator[Number]:
         return iter(self._by_id.values())
 
     def get(self, number_id: str) -> Number | None:

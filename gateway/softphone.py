@@ -237,9 +237,7 @@ class Softphones:
                 placed = await self._admission.place(request.number_id, request.to, operator=phone.operator)
                 return _not_refused(placed).view()
             case msg.AskPermission():
-                asked = await self._admission.ask_permission(
-                    request.number_id, request.to, asked_by=phone.operator
-                )
+                asked = await self._admission.ask_permission(request.number_id, request.to, asked_by=phone.operator)
                 if isinstance(asked, Refusal):
                     raise _refused(asked)
                 return {"form": asked.form.value}
@@ -264,9 +262,7 @@ class Softphones:
                 if not self._hub.decline(phone, call_id):
                     raise Reply("gone", "This call does not ring here any more.")
             case msg.Hangup():
-                self._own(phone, driver).feed(
-                    CallInput(kind=InputKind.OPERATOR_HANGUP, operator=phone.operator)
-                )
+                self._own(phone, driver).feed(CallInput(kind=InputKind.OPERATOR_HANGUP, operator=phone.operator))
             case msg.Hold():
                 self._own(phone, driver).feed(CallInput(kind=InputKind.OPERATOR_HOLD, hold=request.on))
 
@@ -293,7 +289,8 @@ def _read(data: str) -> msg.Request:
     """Read one request. Raises: Reply."""
     try:
         # orjson stops at a nesting depth of 1,024, where msgspec would raise RecursionError.
-        return msgspec.convert(orjson.loads(data), msg.Request)
+        request: msg.Request = msgspec.convert(orjson.loads(data), msg.Request)
+        return request
     except (orjson.JSONDecodeError, msgspec.ValidationError) as error:
         raise Reply("bad_message", f"This message cannot be read: {error}"[:300]) from error
 

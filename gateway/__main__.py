@@ -1,0 +1,265 @@
+"""The command line: `gateway serve`, `check`, `migrate`, `ticket`, `numbers`, `version`.
+
+Responsible for arguments, exit codes and what a person reads in the terminal. Heavy modules are imported inside the
+commands that need them, so that `--help` answers at once.
+"""
+
+import asyncio
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    help="Self-hosted gateway for WhatsApp Business calls.",
+)
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--config", "-c", help="TOML file with settings; else $GATEWAY_CONFIG, else ./gateway.toml if it is there."
+    ),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", "-s", metavar="NAME=VALUE", help="One setting, over environment and file; repeat."),
+]
+
+
+@app.command()
+def serve(
+    config: ConfigOption = None,
+    host: Annotated[str | None, typer.Option(help="Address of webhooks, page and API.")] = None,
+    port: Annotated[str | None, typer.Option(help="Its port; 0 is any free one.")] = None,
+    data_dir: Annotated[str | None, typer.Option(help="Folder of the gateway's own database.")] = None,
+    settings: SetOption = None,
+) -> None:
+    """Run the gateway until Ctrl-C or SIGTERM.
+
+    Everything can be set by environment (`GATEWAY_…`, secrets also as `GATEWAY_…_FILE`), by a TOML file, or with
+    `--set`. `gateway check` shows all settings and where each comes from. Without `DATABASE_URL` the gateway starts a
+    PostgreSQL of its own.
+    """
+    loaded = _load(config, settings, host=host, port=port, data_dir=data_dir)
+    from gateway.log import configure_logging
+
+    configure_logging(level=loaded.log_level, log_format=loaded.log_format)
+    _run(lambda: _serve(loaded))
+
+
+@app.command()
+def check(config: ConfigOption = None, settings: SetOption = None) -> None:
+    """Show every setting and where it comes from, secrets masked; ask Meta about each number."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from gateway.settings_load import check as check_settings
+
+    report = check_settings(config=config, flags=_flags(settings))
+    table = Table("setting", "value", "from", title="Settings")
+    for row in report.rows:
+        table.add_row(row.name, row.value, row.source)
+    console = Console()
+    console.print(table)
+    for warning in report.warnings:
+        console.print(f"[yellow]warning:[/yellow] {warning}")
+    if report.settings is None:
+        _refuse(report.problems)
+    _run(lambda: _show_numbers(report.settings))
+
+
+@app.command()
+def numbers(config: ConfigOption = None, settings: SetOption = None) -> None:
+    """Show each business number: country, rules, slots, and what Meta says of it."""
+    loaded = _load(config, settings)
+    _run(lambda: _show_numbers(loaded))
+
+
+@app.command()
+def migrate(config: ConfigOption = None, settings: SetOption = None) -> None:
+    """Bring the database's schema up to date; `serve` does so by itself."""
+    loaded = _load(config, settings)
+    _run(lambda: _migrate(loaded))
+
+
+@app.command()
+def ticket(
+    operator: Annotated[str, typer.Argument(help="Who will log in.")],
+    config: ConfigOption = None,
+    settings: SetOption = None,
+) -> None:
+    """Print a one-time login ticket for a softphone; valid for 30 seconds, once. The gateway must be running."""
+    loaded = _load(config, settings)
+    _run(lambda: _ticket(loaded, operator))
+
+
+@app.command()
+def version() -> None:
+    """Print the program's version."""
+    from gateway.admin import program_version
+
+    typer.echo(program_version())
+
+
+# --- the work behind the commands --------------------------------------------------------------------
+
+
+async def _serve(loaded: Any) -> None:
+    from gateway.app import Gateway
+
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(name, stop.set)
+
+    def ready(gateway: Gateway) -> None:
+        if sys.stdout.isatty():
+            names = ", ".join(gateway.settings.operators)
+            typer.echo(
+                f"Softphone: http://{gateway.settings.host}:{gateway.port}/   operators: {names}   (Ctrl-C stops)"
+            )
+
+    await Gateway(loaded).run(stop, ready)
+
+
+async def _show_numbers(loaded: Any) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from gateway.clock import SystemClock
+    from gateway.errors import GraphError
+    from gateway.graph import GraphClient
+    from gateway.numbers import Number
+
+    table = Table("id", "number", "country", "rules", "in / out", "calling", "says Meta", title="Numbers")
+    async with GraphClient(base_url=loaded.graph_url, token_for=loaded.access_token_for, clock=SystemClock()) as graph:
+        for settings in loaded.numbers:
+            number = Number(settings, settings.pack_loaded(), on_slots=lambda _: None)
+            try:
+                await number.read_from_meta(graph)
+                said = "messaging limit " + str(number.state.messaging_limit or "not told")
+            except GraphError as error:
+                said = f"[red]{error.public}[/red]"
+            table.add_row(
+                number.id,
+                number.phone_number,
+                number.state.country or "?",
+                number.pack_label,
+                f"{number.incoming.limit} / {number.outgoing.limit}",
+                number.state.calling.value,
+                said,
+            )
+    Console().print(table)
+
+
+async def _migrate(loaded: Any) -> None:
+    from contextlib import AsyncExitStack
+
+    from gateway.embedded import embedded_postgres
+    from gateway.migrate import migrate as run_migrations
+
+    async with AsyncExitStack() as stack:
+        dsn = loaded.database_url_text()
+        if dsn is None:
+            dsn = await stack.enter_async_context(embedded_postgres(loaded.data_dir))
+        applied = await run_migrations(dsn)
+    for migration in applied:
+        typer.echo(f"applied {migration.version:04d} {migration.name}")
+    typer.echo("The schema is up to date.")
+
+
+async def _ticket(loaded: Any, operator: str) -> None:
+    import aiohttp
+
+    key = loaded.operator_keys().get(operator)
+    if key is None:
+        _fail(f"There is no operator {operator!r}; the settings know: {', '.join(loaded.operators)}.")
+    url = f"http://{loaded.host}:{loaded.port}/v1/tickets"
+    try:
+        async with aiohttp.ClientSession() as http, http.post(url, json={"operator": operator, "key": key}) as answer:
+            said = await answer.json(content_type=None)
+            if answer.status != 201:
+                _fail(f"The gateway refused: {said.get('title')}")
+    except aiohttp.ClientError:
+        _fail(f"No gateway answers at {url}: is it running, and with these settings?")
+    typer.echo(said["ticket"])
+
+
+# --- shape -------------------------------------------------------------------------------------------
+
+
+def _load(config: Path | None, settings: list[str] | None, **flags: str | None) -> Any:
+    """Load the settings, or name every mistake and end with exit code 2."""
+    from gateway.errors import SettingsError
+    from gateway.settings_load import load
+
+    try:
+        return load(config=config, flags=_flags(settings) | flags)
+    except SettingsError as error:
+        _refuse(error.problems)
+
+
+def _flags(settings: list[str] | None) -> dict[str, str | None]:
+    """Read the `--set` options."""
+    flags: dict[str, str | None] = {}
+    for text in settings or []:
+        name, equals, value = text.partition("=")
+        if not equals:
+            _fail(f"--set takes NAME=VALUE, not {text!r}.", code=2)
+        flags[name.strip()] = value
+    return flags
+
+
+def _refuse(problems: Sequence[str]) -> NoReturn:
+    _fail("\n".join([f"The settings cannot work ({len(problems)} to mend):", *(f"  - {p}" for p in problems)]), code=2)
+
+
+def _run(work: Callable[[], Awaitable[None]]) -> None:
+    """Run on uvloop; an error of ours becomes one line and exit code 1."""
+    import uvloop
+
+    from gateway.errors import GatewayError
+    from media.errors import MediaError
+
+    async def main() -> None:
+        await work()
+
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(main())
+    except* GatewayError as errors:
+        _fail("\n".join(_lines(errors)))
+    except* MediaError as errors:
+        _fail("\n".join(f"The media plane could not start: {line}" for line in _lines(errors)))
+    except* KeyboardInterrupt:
+        raise typer.Exit(130) from None
+
+
+def _lines(group: BaseExceptionGroup[Any]) -> list[str]:
+    lines: list[str] = []
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            lines += _lines(error)
+        else:
+            lines.append(getattr(error, "public", None) or str(error))
+    return lines
+
+
+def _fail(text: str, *, code: int = 1) -> NoReturn:
+    typer.echo(text, err=True)
+    raise typer.Exit(code)
+
+
+def main() -> None:
+    app(prog_name="gateway")
+
+
+if __name__ == "__main__":
+    main()

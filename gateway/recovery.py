@@ -1,0 +1,58 @@
+"""After a start: the calls that an earlier process left unfinished are ended at Meta and their records closed.
+
+Responsible for what a crash left. Not responsible for calls of this process.
+"""
+
+from dataclasses import replace
+
+import structlog
+
+from gateway.call import CallState
+from gateway.clock import Clock
+from gateway.errors import GraphError
+from gateway.graph import Graph
+from gateway.ids import CallId
+from gateway.outcome import EndReason, Result
+from gateway.records import CallRecord
+from gateway.registry import Registry
+from gateway.store import Store
+
+log = structlog.get_logger()
+
+
+class LeftOver:
+    """Calls without a process."""
+
+    def __init__(self, store: Store, graph: Graph, clock: Clock) -> None:
+        self._store = store
+        self._graph = graph
+        self._clock = clock
+        self._calls: list[CallRecord] = []
+
+    async def find(self, registry: Registry) -> None:
+        """Read what was left and remember it as ended, so that none of it rings again. Raises: StoreDown."""
+        self._calls = await self._store.unfinished_calls()
+        for call in self._calls:
+            if call.meta_call_id is not None:
+                registry.bury(call.meta_call_id, CallId(call.call_id))
+
+    async def close(self) -> None:
+        """End each at Meta, which may still think it alive, and close its record."""
+        for call in self._calls:
+            if call.meta_call_id is not None:
+                try:
+                    await self._graph.terminate(call.phone_number_id, call.meta_call_id)
+                except GraphError as error:
+                    log.warning("left_over_call_not_ended", call_id=call.call_id, detail=error.public)
+            self._store.write_soon(
+                replace(
+                    call,
+                    version=call.version + 1,
+                    state=CallState.ENDED.value,
+                    ended_at=self._clock.now(),
+                    result=call.result or Result.GATEWAY,
+                    reason=call.reason or EndReason.INTERNAL,
+                    detail=call.detail or "The gateway was restarted during this call.",
+                )
+            )
+            log.info("left_over_call_closed", call_id=call.call_id)

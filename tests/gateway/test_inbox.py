@@ -1,0 +1,167 @@
+"""Each event takes effect once, whatever order and company it comes in; nothing is acknowledged before it is kept."""
+
+import pytest
+
+from gateway.errors import StoreDown
+from gateway.events import read_delivery
+from gateway.outcome import EndReason, Result
+from policy.decision import Allow
+from policy.facts import RequestForm
+from tests.support.world import ANA, NUMBER_ID, WACID, a_world
+
+GRANTED = {
+    "from": ANA.wa_id,
+    "from_user_id": ANA.user_id,
+    "id": "wamid.REPLY",
+    "type": "interactive",
+    "context": {"id": "wamid.REQUEST"},
+    "interactive": {
+        "type": "call_permission_reply",
+        "call_permission_reply": {"response": "accept", "response_source": "user_action"},
+    },
+}
+
+
+async def test_the_same_connect_again_rings_once() -> None:
+    async with a_world() as world:
+        first = await world.user_calls()
+        assert first is not None
+        assert await world.user_calls() is None
+        assert len(world.registry) == 1
+        assert world.number.incoming.in_use == 1
+
+
+async def test_a_connect_that_comes_again_after_the_end_does_not_ring() -> None:
+    async with a_world() as world:
+        driver = await world.user_calls()
+        assert driver is not None
+        await world.meta_terminates()
+        await world.ended(driver)
+        world.inbox._seen.clear()  # as after a restart
+        assert await world.user_calls() is None
+
+
+async def test_a_terminate_that_overtakes_its_connect_leaves_a_record_and_rings_nobody() -> None:
+    async with a_world() as world:
+        _, line = await world.login()
+        await world.meta_terminates()
+        driver = await world.user_calls()
+        assert driver is not None
+        record = await world.ended(driver)
+        assert (record.result, record.reason) == (Result.USER, EndReason.CANCELLED)
+        assert not line.pushes
+        assert not world.graph.ops()
+        assert world.number.incoming.in_use == 0
+
+
+async def test_a_stale_connect_is_kept_but_not_rung() -> None:
+    async with a_world() as world:
+        assert await world.user_calls(age_s=61) is None
+        assert [event.kind for event in world.store.events] == ["call.offered"]
+
+
+async def test_a_connect_for_a_number_that_is_not_ours_is_kept() -> None:
+    async with a_world() as world:
+        body = b'{"entry":[{"changes":[{"field":"calls","value":{"metadata":{"phone_number_id":"999"},"calls":[]}}]}]}'
+        await world.inbox.deliver(read_delivery(body))
+        assert [event.phone_number_id for event in world.store.events] == ["999"]
+
+
+async def test_all_calls_of_one_delivery_are_taken() -> None:
+    async with a_world() as world:
+        at = str(int(world.clock.now().timestamp()))
+        offer = {"sdp_type": "offer", "sdp": "v=0 offer"}
+        await world.deliver(
+            calls=[
+                {"id": f"wacid.{n}", "from": f"551190000000{n}", "event": "connect", "timestamp": at, "session": offer}
+                for n in range(5)
+            ]
+        )
+        assert len(world.registry) == 5
+        assert world.number.incoming.in_use == 5
+        assert len(world.store.events) == 5
+
+
+async def test_a_late_terminate_only_fills_the_record() -> None:
+    async with a_world() as world:
+        driver = await world.user_calls()
+        assert driver is not None
+        await world.meta_terminates(talked_s=None)
+        before = await world.ended(driver)
+        world.inbox._seen.clear()
+        await world.meta_terminates(talked_s=30)
+        await world.until(lambda: bool(world.store.written))
+        after = await world.record(driver.call.call_id)
+        assert (before.duration_s, after.duration_s) == (None, 30)
+        assert after.result is before.result
+
+
+async def test_nothing_is_acknowledged_while_the_store_is_away_and_the_call_rings_all_the_same() -> None:
+    async with a_world() as world:
+        world.store.fail_with()
+        with pytest.raises(StoreDown):
+            await world.user_calls()
+        assert len(world.registry) == 1
+        world.store.heal()
+        await world.user_calls()  # Meta sends it again
+        assert len(world.registry) == 1
+        assert [event.kind for event in world.store.events] == ["call.offered"]
+
+
+async def test_a_permission_reply_changes_what_the_gate_says_and_every_phone_hears_it() -> None:
+    async with a_world() as world:
+        _, line = await world.login()
+        before = await world.admission.check(NUMBER_ID, "+5511900000001")
+        assert not isinstance(getattr(before, "place", None), Allow)
+        at = str(int(world.clock.now().timestamp()))
+        await world.deliver(contacts=[{"wa_id": ANA.wa_id}], messages=[GRANTED | {"timestamp": at}])
+        after = await world.admission.check(NUMBER_ID, "+5511900000001")
+        assert isinstance(getattr(after, "place", None), Allow)
+        (push,) = line.pushes
+        assert push.decision.allowed  # type: ignore[union-attr]
+
+
+async def test_a_users_call_opens_the_window_and_grants_nothing() -> None:
+    async with a_world() as world:
+        closed = await world.admission.check(NUMBER_ID, "+5511900000001")
+        driver = await world.user_calls()
+        assert driver is not None
+        await world.meta_terminates()
+        await world.ended(driver)
+        opened = await world.admission.check(NUMBER_ID, "+5511900000001")
+        assert getattr(closed, "form", None) is RequestForm.TEMPLATE
+        assert getattr(opened, "form", None) is RequestForm.FREE_FORM
+        assert not isinstance(getattr(opened, "place", None), Allow)
+
+
+async def test_a_message_opens_the_window() -> None:
+    async with a_world() as world:
+        at = str(int(world.clock.now().timestamp()))
+        await world.deliver(messages=[{"id": "wamid.1", "from": ANA.wa_id, "timestamp": at, "type": "text"}])
+        opened = await world.admission.check(NUMBER_ID, "+5511900000001")
+        assert getattr(opened, "form", None) is RequestForm.FREE_FORM
+
+
+async def test_facts_and_events_are_one_transaction() -> None:
+    async with a_world() as world:
+        at = str(int(world.clock.now().timestamp()))
+        await world.deliver(messages=[GRANTED | {"timestamp": at}])
+        (group,) = [group for group in world.store.written if any(type(row).__name__ == "EventRecord" for row in group)]
+        assert {type(row).__name__ for row in group} == {"EventRecord", "ContactRecord", "FactRecord"}
+
+
+async def test_an_unknown_kind_is_kept_and_disturbs_nothing() -> None:
+    async with a_world() as world:
+        await world.deliver(calls=[{"id": WACID, "event": "call_recording_available", "timestamp": "1790000000"}])
+        assert [event.kind for event in world.store.events] == ["calls.other"]
+        assert not len(world.registry)
+
+
+async def test_events_of_calls_that_never_come_are_forgotten() -> None:
+    async with a_world() as world:
+        for n in range(1_100):
+            await world.meta_terminates(f"wacid.{n}")
+        assert len(world.inbox._parked) <= 1_000
+        world.clock.advance(61)
+        await world.meta_terminates("wacid.last")
+        assert len(world.inbox._parked) == 1

@@ -1,0 +1,238 @@
+"""A whole signalling gateway in memory: real calls, real gate, real hub; Meta, media and database are fakes."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import orjson
+
+from gateway import messages as msg
+from gateway.admission import Admission
+from gateway.call import Timeouts
+from gateway.contacts import Contacts
+from gateway.driver import CallDriver, Services
+from gateway.events import read_delivery
+from gateway.hub import Hub, Phone
+from gateway.ids import CallId, MetaCallId, OperatorId, PhoneNumberId, UserRef
+from gateway.inbox import Inbox
+from gateway.metrics import Metrics
+from gateway.numbers import Number, Numbers
+from gateway.records import CallRecord
+from gateway.registry import Registry
+from gateway.settings import NumberSettings
+from media.engine import LegConnected, LegFailed, LegId, MediaEvent, WorkerId
+from policy.facts import PermissionGranted
+from policy.pack import load_pack
+from tests.support.fake_clock import FakeClock
+from tests.support.fake_graph import FakeGraph
+from tests.support.fake_media import FakeMedia
+from tests.support.memory_store import MemoryStore
+
+NUMBER_ID = PhoneNumberId("200000000000002")
+ANA = UserRef(wa_id="5511900000001", user_id="BR.00000000005511900000")
+WACID = MetaCallId("wacid.TEST1")
+
+
+class FakeLine:
+    """An operator's WebSocket as far as the hub sees it."""
+
+    def __init__(self) -> None:
+        self.pushes: list[msg.Push] = []
+        self.closed_with: int | None = None
+
+    def push(self, message: msg.Push) -> None:
+        self.pushes.append(message)
+
+    def hang_up(self, code: int) -> None:
+        self.closed_with = code
+
+    def of_type(self, kind: type[Any]) -> list[Any]:
+        return [push for push in self.pushes if isinstance(push, kind)]
+
+    @property
+    def states(self) -> list[str]:
+        """The states that the operator's calls were shown in."""
+        return [push.call.state for push in self.of_type(msg.CallChanged)]
+
+
+class World:
+    """Everything a test needs at hand."""
+
+    def __init__(self, tasks: asyncio.TaskGroup, *, incoming_slots: int, outgoing_slots: int) -> None:
+        self.tasks = tasks
+        self.clock = FakeClock()
+        self.graph = FakeGraph()
+        self.media = FakeMedia(self._on_media)
+        self.store = MemoryStore()
+        self.metrics = Metrics()
+        self.registry = Registry()
+        self.drivers: list[CallDriver] = []
+        settings = NumberSettings(
+            phone_number_id=NUMBER_ID,
+            phone_number="+551155550100",
+            name="Loja Exemplo",
+            incoming_slots=incoming_slots,
+            outgoing_slots=outgoing_slots,
+        )
+        self.number = Number(settings, load_pack("guide"), on_slots=lambda number: None)
+        self.numbers = Numbers([self.number])
+        self.hub = Hub(
+            media=self.media, registry=self.registry, metrics=self.metrics, later=self._close_legs
+        )
+        self.contacts = Contacts(self.store)
+        services = Services(
+            graph=self.graph,
+            media=self.media,
+            phones=self.hub,
+            store=self.store,
+            contacts=self.contacts,
+            registry=self.registry,
+            metrics=self.metrics,
+            clock=self.clock,
+            timeouts=Timeouts(),
+        )
+        self.admission = Admission(services, self.numbers, self.hub, ring_timeout_s=30.0, start=self._start)
+        self.inbox = Inbox(services, self.numbers, self.admission, self.hub)
+
+    # What happens
+
+    async def deliver(self, **value: Any) -> None:
+        """Hand the inbox one signed-and-read webhook of field `calls` (or `messages`)."""
+        field = "messages" if "messages" in value else "calls"
+        metadata = {"display_phone_number": "551155550100", "phone_number_id": NUMBER_ID}
+        change = {"field": field, "value": {"messaging_product": "whatsapp", "metadata": metadata, **value}}
+        body = {"object": "whatsapp_business_account", "entry": [{"id": "1", "changes": [change]}]}
+        await self.inbox.deliver(read_delivery(orjson.dumps(body)))
+
+    async def user_calls(self, call_id: str = WACID, *, age_s: float = 0.0, **more: Any) -> CallDriver | None:
+        """A user calls; return the call if one began."""
+        before = len(self.drivers)
+        await self.deliver(
+            contacts=[{"profile": {"name": "Ana"}, "wa_id": ANA.wa_id, "user_id": ANA.user_id}],
+            calls=[
+                {
+                    "id": call_id,
+                    "from": ANA.wa_id,
+                    "from_user_id": ANA.user_id,
+                    "to": "551155550100",
+                    "event": "connect",
+                    "timestamp": str(int(self.clock.now().timestamp() - age_s)),
+                    "direction": "USER_INITIATED",
+                    "session": {"sdp_type": "offer", "sdp": "v=0 offer"},
+                    **more,
+                }
+            ],
+        )
+        return self.drivers[-1] if len(self.drivers) > before else None
+
+    async def meta_says(self, event: str, call_id: str = WACID, **more: Any) -> None:
+        """A status, an SDP answer or a terminate of our own call."""
+        at = str(int(self.clock.now().timestamp()))
+        if event in ("RINGING", "ACCEPTED", "REJECTED"):
+            await self.deliver(
+                statuses=[{"id": call_id, "type": "call", "status": event, "timestamp": at, **more}]
+            )
+            return
+        call: dict[str, Any] = {
+            "id": call_id,
+            "from": "551155550100",
+            "to": ANA.wa_id,
+            "event": event,
+            "timestamp": at,
+        }
+        if event == "connect":
+            call |= {"direction": "BUSINESS_INITIATED", "session": {"sdp_type": "answer", "sdp": "v=0 answer"}}
+        await self.deliver(calls=[call | more])
+
+    async def meta_terminates(
+        self, call_id: str = WACID, *, talked_s: int | None = None, direction: str = "USER_INITIATED", **more: Any
+    ) -> None:
+        now = int(self.clock.now().timestamp())
+        ours = direction == "BUSINESS_INITIATED"
+        call: dict[str, Any] = {
+            "id": call_id,
+            "from": "551155550100" if ours else ANA.wa_id,
+            "to": ANA.wa_id if ours else "551155550100",
+            "event": "terminate",
+            "timestamp": str(now),
+            "direction": direction,
+            "status": "COMPLETED",
+        }
+        if talked_s is not None:
+            call |= {"start_time": str(now - talked_s), "end_time": str(now), "duration": talked_s}
+        await self.deliver(calls=[call | more])
+
+    async def login(self, name: str = "ana", *, leg: bool = True) -> tuple[Phone, FakeLine]:
+        """An operator logs in, with a warm leg."""
+        line = FakeLine()
+        phone = self.hub.login(OperatorId(name), line)
+        if leg:
+            await self.hub.make_leg(phone, WorkerId(0), "offer")
+            self.media.connect(phone.legs[WorkerId(0)])
+        return phone, line
+
+    def grant(self, user: UserRef = ANA) -> None:
+        """The contact has allowed calls."""
+        contact = self.contacts.peek(NUMBER_ID, user)
+        assert contact is not None, "load the contact first"
+        now = self.clock.now()
+        self.contacts.apply(contact, PermissionGranted(at=now, key="grant"), seen_at=now)
+
+    async def allow_calls(self, user: UserRef = ANA) -> None:
+        await self.contacts.get(self.number, user, "Ana")
+        self.grant(user)
+
+    # Waiting and looking
+
+    async def until(self, condition: Callable[[], bool], *, timeout_s: float = 5.0) -> None:
+        """Wait for a condition; bounded, with a fresh look after each turn of the loop."""
+        async with asyncio.timeout(timeout_s):
+            while not condition():  # noqa: ASYNC110 - any part of the world may make it true
+                await asyncio.sleep(0)
+
+    async def ended(self, driver: CallDriver) -> CallRecord:
+        """Wait until a call is over and return its record as it was kept."""
+        await self.until(lambda: self.registry.get(driver.call.call_id) is None)
+        record = await self.store.call(driver.call.call_id)
+        assert record is not None
+        return record
+
+    async def record(self, call_id: CallId) -> CallRecord:
+        record = await self.store.call(call_id)
+        assert record is not None
+        return record
+
+    # Wiring
+
+    def _start(self, driver: CallDriver) -> None:
+        self.drivers.append(driver)
+        self.tasks.create_task(driver.run())
+
+    def _close_legs(self, legs: Any) -> None:
+        for leg in legs:
+            self.tasks.create_task(self._close(leg))
+
+    async def _close(self, leg: LegId) -> None:
+        await self.media.close(leg)
+
+    def _on_media(self, event: MediaEvent) -> None:
+        match event:
+            case LegConnected(leg=leg):
+                self.hub.leg_connected(leg)
+            case LegFailed(leg=leg, reason=reason):
+                self.hub.leg_failed(leg, reason.value)
+            case _:
+                pass
+
+
+@asynccontextmanager
+async def a_world(*, incoming_slots: int = 10, outgoing_slots: int = 10) -> AsyncIterator[World]:
+    """Yield a world; afterwards every call is cut and every task gone."""
+    async with asyncio.TaskGroup() as tasks:
+        world = World(tasks, incoming_slots=incoming_slots, outgoing_slots=outgoing_slots)
+        await world.store.start()
+        yield world
+        world.hub.close()
+        for task in tuple(tasks._tasks):
+            task.cancel()
