@@ -154,8 +154,8 @@ class CallDriver:
         self.feed(CallInput(kind=InputKind.OPERATOR_ACCEPT, operator=operator))
         return True
 
-    def operator_leg_ready(self) -> None:
-        """The operator's browser made a new leg: give it the call's audio."""
+    def operator_leg_changed(self) -> None:
+        """The operator's browser lost its leg, or made a new one: the user hears hold audio, or the operator."""
         if self.call.state is CallState.ACTIVE and not self.call.held:
             self.feed(CallInput(kind=InputKind.OPERATOR_HOLD, hold=False))
 

@@ -176,9 +176,7 @@ class Hub:
         if phone is None:
             return
         phone.connected.add(leg)
-        driver = self._registry.get(phone.call) if phone.call else None
-        if driver is not None:
-            driver.operator_leg_ready()
+        self._leg_changed(phone)
 
     def leg_failed(self, leg: LegId, reason: str) -> None:
         """A browser's leg died; its page makes a new one, and gets the call back with it."""
@@ -187,6 +185,12 @@ class Hub:
             return
         self._drop_legs(phone, [worker])
         phone.push(msg.LegLost(worker=worker, reason=reason))
+        self._leg_changed(phone)
+
+    def _leg_changed(self, phone: Phone) -> None:
+        driver = self._registry.get(phone.call) if phone.call else None
+        if driver is not None:
+            driver.operator_leg_changed()
 
     def leg_of(self, operator: OperatorId, worker: WorkerId) -> LegId | None:
         phone = self._phones.get(operator)

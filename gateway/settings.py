@@ -44,7 +44,9 @@ def _setting(text: str, expected: str, **more: Any) -> Any:
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True, hide_input_in_errors=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", str_strip_whitespace=True, hide_input_in_errors=True
+    )
 
 
 class TemplateSettings(_Section):
@@ -54,7 +56,9 @@ class TemplateSettings(_Section):
     language: str = _setting(
         "Its language.", "a language such as pt_BR", default="en_US", pattern=r"^[a-z]{2,3}(_[A-Za-z]{2,4})?$"
     )
-    parameters: tuple[str, ...] = _setting("Values for {{1}}, {{2}} of its body.", "a list of texts", default=())
+    parameters: tuple[str, ...] = _setting(
+        "Values for {{1}}, {{2}} of its body.", "a list of texts", default=()
+    )
 
 
 class NumberSettings(_Section):
@@ -70,7 +74,9 @@ class NumberSettings(_Section):
         f"one of {', '.join(BUILT_IN)}",
         default="guide",
     )
-    pack_file: values.PackFile | None = _setting("A pack of your own; wins over `pack`.", "a TOML file", default=None)
+    pack_file: values.PackFile | None = _setting(
+        "A pack of your own; wins over `pack`.", "a TOML file", default=None
+    )
     incoming_slots: values.Slots = _setting(
         "Calls from users at a time.", "a whole number from 0 to 100000", default=1_000
     )
@@ -119,7 +125,9 @@ class Settings(BaseSettings):
     )
 
     # Meta
-    app_secret: values.Secret = _setting("The Meta app's secret: signs webhooks.", "the app secret from Meta's console")
+    app_secret: values.Secret = _setting(
+        "The Meta app's secret: signs webhooks.", "the app secret from Meta's console"
+    )
     app_secret_previous: values.Secret | None = _setting(
         "The app secret before, while it is being changed: both are good.", "an app secret", default=None
     )
@@ -219,7 +227,9 @@ class Settings(BaseSettings):
     )
 
     # Logs
-    log_level: values.LogLevel = _setting("How much is logged.", "one of debug, info, warning, error", default="info")
+    log_level: values.LogLevel = _setting(
+        "How much is logged.", "one of debug, info, warning, error", default="info"
+    )
     log_format: values.LogFormat = _setting(
         "JSON lines or coloured text; auto goes by whether it is a terminal.",
         "one of auto, json, console",
@@ -311,10 +321,11 @@ def _numbers_have_tokens(settings: Settings) -> Iterator[str]:
 
 def _workers_have_ports(settings: Settings) -> Iterator[str]:
     ports = values.read_ports(settings.media_ports)
+    # One of each worker's is for its browsers; every call with Meta has one of the others.
     if ports is not None and ports[1] - ports[0] + 1 < 2 * settings.media_workers:
         yield (
             f"{PREFIX}MEDIA_PORTS={settings.media_ports}: too few for {settings.media_workers} media workers:"
-            " expected one for each and one more for every call"
+            " expected two or more for each"
         )
 
 

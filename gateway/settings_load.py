@@ -48,6 +48,8 @@ _SECTIONS: Final[Mapping[str, type[BaseModel]]] = {
     "permission_template": TemplateSettings,
 }
 
+#: The value of a field that was given and cannot be read; the problem is told already.
+_UNREAD: Final = object()
 #: Stand in for a required field that is wrong, so that the rest can be checked.
 _STAND_INS: Final[Mapping[str, Any]] = {
     "app_secret": "stand-in",
@@ -118,9 +120,8 @@ def check(
     shorts = _fold_short_names(found, problems)
     valid, settings, wrong = _validate(found, shorts)
     problems += wrong
-    if settings is not None:
-        problems += _contradictions(settings, unchecked=found.keys() - valid)
-    usable = settings if not problems else None
+    problems += _contradictions(settings, unchecked=found.keys() - valid)
+    usable = None if problems else settings
     return Report(
         settings=usable,
         problems=tuple(dict.fromkeys(problems)),
@@ -134,7 +135,7 @@ def check(
 
 @dataclass(slots=True)
 class _Layer:
-    """Collects the fields of one layer."""
+    """Collects the fields of one layer; `label` names a key as the operator wrote it."""
 
     problems: list[str]
     label: Callable[[str], str]
@@ -146,23 +147,26 @@ class _Layer:
             self._keep(key, value, label)
         elif key in _KNOWN_WITH_FILES:
             text = _read_secret(Path(str(value)), label, self.problems)
-            if text is not None:
-                self._keep(key.removesuffix("_file"), text, label)
+            self._keep(key.removesuffix("_file"), _UNREAD if text is None else text, label)
         else:
             self.problems.append(f"{label}: unknown{self._suggest(key)}")
 
     def _keep(self, name: str, value: Any, label: str) -> None:
         if name in self.found:
             self.problems.append(f"{label}: {self.found[name].label} is set as well; expected one of them")
-        elif (decoded := _decode(name, value, label, self.problems)) is not None:
-            self.found[name] = Found(value=decoded, label=label)
+        else:
+            self.found[name] = Found(value=_decode(name, value, label, self.problems), label=label)
 
     def _suggest(self, key: str) -> str:
+        if key.removesuffix("_file") in _KNOWN:
+            return f"; did you mean {self.label(key.removesuffix('_file'))}?"
         near = difflib.get_close_matches(key, sorted(_KNOWN_WITH_FILES | {"config"}), n=1, cutoff=0.6)
         return f"; did you mean {self.label(near[0])}?" if near else ""
 
 
-def _config_path(flag: Path | None, environ: Mapping[str, str], folder: Path, problems: list[str]) -> Path | None:
+def _config_path(
+    flag: Path | None, environ: Mapping[str, str], folder: Path, problems: list[str]
+) -> Path | None:
     """Return the TOML file to read: `--config`, GATEWAY_CONFIG, or gateway.toml if it is there."""
     named = flag or environ.get(f"{PREFIX}CONFIG")
     if named:
@@ -230,7 +234,7 @@ def _read_secret(path: Path, label: str, problems: list[str]) -> str | None:
 
 
 def _decode(name: str, value: Any, label: str, problems: list[str]) -> Any:
-    """Turn the text of a compound field into data; None (with a problem) if that cannot be."""
+    """Turn the text of a compound field into data; `_UNREAD` (with a problem) if that cannot be."""
     if not isinstance(value, str) or name not in _LISTS | {"numbers", "operators"}:
         return value
     if name in _LISTS and not value.lstrip().startswith("["):
@@ -242,7 +246,7 @@ def _decode(name: str, value: Any, label: str, problems: list[str]) -> Any:
         problems.append(
             f"{label}{shown}: is no JSON at character {error.pos + 1}: expected {_expected(Settings, name)}"
         )
-        return None
+        return _UNREAD
 
 
 def _fold_short_names(found: dict[str, Found], problems: list[str]) -> dict[str, str]:
@@ -250,7 +254,9 @@ def _fold_short_names(found: dict[str, Found], problems: list[str]) -> dict[str,
     short = {name: found.pop(name) for name in SHORT_NAMES if name in found}
     numbers = found.get("numbers")
     if numbers is not None and isinstance(numbers.value, list):
-        numbers = replace(numbers, value=[_with_token(each, numbers.label, problems) for each in numbers.value])
+        numbers = replace(
+            numbers, value=[_with_token(each, numbers.label, problems) for each in numbers.value]
+        )
         found["numbers"] = numbers
     if not short:
         return {}
@@ -277,22 +283,24 @@ def _with_token(number: Any, label: str, problems: list[str]) -> Any:
 
 def _validate(
     found: Mapping[str, Found], shorts: Mapping[str, str]
-) -> tuple[frozenset[str], Settings | None, list[str]]:
+) -> tuple[frozenset[str], Settings, list[str]]:
     """Return the fields that are right by themselves, settings to check further, and what is wrong."""
-    given = {name: each.value for name, each in found.items()}
-    every = frozenset(Settings.model_fields)
+    given = {name: each.value for name, each in found.items() if each.value is not _UNREAD}
+    wrong = {name for name in found if name not in given}
+    lines = []
     try:
-        return every, Settings(**given), []
+        settings = Settings(**given, **_stand_ins(wrong))
     except ValidationError as error:
         details = _without_echoes(error.errors(include_url=False))
-    wrong = frozenset(str(each["loc"][0]) for each in details)
-    lines = [_line(each, found, shorts) for each in details]
-    rest = {name: value for name, value in given.items() if name not in wrong}
-    stand_ins = {name: value for name, value in _STAND_INS.items() if name in wrong}
-    try:
-        return every - wrong, Settings(**rest, **stand_ins), lines
-    except ValidationError:  # pragma: no cover - the rest was right a moment ago
-        return every - wrong, None, lines
+        lines = [_line(each, found, shorts) for each in details]
+        wrong |= {str(each["loc"][0]) for each in details}
+        rest = {name: value for name, value in given.items() if name not in wrong}
+        settings = Settings(**rest, **_stand_ins(wrong))
+    return frozenset(Settings.model_fields) - wrong, settings, lines
+
+
+def _stand_ins(names: Set[str]) -> dict[str, Any]:
+    return {name: value for name, value in _STAND_INS.items() if name in names}
 
 
 def _without_echoes(errors: list[ErrorDetails]) -> list[ErrorDetails]:
@@ -312,12 +320,16 @@ def _line(error: ErrorDetails, found: Mapping[str, Found], shorts: Mapping[str, 
         section = TemplateSettings if "permission_template" in loc else NumberSettings
         near = difflib.get_close_matches(str(loc[-1]), [*section.model_fields], n=1)
         return f"{label}: unknown" + (f"; did you mean {near[0]}?" if near else "")
-    shown = "" if isinstance(error["input"], dict | list) else f"={MASK if secret else repr(error['input'])[:80]}"
+    shown = (
+        "" if isinstance(error["input"], dict | list) else f"={MASK if secret else repr(error['input'])[:80]}"
+    )
     why = str(error["ctx"]["error"]) if error["type"] == "value_error" else f"expected {expected}"
     return f"{label}{shown}: {why}"
 
 
-def _label(loc: tuple[int | str, ...], found: Mapping[str, Found], shorts: Mapping[str, str]) -> tuple[str, bool]:
+def _label(
+    loc: tuple[int | str, ...], found: Mapping[str, Found], shorts: Mapping[str, str]
+) -> tuple[str, bool]:
     """Return what an operator calls the place of an error, and whether its value is secret."""
     top, *rest = loc
     secret = top in SECRETS - {"numbers"} or "access_token" in rest
@@ -355,10 +367,10 @@ def _contradictions(settings: Settings, *, unchecked: Set[str]) -> Iterator[str]
 # --- telling -------------------------------------------------------------------------------------
 
 
-def _rows(settings: Settings | None, found: Mapping[str, Found], valid: frozenset[str]) -> Iterator[Row]:
+def _rows(settings: Settings, found: Mapping[str, Found], valid: frozenset[str]) -> Iterator[Row]:
     for name in Settings.model_fields:
         source = found[name].label if name in found else "default"
-        if settings is None or name not in valid:
+        if name not in valid:
             yield Row(name=name, value="wrong" if name in found else "not set", source=source)
         elif name == "numbers":
             for index, number in enumerate(settings.numbers):

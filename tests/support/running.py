@@ -46,7 +46,8 @@ class Running:
 async def running(database_url: str, *, sim: dict[str, Any] | None = None, **settings: str) -> AsyncIterator[Running]:
     """Yield a gateway that is ready and a simulated Meta that knows it; both are gone afterwards."""
     port = free_port()
-    meta = MetaSim(SimConfig(callback_url=f"http://127.0.0.1:{port}/webhooks/meta", **(sim or {})))
+    callback = f"http://127.0.0.1:{port}/webhooks/meta"
+    meta = MetaSim(SimConfig(callback_url=callback, **(sim or {})))
     await meta.start()
     operators = ", ".join(f'"{name}": "{key}"' for name, key in KEYS.items())
     environ = {

@@ -1,0 +1,49 @@
+// The gate's answer in plain words: what, which figures, when again, what to do. Codes: policy/reasons.py.
+
+import { count, span, when } from "/static/format.js";
+import { has, t, words } from "/static/i18n.js";
+
+// These count seconds, all others count calls, requests or people.
+const IN_SECONDS = new Set(["permission_expired", "after_decline", "window_closed"]);
+
+function figures({ reason, rule, observed, limit }) {
+  if (observed == null || limit == null) return null;
+  const written = IN_SECONDS.has(reason) ? span : count;
+  const known = [rule, reason].find((name) => has(`figures.${name}`)) ?? "other";
+  return t(`figures.${known}`, { observed: written(observed), limit: written(limit) });
+}
+
+/** What helps; "wait" says nothing new beside the instant. */
+function help({ remedy, retry_at }) {
+  return remedy && !(remedy === "wait" && retry_at) ? words("remedy", remedy) : null;
+}
+
+/** Lines that explain a refusal, the first one naming the reason. */
+export function refusalLines(refusal) {
+  return [
+    words("reason", refusal.reason, refusal.title),
+    figures(refusal),
+    refusal.retry_at && t("refusal.again", { when: when(refusal.retry_at) }),
+    help(refusal),
+  ].filter(Boolean);
+}
+
+/** What the answer to `check` says: `{tone, headline, lines, rule}`. */
+export function decisionWords(decision) {
+  if (!decision.allowed) {
+    const [headline, ...lines] = refusalLines(decision.refusal);
+    return { tone: "no", headline, lines, rule: decision.refusal.rule };
+  }
+  const until = decision.permission_expires_at;
+  const lines = [
+    until ? t("gate.until", { when: when(until) }) : t("gate.no_end"),
+    ...decision.warnings.map((code) => words("warning", code)),
+  ];
+  return { tone: decision.warnings.length ? "warn" : "yes", headline: t("gate.allowed"), lines, rule: null };
+}
+
+/** What stands beside the button that asks for permission: the form it would take, or why not now. */
+export function askWords(decision) {
+  if (!decision.ask) return words("ask_form", decision.ask_form);
+  return t("ask.refused", { why: refusalLines(decision.ask).join(" ") });
+}

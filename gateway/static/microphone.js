@@ -1,0 +1,51 @@
+// The operator's microphone: asked for once at login, kept open so that answering waits for nothing.
+
+const CONSTRAINTS = { echoCancellation: true, noiseSuppression: true, autoGainControl: true };
+const PROBLEMS = { NotAllowedError: "denied", NotFoundError: "absent", NotReadableError: "in_use" };
+
+export class Microphone {
+  track = null;
+  problem = null; // denied, absent, in_use, insecure, lost or failed
+  #onChange;
+
+  constructor(onChange) {
+    this.#onChange = onChange;
+    navigator.mediaDevices?.addEventListener("devicechange", () => {
+      if (["absent", "lost", "in_use"].includes(this.problem)) this.open();
+    });
+  }
+
+  async open() {
+    try {
+      // Without HTTPS (or localhost) browsers do not even show the interface.
+      if (!navigator.mediaDevices) throw Object.assign(new Error(), { name: "insecure" });
+      const stream = await navigator.mediaDevices.getUserMedia({ audio: CONSTRAINTS });
+      this.close();
+      this.track = stream.getAudioTracks()[0];
+      this.track.onended = () => this.#lost();
+      this.problem = null;
+    } catch (error) {
+      this.problem = error.name === "insecure" ? "insecure" : (PROBLEMS[error.name] ?? "failed");
+    }
+    this.#onChange(this);
+  }
+
+  /** Sends silence instead of the voice; the packets go on, so nobody takes the call for dead. */
+  silence(on) {
+    if (this.track) this.track.enabled = !on;
+  }
+
+  close() {
+    if (!this.track) return;
+    this.track.onended = null;
+    this.track.stop();
+    this.track = null;
+  }
+
+  #lost() {
+    this.track = null;
+    this.problem = "lost";
+    this.#onChange(this);
+    this.open();
+  }
+}

@@ -1,0 +1,172 @@
+"""`python -m loadtest`: the simulator (and, with it, the load suite) on the command line."""
+
+import asyncio
+import logging
+import signal
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from loadtest.sim_config import PEOPLE, Behaviour, NumberSpec, Profile, SimConfig, UserSpec
+from loadtest.sim_sdp import Setup
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="markdown")
+
+
+@app.callback()
+def main() -> None:
+    """Simulate Meta and people, on this machine only."""
+
+
+@app.command()
+def simulate(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port of Graph API and page; 0 picks one.")
+    ] = 8090,
+    callback_url: Annotated[
+        str | None,
+        typer.Option(help="Where webhooks go, e.g. http://127.0.0.1:8080/webhooks/meta. Verified at start."),
+    ] = None,
+    media_host: Annotated[str, typer.Option(help="Address of the simulated media relay.")] = "127.0.0.1",
+    app_secret: Annotated[
+        str, typer.Option(envvar="SIM_APP_SECRET", show_default=False, help="Signs the webhooks.")
+    ] = "simulated-app-secret",
+    verify_token: Annotated[
+        str, typer.Option(envvar="SIM_VERIFY_TOKEN", show_default=False, help="Sent to verify the callback.")
+    ] = "simulated-verify-token",
+    access_token: Annotated[
+        str, typer.Option(envvar="SIM_ACCESS_TOKEN", show_default=False, help="The bearer token to accept.")
+    ] = "simulated-access-token",
+    phone_number_id: Annotated[str, typer.Option(help="Id of the business number.")] = "200000000000002",
+    phone_number: Annotated[str, typer.Option(help="The business number, digits only.")] = "551155550100",
+    country: Annotated[str, typer.Option(help="Country of the business number.")] = "BR",
+    profile: Annotated[Profile, typer.Option(help="Whose limits apply.")] = Profile.META,
+    user: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A user as number:name or number:name:tone in Hz; repeat. Replaces Ana, Bruno, Carla."
+        ),
+    ] = None,
+    answers: Annotated[
+        Behaviour | None, typer.Option(help="What every user does when the business calls.")
+    ] = None,
+    answer_after: Annotated[float, typer.Option(min=0, help="Seconds before an automatic reaction.")] = 2.0,
+    answer_setup: Annotated[
+        Setup, typer.Option(help="DTLS role in Meta's answers: active, as seen most, or passive.")
+    ] = Setup.ACTIVE,
+    strict_media: Annotated[
+        bool, typer.Option(help="End a call whose media comes before accept; else it is only recorded.")
+    ] = False,
+    callback_permission: Annotated[
+        bool, typer.Option(help="A user's call grants a temporary permission to call back.")
+    ] = False,
+    allow_host: Annotated[
+        list[str] | None, typer.Option(help="A host other than loopback that may be used; repeat.")
+    ] = None,
+) -> None:
+    """Run a simulated Meta: Graph API, signed webhooks, WhatsApp users with real audio, and a page to act as them.
+
+    Point the gateway's Graph base URL at the printed address and its callback, app secret, verify token and access
+    token at the same values. Everything stays on loopback unless a host is named with --allow-host.
+    """
+    try:
+        number = NumberSpec(
+            phone_number_id=phone_number_id,
+            display_phone_number=phone_number,
+            country=country,
+            callback_permission=callback_permission,
+        )
+        config = SimConfig(
+            host=host,
+            port=port,
+            media_host=media_host,
+            callback_url=callback_url,
+            app_secret=app_secret,
+            verify_token=verify_token,
+            access_token=access_token,
+            numbers=(number,),
+            users=_people(user or [], answers, answer_after),
+            profile=profile,
+            answer_setup=answer_setup,
+            strict_media=strict_media,
+            allow_hosts=frozenset(allow_host or ()),
+        )
+    except ValueError as mistake:
+        raise typer.BadParameter(str(mistake)) from None
+    _run_until_signal(config)
+
+
+@app.command()
+def demo(
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port of the softphone page; 0 picks one.")
+    ] = 8080,
+    admin_port: Annotated[int, typer.Option(min=0, max=65535, help="Port of health and metrics.")] = 9090,
+    sim_port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the simulated Meta.")] = 8090,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Where the embedded PostgreSQL keeps its data.")
+    ] = None,
+) -> None:
+    """Start a gateway, a simulated Meta and the softphone page on this machine, until Ctrl-C."""
+    from rich.console import Console  # these take their time; --help should not
+
+    from loadtest.demo import demo as run_demo
+    from loadtest.stack import StackConfig
+
+    config = StackConfig(port=port, admin_port=admin_port, sim_port=sim_port, data_dir=data_dir)
+    raise typer.Exit(asyncio.run(run_demo(config, Console())))
+
+
+def _people(users: list[str], answers: Behaviour | None, after_s: float) -> tuple[UserSpec, ...]:
+    """Return the people of the command line. Raises: ValueError."""
+    people = [_person(text) for text in users] or list(PEOPLE)
+    if answers is None:
+        return tuple(people)
+    return tuple(
+        UserSpec(
+            wa_id=one.wa_id,
+            name=one.name,
+            tone_hz=one.tone_hz,
+            echo=one.echo,
+            behaviour=answers,
+            after_s=after_s,
+        )
+        for one in people
+    )
+
+
+def _person(text: str) -> UserSpec:
+    parts = text.split(":")
+    if len(parts) not in (2, 3) or (len(parts) == 3 and not parts[2].isdecimal()):
+        raise ValueError(f"user {text!r} is not number:name or number:name:tone")
+    return UserSpec(wa_id=parts[0], name=parts[1], tone_hz=int(parts[2]) if len(parts) == 3 else 440)
+
+
+def _run_until_signal(config: SimConfig) -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        asyncio.run(_run(config))
+    except OSError as failure:
+        typer.echo(f"cannot listen: {failure}", err=True)
+        raise typer.Exit(1) from None
+
+
+async def _run(config: SimConfig) -> None:
+    from loadtest.meta_sim import MetaSim  # aiortc takes its time; --help should not
+
+    sim = MetaSim(config)
+    stop = asyncio.Event()
+    for name in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(name, stop.set)
+    try:
+        await sim.start()
+        typer.echo(f"simulated Meta: {sim.url}  (page and Graph API; webhooks to {config.callback_url})")
+        await stop.wait()
+    finally:
+        await sim.close()
+
+
+if __name__ == "__main__":
+    app(prog_name="python -m loadtest")

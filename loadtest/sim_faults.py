@@ -1,0 +1,161 @@
+"""Faults on demand, for the Graph side and for webhooks; seeded, so that a run can be repeated.
+
+Says what goes wrong with the next request or delivery; the Graph and webhook modules do it.
+"""
+
+import random
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from enum import StrEnum
+from typing import Any
+
+_MAX_WAIT_S = 3600.0
+
+
+class Fault(StrEnum):
+    """What happens to a Graph request."""
+
+    #: Answered with an error; nothing is done.
+    FAIL = "fail"
+    #: Done, and answered later.
+    DELAY = "delay"
+    #: The connection is cut after the request was read; nothing is done.
+    CUT_BEFORE = "cut_before"
+    #: The request is carried out, then the connection is cut: the caller cannot know.
+    CUT_AFTER = "cut_after"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GraphFault:
+    """One order: what goes wrong, with which action, how often."""
+
+    fault: Fault
+    #: connect, pre_accept, accept, reject, terminate, call_permissions, messages, settings, number, or *.
+    action: str = "*"
+    times: int = 1
+    code: int = 131000
+    #: None: the status that belongs to the code.
+    status: int | None = None
+    seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.times <= 1_000_000:
+            raise ValueError("times lies between 1 and 1000000")
+        if self.status is not None and not 400 <= self.status <= 599:
+            raise ValueError("status lies between 400 and 599")
+        if not 0 <= self.seconds <= _MAX_WAIT_S:
+            raise ValueError("seconds lies between 0 and 3600")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WebhookFaults:
+    """Shares (0 to 1) of webhooks that suffer each fault."""
+
+    late: float = 0.0
+    twice: float = 0.0
+    reordered: float = 0.0
+    lost: float = 0.0
+    #: The longest extra wait of a late, repeated or reordered delivery.
+    late_s: float = 1.0
+    #: Collect for so long and deliver together; 0: each on its own.
+    batch_s: float = 0.0
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        if any(not 0 <= share <= 1 for share in (self.late, self.twice, self.reordered, self.lost)):
+            raise ValueError("late, twice, reordered and lost are shares from 0 to 1")
+        if not 0 <= self.late_s <= _MAX_WAIT_S or not 0 <= self.batch_s <= 60:
+            raise ValueError("late_s lies between 0 and 3600, batch_s between 0 and 60")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fate:
+    """What happens to one webhook. Waits in seconds."""
+
+    lost: bool = False
+    #: Wait before the delivery, with everything behind it in the same call.
+    late_s: float = 0.0
+    #: Delivered once more, so much later.
+    again_after_s: float | None = None
+    #: Taken out of its call's order and delivered so much later.
+    overtaken_s: float | None = None
+
+
+class Faults:
+    """The faults in force."""
+
+    def __init__(self) -> None:
+        self.graph: list[GraphFault] = []
+        self.webhooks = WebhookFaults()
+        self._random = random.Random(1)
+
+    def order(self, graph: list[GraphFault], webhooks: WebhookFaults | None) -> None:
+        """Add Graph faults; replace the webhook faults if some are given (their seed starts anew)."""
+        self.graph += graph
+        if webhooks is not None:
+            self.webhooks = webhooks
+            self._random = random.Random(webhooks.seed)
+
+    def clear(self) -> None:
+        """Let everything work."""
+        self.graph.clear()
+        self.webhooks = WebhookFaults()
+
+    def take(self, action: str) -> GraphFault | None:
+        """Return (and use up) the first fault ordered for this action."""
+        for index, fault in enumerate(self.graph):
+            if fault.action in ("*", action):
+                if fault.times > 1:
+                    self.graph[index] = replace(fault, times=fault.times - 1)
+                else:
+                    del self.graph[index]
+                return fault
+        return None
+
+    def fate(self) -> Fate:
+        """Throw the dice for one webhook; always the same number of throws, so that shares can change."""
+        shares = self.webhooks
+        lost, late, twice, reordered, wait = (self._random.random() for _ in range(5))
+        wait_s = wait * shares.late_s
+        return Fate(
+            lost=lost < shares.lost,
+            late_s=wait_s if late < shares.late else 0.0,
+            again_after_s=wait_s if twice < shares.twice else None,
+            overtaken_s=wait_s if reordered < shares.reordered else None,
+        )
+
+    def described(self) -> dict[str, Any]:
+        """Return the faults in force for JSON."""
+        return {"graph": [asdict(fault) for fault in self.graph], "webhooks": asdict(self.webhooks)}
+
+
+def read_graph_fault(data: Mapping[str, Any]) -> GraphFault:
+    """Return a fault from JSON. Raises: ValueError."""
+    known = _known(data, GraphFault)
+    if "fault" not in known:
+        raise ValueError(f"fault is missing: one of {', '.join(Fault)}")
+    _check_types(known, {"action": str, "times": int, "code": int, "status": int, "seconds": (int, float)})
+    return GraphFault(**{**known, "fault": Fault(known["fault"])})
+
+
+def read_webhook_faults(data: Mapping[str, Any]) -> WebhookFaults:
+    """Return webhook faults from JSON. Raises: ValueError."""
+    known = _known(data, WebhookFaults)
+    numbers = dict.fromkeys(("late", "twice", "reordered", "lost", "late_s", "batch_s"), (int, float))
+    _check_types(known, {**numbers, "seed": int})
+    return WebhookFaults(**known)
+
+
+def _known(data: Mapping[str, Any], kind: type[GraphFault] | type[WebhookFaults]) -> dict[str, Any]:
+    names = {field.name for field in fields(kind)}
+    unknown = set(data) - names
+    if unknown:
+        raise ValueError(f"unknown: {', '.join(sorted(unknown))}; known: {', '.join(sorted(names))}")
+    return dict(data)
+
+
+def _check_types(data: Mapping[str, Any], kinds: Mapping[str, Any]) -> None:
+    for name, kind in kinds.items():
+        value = data.get(name)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, kind)):
+            raise ValueError(f"{name} has the wrong type")

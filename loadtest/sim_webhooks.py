@@ -1,0 +1,200 @@
+"""Delivers the simulated Meta's webhooks: signed, in order per call, tried again until there is a 200.
+
+Also verifies the callback at start, as Meta does when a callback is set. What webhooks say is sim_payloads.py's
+business, what goes wrong on purpose sim_faults.py's.
+"""
+
+import asyncio
+import json
+import logging
+import secrets
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+
+from loadtest.background import Background
+from loadtest.sim_config import SimConfig, Timers
+from loadtest.sim_faults import Fate, Faults
+from loadtest.sim_payloads import envelope, signature
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, kw_only=True)
+class Delivery:
+    """One webhook on its way."""
+
+    #: Deliveries with the same key keep their order: the call's id, or the message's.
+    key: str
+    change: dict[str, Any]
+    waba_id: str
+    attempts: int = 0
+    #: The last HTTP status; None: no answer (yet).
+    status: int | None = None
+    given_up: bool = False
+    fate: Fate
+
+
+class Webhooks:
+    """The queue towards the callback. `start()`, `send()` any number of times, `close()`."""
+
+    def __init__(self, config: SimConfig, faults: Faults, background: Background) -> None:
+        self._config, self._faults, self._background = config, faults, background
+        self.timers: Timers = config.timers
+        self._queues: dict[str, deque[Delivery]] = {}
+        self._batch: list[Delivery] = []
+        self._session: aiohttp.ClientSession | None = None
+        #: Every webhook, in the order in which they were handed over.
+        self.sent: deque[Delivery] = deque(maxlen=config.history)
+        self.delivered = 0
+        self.lost = 0
+        self.attempts = 0
+        self.pending = 0
+        self.verified: bool | None = None
+        #: Called after every change worth looking at.
+        self.on_change: Callable[[], None] = lambda: None
+
+    async def start(self) -> None:
+        """Open the HTTP session and begin to verify the callback."""
+        if self._config.callback_url is None:
+            return
+        timeout = aiohttp.ClientTimeout(total=self.timers.webhook_timeout_s)
+        self._session = aiohttp.ClientSession(timeout=timeout, auto_decompress=False)
+        self._background.spawn(self._verify(self._config.callback_url), "callback verification")
+
+    async def close(self) -> None:
+        """Close the session; call after the background tasks have ended."""
+        if self._session is not None:
+            await self._session.close()
+
+    async def _verify(self, url: str) -> None:
+        """Ask the callback to echo a challenge until it does; the gateway may still be starting."""
+        assert self._session is not None
+        while not self.verified:
+            challenge = str(secrets.randbelow(10**10)).zfill(10)
+            query = {
+                "hub.mode": "subscribe",
+                "hub.challenge": challenge,
+                "hub.verify_token": self._config.verify_token,
+            }
+            try:
+                async with self._session.get(url, params=query, allow_redirects=False) as response:
+                    text = (await response.content.read(1024)).decode("utf-8", "replace")
+                    self.verified = response.status == 200 and text == challenge
+            except (aiohttp.ClientError, TimeoutError) as failure:
+                log.debug("callback not reachable yet: %s", failure)
+            self.on_change()
+            if not self.verified:
+                await asyncio.sleep(self.timers.verification_retry_s)
+
+    def send(self, key: str, change: dict[str, Any], *, waba_id: str) -> None:
+        """Hand over one webhook."""
+        delivery = Delivery(key=key, change=change, waba_id=waba_id, fate=self._faults.fate())
+        self.sent.append(delivery)
+        if self._session is None:
+            return
+        if delivery.fate.lost:
+            self.lost += 1
+            return
+        self.pending += 1
+        if self._faults.webhooks.batch_s:
+            self._collect(delivery)
+        elif delivery.fate.overtaken_s is not None:
+            self._background.spawn(self._alone(delivery, delivery.fate.overtaken_s), "webhook")
+        else:
+            self._queue(delivery)
+
+    def _queue(self, delivery: Delivery) -> None:
+        queue = self._queues.get(delivery.key)
+        if queue is None:
+            queue = self._queues[delivery.key] = deque()
+            self._background.spawn(self._drain(delivery.key, queue), "webhooks of a call")
+        queue.append(delivery)
+
+    async def _drain(self, key: str, queue: deque[Delivery]) -> None:
+        """Deliver one call's webhooks one after another."""
+        try:
+            while queue:
+                delivery = queue.popleft()
+                await asyncio.sleep(delivery.fate.late_s)
+                await self._deliver([delivery])
+        finally:
+            del self._queues[key]
+
+    async def _alone(self, delivery: Delivery, wait_s: float) -> None:
+        await asyncio.sleep(wait_s)
+        await self._deliver([delivery])
+
+    def _collect(self, delivery: Delivery) -> None:
+        self._batch.append(delivery)
+        if len(self._batch) == 1:
+            self._background.spawn(self._flush(self._faults.webhooks.batch_s), "webhook batch")
+
+    async def _flush(self, wait_s: float) -> None:
+        await asyncio.sleep(wait_s)
+        batch, self._batch = self._batch, []
+        await self._deliver(batch)
+
+    async def _deliver(self, deliveries: Sequence[Delivery]) -> None:
+        """Post until there is a 200 or the tries are used up; then once more for those told to come twice."""
+        body = self._body(deliveries)
+        for wait_s in (*self.timers.webhook_retry_s, None):
+            status = await self._post(body)
+            for delivery in deliveries:
+                delivery.attempts += 1
+                delivery.status = status
+            if status == 200 or wait_s is None:
+                break
+            await asyncio.sleep(wait_s)
+        self._settle(deliveries)
+        for delivery in deliveries:
+            if delivery.fate.again_after_s is not None and delivery.status == 200:
+                self._background.spawn(
+                    self._repeat(delivery, delivery.fate.again_after_s), "repeated webhook"
+                )
+
+    async def _repeat(self, delivery: Delivery, wait_s: float) -> None:
+        await asyncio.sleep(wait_s)
+        await self._post(self._body([delivery]))
+        delivery.attempts += 1
+
+    def _settle(self, deliveries: Sequence[Delivery]) -> None:
+        for delivery in deliveries:
+            self.pending -= 1
+            if delivery.status == 200:
+                self.delivered += 1
+            else:
+                delivery.given_up = True
+                self.lost += 1
+                log.warning("webhook given up after %d attempts: %s", delivery.attempts, delivery.status)
+        self.on_change()
+
+    def _body(self, deliveries: Sequence[Delivery]) -> bytes:
+        by_account: dict[str, list[dict[str, Any]]] = {}
+        for delivery in deliveries:
+            by_account.setdefault(delivery.waba_id, []).append(delivery.change)
+        wrapped = [envelope(changes, waba_id) for waba_id, changes in by_account.items()]
+        whole = wrapped[0] | {"entry": [entry for one in wrapped for entry in one["entry"]]}
+        # Escaped non-ASCII, as Meta sends it: whoever signs the parsed text instead of the bytes fails.
+        return json.dumps(whole, separators=(",", ":")).encode()
+
+    async def _post(self, body: bytes) -> int | None:
+        if self._session is None or self._config.callback_url is None:
+            return None
+        headers = {
+            "Content-Type": "application/json",
+            "X-Hub-Signature-256": signature(body, self._config.app_secret),
+            "User-Agent": "facebookexternalua",
+        }
+        self.attempts += 1
+        try:
+            async with self._session.post(
+                self._config.callback_url, data=body, headers=headers, allow_redirects=False
+            ) as response:
+                return response.status
+        except (aiohttp.ClientError, TimeoutError) as failure:
+            log.debug("webhook not delivered: %s", failure)
+            return None

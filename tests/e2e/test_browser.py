@@ -1,0 +1,134 @@
+"""The softphone page in a real Chromium: a person hears a person, in each direction, and only after the pick-up."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from playwright.async_api import Page, expect
+
+from loadtest.sim_state import Call
+from tests.support.browser import chromium, listen, log_in
+from tests.support.running import KEYS, Running, running
+
+# What a browser hears does not depend on the gateway's loop; users run uvloop.
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.timeout(90),
+    pytest.mark.asyncio(loop_factories=["uvloop"]),
+]
+
+MICROPHONE_HZ = 1000
+USER_HZ = 440
+SILENCE_DB = -90.0
+
+
+@asynccontextmanager
+async def page_of_ana(run: Running, folder: Path, *, locale: str = "en-US") -> AsyncIterator[Page]:
+    """The page, logged in; a script error or a console error fails the test."""
+    errors: list[str] = []
+    async with chromium(folder, tone_hz=MICROPHONE_HZ) as browser:
+        context = await browser.new_context(locale=locale)
+        page = await context.new_page()
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("console", lambda line: errors.append(line.text) if line.type == "error" else None)
+        await log_in(page, run.url, operator="ana", key=KEYS["ana"])
+        yield page
+    assert errors == []
+
+
+async def both_hear(page: Page, call: Call) -> None:
+    """Wait until the user hears the microphone's tone and the page plays the user's."""
+    async with asyncio.timeout(15):
+        while not call.media.ear.hears_tone(MICROPHONE_HZ):
+            await asyncio.sleep(0.1)
+        while True:
+            hz, level = await listen(page)
+            if abs(hz - USER_HZ) < 10 and level > -60:
+                return
+            await asyncio.sleep(0.1)
+
+
+async def nobody_hears(page: Page, call: Call) -> None:
+    """Look for half a second, long enough for audio to come through if it could."""
+    for _ in range(3):
+        _, level = await listen(page)
+        assert level < SILENCE_DB
+        assert call.media.measured()["packets"] == 0
+        await asyncio.sleep(0.2)
+
+
+async def test_a_users_call_is_answered_in_a_browser(database: str, tmp_path: Path) -> None:
+    async with running(database) as run, page_of_ana(run, tmp_path) as page:
+        call = run.ana.call()
+        await expect(page.get_by_test_id("incoming-name")).to_contain_text("Ana")
+        await nobody_hears(page, call)
+        await page.get_by_test_id("answer").click()
+        await expect(page.get_by_test_id("call-timer")).to_be_visible()
+        await both_hear(page, call)
+        (number,) = run.gateway.numbers
+        slots = page.get_by_test_id(f"slots-{number.id}-incoming")
+        await expect(slots).to_have_attribute("data-used", "1")
+        run.ana.hang_up()
+        await expect(page.get_by_test_id("recent-list")).to_contain_text("Ana")
+        await expect(slots).to_have_attribute("data-used", "0")
+        assert run.sim.state()["violations"] == []
+
+
+async def test_an_operators_call_from_a_browser_reaches_whatsapp(database: str, tmp_path: Path) -> None:
+    async with running(database) as run, page_of_ana(run, tmp_path) as page:
+        await page.get_by_test_id("dial-input").fill("+55 11 90000-0001")
+        await page.get_by_test_id("dial-check").click()
+        answer = page.get_by_test_id("gate-answer")
+        await expect(answer).to_have_attribute("data-reason", "no_permission")
+        await page.get_by_test_id("ask-permission").click()
+        await run.sim.until(lambda: bool(run.sim.state()["users"][0]["numbers"]))
+        run.ana.answer_permission(accept=True)
+        await expect(answer).to_have_attribute("data-allowed", "true")
+        await page.get_by_test_id("dial-call").click()
+        await run.sim.until(lambda: run.ana.current_call is not None)
+        call = run.ana.current_call
+        assert call is not None
+        async with asyncio.timeout(10):  # the ringback
+            while abs((await listen(page))[0] - 425) > 10:
+                await asyncio.sleep(0.1)
+        assert call.media.measured()["packets"] == 0
+        run.ana.accept()
+        await both_hear(page, call)
+        await page.get_by_test_id("hangup").click()
+        await run.sim.until(lambda: run.ana.current_call is None)
+        assert run.sim.state()["violations"] == []
+
+
+async def test_the_keypad_reaches_the_user(database: str, tmp_path: Path) -> None:
+    async with running(database) as run, page_of_ana(run, tmp_path) as page:
+        call = run.ana.call()
+        await page.get_by_test_id("answer").click()
+        await both_hear(page, call)
+        await page.keyboard.press("4")
+        await page.keyboard.press("2")
+        async with asyncio.timeout(5):
+            while call.media.measured()["digits"] != "42":
+                await asyncio.sleep(0.1)
+
+
+async def test_the_page_works_with_the_keyboard_alone_and_in_portuguese(database: str, tmp_path: Path) -> None:
+    async with running(database) as run, page_of_ana(run, tmp_path, locale="pt-BR") as page:
+        call = run.ana.call()
+        await expect(page.get_by_test_id("answer")).to_contain_text("Atender")
+        await page.keyboard.press("a")
+        await both_hear(page, call)
+        await page.keyboard.press("h")
+        await run.sim.until(lambda: run.ana.current_call is None)
+
+
+async def test_a_closed_tab_ends_the_call(database: str, tmp_path: Path) -> None:
+    async with running(database) as run:
+        async with page_of_ana(run, tmp_path) as page:
+            call = run.ana.call()
+            await page.get_by_test_id("answer").click()
+            await both_hear(page, call)
+        async with asyncio.timeout(25):
+            while run.ana.current_call is not None or run.slots != (0, 0):
+                await asyncio.sleep(0.1)

@@ -1,0 +1,280 @@
+"""`Store` in memory, for tests of everything that stands on it. It passes the contract suite of the real one."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+import orjson
+
+from gateway.errors import StoreDown, StoreError
+from gateway.ids import CallId, MetaCallId, OperatorId, PhoneNumberId, UserRef
+from gateway.records import (
+    CallRecord,
+    Change,
+    ContactRecord,
+    DecisionRecord,
+    EventRecord,
+    FactRecord,
+    Json,
+    TerminateFacts,
+)
+from gateway.sql.rows import json_bytes
+from gateway.store import IDEMPOTENCY_TTL, Replay, ReplayState
+
+_META_FIELDS = ("meta_status", "meta_start_at", "meta_end_at", "duration_s")
+_TYPED_BY_PEOPLE = {"user_name", "name", "detail", "meta_status"}
+_C = TypeVar("_C", bound=Change)
+
+
+@dataclass(slots=True)
+class _Tables:
+    events: dict[tuple[str, str], EventRecord] = field(default_factory=dict)
+    calls: dict[CallId, CallRecord] = field(default_factory=dict)
+    contacts: dict[str, ContactRecord] = field(default_factory=dict)
+    facts: dict[tuple[str, str], FactRecord] = field(default_factory=dict)
+    decisions: dict[str, DecisionRecord] = field(default_factory=dict)
+
+
+class MemoryStore:
+    """See `gateway.store.Store`. `fail_with` takes the database away, `heal` brings it back."""
+
+    def __init__(self) -> None:
+        self.written: list[tuple[Change, ...]] = []  #: groups in the order in which they became durable
+        self.waiting: list[tuple[Change, ...]] = []  #: `write_soon` while the database is away
+        self._tables = _Tables()
+        self._replays: dict[str, tuple[str, Json | None, datetime]] = {}
+        self._error: Exception | None = StoreDown("not started")
+
+    # --- switches for tests ---------------------------------------------------------------------
+
+    def fail_with(self, error: Exception | None = None) -> None:
+        """From now on everything raises `error`, by default StoreDown."""
+        self._error = error or StoreDown("taken away by the test")
+
+    def heal(self) -> None:
+        """Answer again; what `write_soon` left in line is written first."""
+        self._error = None
+        waiting, self.waiting = self.waiting, []
+        for group in waiting:
+            self.write_soon(*group)
+
+    @property
+    def events(self) -> list[EventRecord]:
+        return list(self._tables.events.values())
+
+    # --- Store ----------------------------------------------------------------------------------
+
+    @property
+    def up(self) -> bool:
+        return self._error is None
+
+    async def start(self) -> None:
+        self.heal()
+
+    async def aclose(self) -> None:
+        self.fail_with(StoreDown("closed"))
+
+    async def write(self, *changes: Change) -> None:
+        self._check()
+        self._apply(changes)
+
+    def write_soon(self, *changes: Change) -> None:
+        if not self.up:
+            self.waiting.append(changes)
+            return
+        try:
+            self._apply(changes)
+        except StoreError:
+            return  # logged and counted by the real one
+
+    async def contact(self, phone_number_id: PhoneNumberId, user: UserRef) -> ContactRecord | None:
+        self._check()
+        found = [
+            contact
+            for contact in self._tables.contacts.values()
+            if contact.phone_number_id == phone_number_id and _same_user(contact.user, user)
+        ]
+        found.sort(key=lambda contact: contact.seen_at, reverse=True)
+        found.sort(key=lambda contact: user.user_id is None or contact.user.user_id != user.user_id)
+        return found[0] if found else None
+
+    async def facts(self, contact_id: str) -> list[FactRecord]:
+        self._check()
+        found = [fact for fact in self._tables.facts.values() if fact.contact_id == contact_id]
+        return sorted(found, key=lambda fact: fact.at)
+
+    async def call(self, call_id: CallId) -> CallRecord | None:
+        self._check()
+        return self._tables.calls.get(call_id)
+
+    async def call_by_meta_id(self, meta_call_id: MetaCallId) -> CallRecord | None:
+        self._check()
+        found = [call for call in self._tables.calls.values() if call.meta_call_id == meta_call_id]
+        return max(found, key=lambda call: call.created_at) if found else None
+
+    async def recent_calls(
+        self, *, phone_number_ids: Sequence[PhoneNumberId], limit: int, operator: OperatorId | None = None
+    ) -> list[CallRecord]:
+        self._check()
+        found = [
+            call
+            for call in sorted(self._tables.calls.values(), key=lambda call: call.call_id)
+            if call.phone_number_id in phone_number_ids and operator in (None, call.operator)
+        ]
+        return sorted(found, key=lambda call: call.created_at, reverse=True)[:limit]
+
+    async def unfinished_calls(self) -> list[CallRecord]:
+        self._check()
+        found = [call for call in self._tables.calls.values() if call.state != "ended"]
+        return sorted(found, key=lambda call: (call.created_at, call.call_id))
+
+    async def decisions(
+        self, phone_number_id: PhoneNumberId, *, user_key: str | None = None, limit: int = 50
+    ) -> list[DecisionRecord]:
+        self._check()
+        found = [
+            decision
+            for decision in sorted(self._tables.decisions.values(), key=lambda decision: decision.decision_id)
+            if decision.phone_number_id == phone_number_id and user_key in (None, decision.user_key)
+        ]
+        return sorted(found, key=lambda decision: decision.at, reverse=True)[:limit]
+
+    async def recent_event_keys(self, since: datetime) -> set[str]:
+        self._check()
+        return {event.dedupe_key for event in self._tables.events.values() if event.received_at >= since}
+
+    async def idempotent(self, key: str, fingerprint: str, now: datetime) -> Replay | None:
+        self._check()
+        old = self._replays.get(key)
+        if old is None or old[2] <= now - IDEMPOTENCY_TTL:
+            self._replays[key] = (fingerprint, None, now)
+            return None
+        if old[0] != fingerprint:
+            return Replay(state=ReplayState.CONFLICT)
+        if old[1] is None:
+            return Replay(state=ReplayState.IN_PROGRESS)
+        return Replay(state=ReplayState.DONE, response=old[1])
+
+    async def save_idempotent(self, key: str, fingerprint: str, response: Json) -> None:
+        self._check()
+        old = self._replays.get(key)
+        if old is not None and old[0] == fingerprint:
+            self._replays[key] = (fingerprint, _plain(response), old[2])
+
+    async def healthy(self, timeout_s: float = 1.0) -> bool:
+        return self.up
+
+    # --- one transaction ------------------------------------------------------------------------
+
+    def _check(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def _apply(self, changes: tuple[Change, ...]) -> None:
+        """All or nothing, `terminate` last as in the real one."""
+        before = copy.copy(self._tables)
+        for table in fields(_Tables):
+            setattr(before, table.name, dict(getattr(self._tables, table.name)))
+        try:
+            for change in sorted(changes, key=_rank):
+                self._put(_stored(change))
+        except StoreError:
+            self._tables = before
+            raise
+        if changes:
+            self.written.append(changes)
+
+    def _put(self, change: Change) -> None:
+        match change:
+            case EventRecord():
+                self._tables.events.setdefault((change.phone_number_id, change.dedupe_key), change)
+            case ContactRecord():
+                self._put_contact(change)
+            case FactRecord():
+                if change.contact_id not in self._tables.contacts:
+                    raise StoreError("a fact of nobody")
+                self._tables.facts.setdefault((change.contact_id, change.key), change)
+            case CallRecord():
+                self._put_call(change)
+            case TerminateFacts():
+                for call in list(self._tables.calls.values()):
+                    if call.meta_call_id == change.meta_call_id:
+                        self._tables.calls[call.call_id] = _filled(call, change)
+            case DecisionRecord():
+                if change.allowed != (change.refusal is None):
+                    raise StoreError("a refusal without a reason, or a reason without a refusal")
+                if change.request not in ("place", "receive", "ask_permission"):
+                    raise StoreError("an unknown request")
+                self._tables.decisions.setdefault(change.decision_id, change)
+
+    def _put_contact(self, new: ContactRecord) -> None:
+        for other in self._tables.contacts.values():
+            same = (other.phone_number_id, other.user.user_id) == (new.phone_number_id, new.user.user_id)
+            if same and new.user.user_id is not None and other.contact_id != new.contact_id:
+                raise StoreError("two contacts with one BSUID")
+        old = self._tables.contacts.get(new.contact_id)
+        if old is not None:
+            user = UserRef(
+                wa_id=new.user.wa_id or old.user.wa_id, user_id=new.user.user_id or old.user.user_id
+            )
+            seen_at = max(new.seen_at, old.seen_at)
+            name = old.name if new.name is None else new.name
+            new = replace(old, user=user, name=name, state=new.state, seen_at=seen_at)
+        self._tables.contacts[new.contact_id] = new
+
+    def _put_call(self, new: CallRecord) -> None:
+        for other in self._tables.calls.values():
+            same = (other.meta_call_id, other.phone_number_id) == (new.meta_call_id, new.phone_number_id)
+            if same and new.meta_call_id is not None and other.call_id != new.call_id:
+                raise StoreError("two calls with one id of Meta's")
+        old = self._tables.calls.get(new.call_id)
+        if old is None:
+            self._tables.calls[new.call_id] = new
+        elif old.version < new.version:
+            self._tables.calls[new.call_id] = _filled(new, old)
+
+
+def _rank(change: Change) -> int:
+    order = (EventRecord, ContactRecord, FactRecord, CallRecord, TerminateFacts, DecisionRecord)
+    return order.index(type(change))
+
+
+def _filled(call: CallRecord, source: CallRecord | TerminateFacts) -> CallRecord:
+    """Fill what Meta has not said yet."""
+    missing = {name: getattr(source, name) for name in _META_FIELDS if getattr(call, name) is None}
+    return replace(call, **missing)
+
+
+def _same_user(known: UserRef, asked: UserRef) -> bool:
+    if asked.user_id is not None and known.user_id is not None:
+        return known.user_id == asked.user_id
+    return known.wa_id is not None and known.wa_id == asked.wa_id
+
+
+def _plain(value: Json) -> Json:
+    """What comes back after a way through JSON."""
+    try:
+        plain: Json = orjson.loads(json_bytes(value))
+    except TypeError as error:
+        raise StoreError("no JSON") from error
+    return plain
+
+
+def _stored(change: _C) -> _C:
+    """Return `change` as a database gives it back."""
+    new: dict[str, Any] = {}
+    for column in fields(change):
+        value = getattr(change, column.name)
+        if isinstance(value, datetime):
+            if value.utcoffset() is None:
+                raise StoreError("an instant without a time zone")
+            new[column.name] = value.astimezone(UTC)
+        if isinstance(value, str) and column.name in _TYPED_BY_PEOPLE:
+            new[column.name] = value.replace("\0", "\ufffd")
+        elif isinstance(value, str) and "\0" in value:
+            raise StoreError("U+0000 in an identifier")
+        elif column.name in ("leg_stats", "state", "fact", "refusal") and not isinstance(value, str | None):
+            new[column.name] = _plain(value)
+    return replace(change, **new)
