@@ -283,6 +283,8 @@ class Gateway:
 
 
 def _leg_failed(reason: LegFailure) -> CallInput:
+    if reason is LegFailure.CLOSED_BY_PEER:
+        return CallInput(kind=InputKind.META_CLOSING)
     match reason:
         case LegFailure.WORKER_DIED:
             ended = EndReason.WORKER_DIED

@@ -31,6 +31,9 @@ given back at ENDED, because until then Meta counts the call.
   peer sends never raises: it moves the call or changes nothing.
 * One `deadline_at` per call; its meaning depends on the state. A user-initiated call keeps the deadline it was born
   with until it is ACTIVE: Meta's patience is counted from the event's own timestamp.
+* When the user hangs up, the end of the media path, or Meta's "already ended" to a request of ours, often overtakes
+  the `terminate` webhook. META_CLOSING decides nothing by itself: it only sets a short deadline, in case the webhook
+  is lost.
 """
 
 from collections.abc import Mapping
@@ -84,6 +87,7 @@ class InputKind(StrEnum):
     META_RINGING = "meta_ringing"
     META_ACCEPTED = "meta_accepted"
     META_REJECTED = "meta_rejected"
+    META_CLOSING = "meta_closing"  #: Meta closed the media path, or said that the call is over
     META_TERMINATE = "meta_terminate"
     # from ourselves
     START = "start"
@@ -117,6 +121,7 @@ class Timeouts:
     ring_s: float = 60.0  #: business-initiated: Meta documents none; ours
     unconfirmed_s: float = 60.0
     ending_s: float = 10.0
+    closed_s: float = 3.0  #: from Meta's end of the media path to its `terminate`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,7 +149,9 @@ _ACTIVE: Final = {
     IN.OPERATOR_GONE: S.ENDING,
     IN.OPERATOR_HOLD: S.ACTIVE,
     IN.MEDIA_FAILED: S.ENDING,
+    IN.META_CLOSING: S.ACTIVE,
     IN.META_TERMINATE: S.ENDED,
+    IN.DEADLINE: S.ENDING,  # there is one only after META_CLOSING
     IN.SHUTDOWN: S.ENDING,
     IN.BROKEN: S.ENDING,
 }
@@ -170,6 +177,7 @@ USER_INITIATED: Final[Mapping[CallState, Mapping[InputKind, CallState]]] = {
         IN.ALL_DECLINED: S.ENDING,
         IN.GRAPH_FAILED: S.ENDING,
         IN.MEDIA_FAILED: S.ENDING,
+        IN.META_CLOSING: S.PRE_ACCEPTING,
         IN.META_TERMINATE: S.ENDED,
         IN.DEADLINE: S.ENDING,
         IN.SHUTDOWN: S.ENDING,
@@ -181,6 +189,7 @@ USER_INITIATED: Final[Mapping[CallState, Mapping[InputKind, CallState]]] = {
         IN.OPERATOR_GONE: S.ENDING,
         IN.GRAPH_FAILED: S.ENDING,
         IN.MEDIA_FAILED: S.ENDING,
+        IN.META_CLOSING: S.CLAIMED,
         IN.META_TERMINATE: S.ENDED,
         IN.DEADLINE: S.ENDING,
         IN.SHUTDOWN: S.ENDING,
@@ -190,6 +199,7 @@ USER_INITIATED: Final[Mapping[CallState, Mapping[InputKind, CallState]]] = {
         IN.OPERATOR_ACCEPT: S.ACCEPTING,
         IN.ALL_DECLINED: S.ENDING,
         IN.MEDIA_FAILED: S.ENDING,
+        IN.META_CLOSING: S.RINGING,
         IN.META_TERMINATE: S.ENDED,
         IN.DEADLINE: S.ENDING,
         IN.SHUTDOWN: S.ENDING,
@@ -201,6 +211,7 @@ USER_INITIATED: Final[Mapping[CallState, Mapping[InputKind, CallState]]] = {
         IN.OPERATOR_GONE: S.ENDING,
         IN.GRAPH_FAILED: S.ENDING,
         IN.MEDIA_FAILED: S.ENDING,
+        IN.META_CLOSING: S.ACCEPTING,
         IN.META_TERMINATE: S.ENDED,
         IN.DEADLINE: S.ENDING,
         IN.SHUTDOWN: S.ENDING,
@@ -219,6 +230,7 @@ _ASKED: Final = {
     IN.META_REJECTED: S.ENDING,
     IN.META_TERMINATE: S.ENDED,
     IN.MEDIA_FAILED: S.ENDING,
+    IN.META_CLOSING: S.REQUESTED,
     IN.OPERATOR_HANGUP: S.ENDING,
     IN.OPERATOR_GONE: S.ENDING,
     IN.DEADLINE: S.ENDING,
@@ -279,7 +291,7 @@ BUSINESS_INITIATED: Final[Mapping[CallState, Mapping[InputKind, CallState]]] = {
         IN.DEADLINE: S.ENDED,
     },
     S.REQUESTED: _ASKED,
-    S.RINGING: _ASKED | {IN.META_ANSWER: S.RINGING},
+    S.RINGING: _ASKED | {IN.META_ANSWER: S.RINGING, IN.META_CLOSING: S.RINGING},
     S.ACTIVE: _ACTIVE | {IN.META_ANSWER: S.ACTIVE},
     S.ENDING: _ENDING,
     S.ENDED: {},
@@ -313,25 +325,27 @@ _CONFIRMED: Final = frozenset({IN.CONNECTED, IN.CONNECT_UNKNOWN, IN.GRAPH_FAILED
 #: Expected, and changes nothing: replies that come late, webhooks again, an operator who was a moment too late.
 IGNORED: Final[Mapping[Direction, Mapping[CallState, frozenset[InputKind]]]] = {
     Direction.USER_INITIATED: {
-        S.OFFERED: _TOO_EARLY | _NO_CLAIM | _TAKEN,
+        S.OFFERED: _TOO_EARLY | _NO_CLAIM | _TAKEN | {IN.META_CLOSING},
         S.PRE_ACCEPTING: _BEGUN | _NO_CLAIM | {IN.ACCEPTED},
         S.CLAIMED: _BEGUN | _TAKEN | {IN.ACCEPTED, IN.OPERATOR_HOLD},
         S.RINGING: _BEGUN | _NO_CLAIM | _TOO_EARLY,
         S.ACCEPTING: _BEGUN | _TAKEN | {IN.PRE_ACCEPTED, IN.OPERATOR_HOLD},
-        S.ACTIVE: _BEGUN | _TAKEN | _TOO_EARLY | {IN.DEADLINE},
+        S.ACTIVE: _BEGUN | _TAKEN | _TOO_EARLY,
         S.ENDING: frozenset(IN) - _FOREIGN[Direction.USER_INITIATED] - {IN.META_TERMINATE, IN.DEADLINE},
         S.ENDED: frozenset(IN) - _FOREIGN[Direction.USER_INITIATED],
     },
     Direction.BUSINESS_INITIATED: {
         S.PREPARING: _CONFIRMED
         | {IN.META_ANSWER, IN.META_RINGING, IN.META_ACCEPTED, IN.META_REJECTED, IN.META_TERMINATE}
-        | {IN.REFUSED, IN.OPERATOR_HOLD},
-        S.REQUESTING: _BEGUN | {IN.OPERATOR_HOLD},
-        S.UNCONFIRMED: _BEGUN | {IN.CONNECT_UNKNOWN, IN.OPERATOR_HOLD},
-        S.CANCELLING: _BEGUN | _NO_CLAIM | {IN.CONNECT_UNKNOWN, IN.MEDIA_FAILED, IN.SHUTDOWN, IN.BROKEN},
+        | {IN.REFUSED, IN.META_CLOSING, IN.OPERATOR_HOLD},
+        S.REQUESTING: _BEGUN | {IN.META_CLOSING, IN.OPERATOR_HOLD},
+        S.UNCONFIRMED: _BEGUN | {IN.CONNECT_UNKNOWN, IN.META_CLOSING, IN.OPERATOR_HOLD},
+        S.CANCELLING: _BEGUN
+        | _NO_CLAIM
+        | {IN.CONNECT_UNKNOWN, IN.MEDIA_FAILED, IN.META_CLOSING, IN.SHUTDOWN, IN.BROKEN},
         S.REQUESTED: _BEGUN | _CONFIRMED | {IN.OPERATOR_HOLD},
         S.RINGING: _BEGUN | _CONFIRMED | {IN.OPERATOR_HOLD},
-        S.ACTIVE: _BEGUN | _CONFIRMED | {IN.META_RINGING, IN.META_ACCEPTED, IN.META_REJECTED, IN.DEADLINE},
+        S.ACTIVE: _BEGUN | _CONFIRMED | {IN.META_RINGING, IN.META_ACCEPTED, IN.META_REJECTED},
         S.ENDING: frozenset(IN) - _FOREIGN[Direction.BUSINESS_INITIATED] - {IN.META_TERMINATE, IN.DEADLINE},
         S.ENDED: frozenset(IN) - _FOREIGN[Direction.BUSINESS_INITIATED],
     },

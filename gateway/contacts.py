@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from policy.contact import EMPTY, ContactState, apply, state_from_dict, state_to_dict
-
 from gateway.ids import PhoneNumberId, UserRef
 from gateway.numbers import Number
 from gateway.records import Change, ContactRecord, FactRecord
 from gateway.store import Store
+from policy.contact import EMPTY, ContactState, apply, state_from_dict, state_to_dict
 from policy.facts import Fact, fact_to_dict
 
 CACHE_SIZE: Final = 50_000
@@ -44,7 +43,7 @@ class Contacts:
         """Return the contact if it is in memory."""
         for name in (user.user_id, user.wa_id):
             contact = self._by_name.get((number_id, name)) if name else None
-            if contact is not None:
+            if contact is not None and _may_be(contact.user, user):
                 self._remember(contact)
                 return contact
         return None
@@ -57,7 +56,11 @@ class Contacts:
             found = self.peek(number.id, user)  # somebody else may have loaded it meanwhile
             if found is None:
                 found = self._load(record) if record else _stranger(number.id, user)
-        found.user = UserRef(wa_id=found.user.wa_id or user.wa_id, user_id=found.user.user_id or user.user_id)
+        # Whoever is found by BSUID may have a new number: the old one may be somebody else's by now.
+        both = UserRef(wa_id=user.wa_id or found.user.wa_id, user_id=found.user.user_id or user.user_id)
+        if both != found.user:
+            self._forget(found)
+            found.user = both
         found.name = name or found.name
         self._remember(found)
         return found
@@ -98,7 +101,18 @@ class Contacts:
                 self._by_name[(contact.number_id, name)] = contact
                 self._by_name.move_to_end((contact.number_id, name))
         while len(self._by_name) > self._cache_size:
-            self._by_name.popitem(last=False)
+            self._forget(next(iter(self._by_name.values())))
+
+    def _forget(self, contact: Contact) -> None:
+        """Drop all names of a contact at once: half of them would lead to a second copy of it."""
+        for name in (contact.user.user_id, contact.user.wa_id):
+            if name and self._by_name.get((contact.number_id, name)) is contact:
+                del self._by_name[(contact.number_id, name)]
+
+
+def _may_be(known: UserRef, asked: UserRef) -> bool:
+    """Tell whether both may name one person: a number changes hands, a BSUID does not."""
+    return known.user_id is None or asked.user_id is None or known.user_id == asked.user_id
 
 
 def _stranger(number_id: PhoneNumberId, user: UserRef) -> Contact:

@@ -23,6 +23,7 @@ from gateway.effects import Effect, StopReason
 from gateway.errors import GatewayError, GraphError, GraphRefused, GraphUnreachable
 from gateway.events import CallTerminated
 from gateway.graph import Graph
+from gateway.graph_codes import already_ended
 from gateway.ids import CallId, OperatorId, UserRef
 from gateway.messages import CallView
 from gateway.metrics import Metrics
@@ -385,8 +386,8 @@ class CallDriver:
         if self._lease is not None:
             self._lease.release()
         services.registry.remove(self)
-        if call.operator is not None:
-            services.phones.release(call.operator, call.call_id)
+        if self._claimed_by is not None:  # also one who picked up a moment too late
+            services.phones.release(self._claimed_by, call.call_id)
         services.metrics.calls_ended_total.labels(
             direction=call.direction.value, result=outcome.result.value, reason=outcome.reason.value
         ).inc()
@@ -469,6 +470,8 @@ class CallDriver:
 def _graph_failed(error: GraphError) -> CallInput:
     if isinstance(error, GraphUnreachable) and error.op == "connect" and error.maybe_sent:
         return CallInput(kind=InputKind.CONNECT_UNKNOWN, detail=error.public)
+    if isinstance(error, GraphRefused) and error.op != "connect" and already_ended(error):
+        return CallInput(kind=InputKind.META_CLOSING, detail=error.public)
     return CallInput(kind=InputKind.GRAPH_FAILED, detail=error.public)
 
 

@@ -107,7 +107,9 @@ class GraphRefused(GraphError):
         retry_at: datetime | None = None,
     ) -> None:
         said = details or meaning
-        super().__init__(f"HTTP {http_status}: ({code}) {said}", op=op, public=f"Meta refused: ({code}) {said}")
+        super().__init__(
+            f"HTTP {http_status}: ({code}) {said}", op=op, public=f"Meta refused: ({code}) {said}"
+        )
         self.code = code
         self.http_status = http_status
         self.details = details  #: Meta's own words, masked

@@ -9,23 +9,23 @@ and "Webhooks", read 2026-11-22.
 """
 
 import hashlib
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
 import msgspec
 import orjson
 
+from gateway import webhook_shapes as shapes
 from gateway.ids import MetaCallId, PhoneNumberId, UserRef
 from policy.facts import Direction
 
-Instant = Annotated[int, msgspec.Meta(ge=0, le=4_102_444_800)]  #: UNIX seconds up to the year 2100; Meta writes strings
-Id = Annotated[str, msgspec.Meta(min_length=1, max_length=512)]
-WaId = Annotated[str, msgspec.Meta(pattern=r"^\+?[0-9]{5,20}\Z")]
-Text = Annotated[str, msgspec.Meta(max_length=4096)]
-
 NOT_BEFORE: Final = datetime(2020, 1, 1, tzinfo=UTC)
+NUMBER_ID: Final = re.compile(r"[0-9]{1,32}\Z")
+#: Each JSON escape, a surrogate pair as one.
+_ESCAPES: Final = re.compile(rb"\\(u[dD][89abAB]..\\u[dD][c-fC-F]..|(u[dD][89a-fA-F]..)|.)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,80 +115,7 @@ class UnknownEvent(_Event):
 Event = CallOffered | CallAnswered | CallStatus | CallTerminated | PermissionReply | UserMessage | UnknownEvent
 
 
-# --- the wire ----------------------------------------------------------------------------------------
-
-
-class _Session(msgspec.Struct):
-    sdp_type: str
-    sdp: str
-
-
-class _MetaError(msgspec.Struct):
-    code: int = 0
-    title: str = ""
-    message: str = ""
-    error_data: dict[str, Any] | None = None
-
-
-class _Call(msgspec.Struct):
-    id: Id
-    event: str
-    timestamp: Instant
-    from_: WaId | None = msgspec.field(default=None, name="from")
-    to: WaId | None = None
-    from_user_id: Id | None = None
-    to_user_id: Id | None = None
-    direction: str | None = None
-    session: _Session | None = None
-    status: str | list[str] | None = None
-    start_time: Instant | None = None
-    end_time: Instant | None = None
-    duration: Annotated[int, msgspec.Meta(ge=0)] | None = None
-    biz_opaque_callback_data: str | None = None
-    errors: list[_MetaError] = msgspec.field(default_factory=list)
-
-
-class _Status(msgspec.Struct):
-    id: Id
-    status: str
-    timestamp: Instant
-    type: str | None = None
-    biz_opaque_callback_data: str | None = None
-
-
-class _Reply(msgspec.Struct):
-    response: str
-    is_permanent: bool = False
-    expiration_timestamp: Instant | None = None
-    response_source: str = "user_action"
-
-
-class _Interactive(msgspec.Struct):
-    type: str = ""
-    call_permission_reply: _Reply | None = None
-
-
-class _Context(msgspec.Struct):
-    id: str | None = None
-
-
-class _Message(msgspec.Struct):
-    id: Id
-    timestamp: Instant
-    from_: WaId | None = msgspec.field(default=None, name="from")
-    from_user_id: Id | None = None
-    interactive: _Interactive | None = None
-    context: _Context | None = None
-
-
-class _Profile(msgspec.Struct):
-    name: Text | None = None
-
-
-class _Contact(msgspec.Struct):
-    wa_id: WaId | None = None
-    user_id: Id | None = None
-    profile: _Profile | None = None
+# --- reading ------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,77 +124,79 @@ class _Item:
 
     number_id: PhoneNumberId
     field: str
-    raw: dict[str, Any]
-    contacts: tuple[_Contact, ...]
-    errors: tuple[Any, ...]
+    raw: Any
+    contacts: tuple[shapes.Contact, ...]
+    errors: Sequence[Any]
 
     def body(self) -> bytes:
         return orjson.dumps(self.raw)
 
 
-# --- reading -----------------------------------------------------------------------------------------
-
-
 def read_delivery(body: bytes) -> list[Event]:
-    """Return the events of one signed delivery, in its order. Never raises."""
+    """Return the events of one signed delivery, in its order: at least one, and every part in one. Never raises."""
     try:
-        delivery = orjson.loads(body)
+        delivery = _load(body)
+        # Two of Meta's samples are wrapped in an array.
+        parts = delivery if isinstance(delivery, list) else [delivery]
+        events = [event for part in parts for change in _changes(part) for event in _read_change(change)]
+    except (orjson.JSONDecodeError, orjson.JSONEncodeError):  # the latter: nested too deep to be written again
+        events = []
+    return events or [_kept_as_is(body)]
+
+
+def _load(body: bytes) -> Any:
+    """Read JSON; half an emoji, as in a name that was cut, does not cost the call. Raises: JSONDecodeError."""
+    try:
+        return orjson.loads(body)
     except orjson.JSONDecodeError:
-        return [_kept_as_is("malformed", body)]
-    events: list[Event] = []
-    # Two of Meta's samples are wrapped in an array.
-    for part in delivery if isinstance(delivery, list) else [delivery]:
-        for change in _changes(part):
-            events.extend(_read_change(change))
-    return events or [_kept_as_is("malformed", body)]
+        return orjson.loads(_ESCAPES.sub(lambda found: rb"\ufffd" if found[2] else found[0], body))
 
 
-def _changes(delivery: object) -> Iterator[dict[str, Any]]:
-    for entry in _list(_get(delivery, "entry")):
-        for change in _list(_get(entry, "changes")):
-            if isinstance(change, dict):
-                yield change
+def _changes(delivery: object) -> Iterator[object]:
+    """Yield every change; what holds none is yielded itself, so that nothing is lost."""
+    for entry in _each(_get(delivery, "entry")) or [delivery]:
+        yield from _each(_get(entry, "changes")) or [entry]
 
 
-def _read_change(change: dict[str, Any]) -> Iterator[Event]:
-    field, value = change.get("field"), change.get("value")
-    items = list(_items(str(field), value)) if field in ("calls", "messages") else []
+def _read_change(change: object) -> Iterator[Event]:
+    field, value = _get(change, "field"), _get(change, "value")
+    items = list(_items(value)) if field in ("calls", "messages") else []
     if not items:
-        number_id = _get(_get(value, "metadata"), "phone_number_id")
-        yield _unknown(
-            f"field.{field}" if field in _KNOWN_FIELDS else "field.other",
-            PhoneNumberId(str(number_id or "")),
-            orjson.dumps(change),
-        )
+        kind = field if isinstance(field, str) and field in _KNOWN_FIELDS else "other"
+        yield _unknown(f"field.{kind}", _number_id(value), orjson.dumps(change))
     for item in items:
         try:
             yield _read_item(item)
-        except (msgspec.ValidationError, ValueError, OverflowError):
+        except ValueError:  # msgspec.ValidationError is one
             yield _unknown(f"{item.field}.unreadable", item.number_id, item.body())
 
 
 _KNOWN_FIELDS: Final = frozenset({"calls", "messages", "account_update", "account_settings_update", "account_alerts"})
 
 
-def _items(field: str, value: object) -> Iterator[_Item]:
-    number_id = PhoneNumberId(str(_get(_get(value, "metadata"), "phone_number_id") or ""))
-    contacts = tuple(_contact(c) for c in _list(_get(value, "contacts")))
-    errors = tuple(_list(_get(value, "errors")))
-    for key in ("calls", "statuses", "messages"):
-        for raw in _list(_get(value, key)):
-            if isinstance(raw, dict):
-                yield _Item(number_id, key, raw, contacts, errors)
+def _items(value: object) -> Iterator[_Item]:
+    number_id = _number_id(value)
+    contacts = tuple(_contact(raw) for raw in _each(_get(value, "contacts")))
+    errors = _each(_get(value, "errors"))
+    for field in ("calls", "statuses", "messages"):
+        for raw in _each(_get(value, field)):
+            yield _Item(number_id, field, raw, contacts, errors)
+
+
+def _number_id(value: object) -> PhoneNumberId:
+    found = _get(_get(value, "metadata"), "phone_number_id")
+    return PhoneNumberId(found if isinstance(found, str) and NUMBER_ID.match(found) else "")
 
 
 def _read_item(item: _Item) -> Event:
     if item.field == "calls":
-        return _read_call(item, msgspec.convert(item.raw, _Call, strict=False))
+        return _read_call(item, msgspec.convert(item.raw, shapes.Call, strict=False))
     if item.field == "statuses":
-        return _read_status(item, msgspec.convert(item.raw, _Status, strict=False))
-    return _read_message(item, msgspec.convert(item.raw, _Message, strict=False))
+        return _read_status(item, msgspec.convert(item.raw, shapes.Status, strict=False))
+    return _read_message(item, msgspec.convert(item.raw, shapes.Message, strict=False))
 
 
-def _read_call(item: _Item, call: _Call) -> Event:
+def _read_call(item: _Item, call: shapes.Call) -> Event:
     common: dict[str, Any] = {
         "number_id": item.number_id,
         "at": _instant(call.timestamp),
@@ -285,7 +214,7 @@ def _read_call(item: _Item, call: _Call) -> Event:
     return _unknown("calls.other", item.number_id, item.body())
 
 
-def _direction(call: _Call) -> Direction | None:
+def _direction(call: shapes.Call) -> Direction | None:
     """Read the direction; one of Meta's samples leaves it out, then the SDP's type tells."""
     if call.direction in tuple(Direction):
         return Direction(call.direction)
@@ -295,30 +224,34 @@ def _direction(call: _Call) -> Direction | None:
     return Direction.USER_INITIATED if offer else Direction.BUSINESS_INITIATED
 
 
-def _read_terminate(item: _Item, call: _Call, common: dict[str, Any]) -> CallTerminated:
+def _read_terminate(item: _Item, call: shapes.Call, common: dict[str, Any]) -> CallTerminated:
     direction = _direction(call)
-    ours = direction is Direction.BUSINESS_INITIATED
     status = call.status[0] if isinstance(call.status, list) and call.status else call.status
-    user: UserRef | None
-    try:
-        user, _ = _who(call.to if ours else call.from_, call.to_user_id if ours else call.from_user_id, item.contacts)
-    except ValueError:
-        user = None
     return CallTerminated(
         kind="call.terminated",
         direction=direction,
-        user=user,
-        status=status.upper() if isinstance(status, str) else None,
+        user=_other_side(call, direction, item.contacts),
+        status=status.upper()[:32] if isinstance(status, str) else None,
         start_at=_instant(call.start_time) if call.start_time is not None else None,
         end_at=_instant(call.end_time) if call.end_time is not None else None,
         duration_s=call.duration,
-        error=_error(call.errors, item.errors),
+        error=_error([*_each(call.errors), *item.errors]),
         opaque=call.biz_opaque_callback_data,
         **common,
     )
 
 
-def _read_status(item: _Item, status: _Status) -> Event:
+def _other_side(call: shapes.Call, direction: Direction | None, contacts: tuple[shapes.Contact, ...]) -> UserRef | None:
+    """Name the user of a call that ended; None where the event leaves that open."""
+    ours = direction is Direction.BUSINESS_INITIATED
+    try:
+        user, _ = _who(call.to if ours else call.from_, call.to_user_id if ours else call.from_user_id, contacts)
+    except ValueError:
+        return None
+    return user if direction is not None else None
+
+
+def _read_status(item: _Item, status: shapes.Status) -> Event:
     if status.type != "call" or status.status not in ("RINGING", "ACCEPTED", "REJECTED"):
         return _unknown("statuses.other", item.number_id, item.body())
     return CallStatus(
@@ -333,7 +266,7 @@ def _read_status(item: _Item, status: _Status) -> Event:
     )
 
 
-def _read_message(item: _Item, message: _Message) -> Event:
+def _read_message(item: _Item, message: shapes.Message) -> Event:
     user, name = _who(message.from_, message.from_user_id, item.contacts)
     common: dict[str, Any] = {
         "number_id": item.number_id,
@@ -346,6 +279,8 @@ def _read_message(item: _Item, message: _Message) -> Event:
     reply = message.interactive.call_permission_reply if message.interactive else None
     if reply is None:
         return UserMessage(kind="message", **common)
+    if reply.response not in ("accept", "reject"):
+        return _unknown("messages.other", item.number_id, item.body())
     return PermissionReply(
         kind="permission.reply",
         accepted=reply.response == "accept",
@@ -364,10 +299,10 @@ def _unknown(kind: str, number_id: PhoneNumberId, body: bytes) -> UnknownEvent:
     return UnknownEvent(number_id=number_id, at=None, kind=kind, dedupe_key=_hash(body), body=body)
 
 
-def _kept_as_is(kind: str, body: bytes) -> UnknownEvent:
-    """Keep bytes that are no event at all; as a JSON string, so that the journal can hold them."""
-    text = orjson.dumps(body.decode("utf-8", "backslashreplace").replace("\x00", "\\x00"))
-    return UnknownEvent(number_id=PhoneNumberId(""), at=None, kind=kind, dedupe_key=_hash(body), body=text)
+def _kept_as_is(body: bytes) -> UnknownEvent:
+    """Keep bytes that are no event at all; as a JSON string, so that the journal holds JSON only."""
+    text = orjson.dumps(body.decode("utf-8", "backslashreplace"))
+    return UnknownEvent(number_id=PhoneNumberId(""), at=None, kind="malformed", dedupe_key=_hash(body), body=text)
 
 
 def _hash(body: bytes) -> str:
@@ -378,8 +313,11 @@ def _get(value: object, key: str) -> Any:
     return value.get(key) if isinstance(value, dict) else None
 
 
-def _list(value: object) -> list[Any]:
-    return value if isinstance(value, list) else []
+def _each(value: object) -> list[Any]:
+    """Return a list's elements; one that stands without its list is taken for a list of one."""
+    if isinstance(value, list):
+        return value
+    return [] if value is None else [value]
 
 
 def _instant(seconds: int) -> datetime:
@@ -389,42 +327,44 @@ def _instant(seconds: int) -> datetime:
     return at
 
 
-def _contact(raw: object) -> _Contact:
+def _contact(raw: object) -> shapes.Contact:
     try:
-        return msgspec.convert(raw, _Contact, strict=False)
+        contact = msgspec.convert(raw, shapes.Contact, strict=False)
     except msgspec.ValidationError:
-        return _Contact()
+        return shapes.Contact()
+    contact.wa_id = _digits(contact.wa_id)
+    return contact
 
 
-def _who(wa_id: str | None, user_id: str | None, contacts: tuple[_Contact, ...]) -> tuple[UserRef, str | None]:
-    """Name the user and their display name.
+def _digits(wa_id: str | None) -> str | None:
+    return wa_id.removeprefix("+") if wa_id else None
 
-    What the item itself leaves out is taken from its entry in `contacts`; with one contact, that is the entry.
-    Raises: ValueError if nothing names the user.
+
+def _who(wa_id: str | None, user_id: str | None, contacts: tuple[shapes.Contact, ...]) -> tuple[UserRef, str | None]:
+    """Name the user and their display name; what the item leaves out is taken from its entry in `contacts`.
+
+    That is the entry with the same name, or the only one if it does not speak of somebody else: to mix up two people
+    would give one the other's permission. Raises: ValueError if nothing names the user.
     """
-    digits = wa_id.removeprefix("+") if wa_id else None
-    if len(contacts) == 1:
-        contact = contacts[0]
-    else:
-        named = (c for c in contacts if (digits and c.wa_id == digits) or (user_id and c.user_id == user_id))
-        contact = next(named, _Contact())
+    digits = _digits(wa_id)
+    same = [c for c in contacts if (digits and c.wa_id == digits) or (user_id and c.user_id == user_id)]
+    candidates = same or (contacts if len(contacts) == 1 else ())
+    contact = next((c for c in candidates if _fits(c, digits, user_id)), shapes.Contact())
     user = UserRef(wa_id=digits or contact.wa_id, user_id=user_id or contact.user_id)
     return user, contact.profile.name if contact.profile else None
 
 
-def _error(*groups: list[_MetaError] | tuple[Any, ...]) -> str | None:
+def _fits(contact: shapes.Contact, digits: str | None, user_id: str | None) -> bool:
+    return (not digits or contact.wa_id in (None, digits)) and (not user_id or contact.user_id in (None, user_id))
+
+
+def _error(errors: Sequence[Any]) -> str | None:
     """Return the first error; a failed call carries the same ones inside the call and beside it."""
-    for group in groups:
-        for raw in group:
-            error = raw if isinstance(raw, _MetaError) else _meta_error(raw)
-            if error.code:
-                details = (error.error_data or {}).get("details") or error.message or error.title
-                return f"({error.code}) {details}"[:500]
+    for raw in errors:
+        try:
+            error = msgspec.convert(raw, shapes.MetaError, strict=False)
+        except msgspec.ValidationError:
+            continue
+        details = _get(error.error_data, "details") or error.message or error.title
+        return f"({error.code}) {details}"[:500]
     return None
-
-
-def _meta_error(raw: object) -> _MetaError:
-    try:
-        return msgspec.convert(raw, _MetaError, strict=False)
-    except msgspec.ValidationError:
-        return _MetaError()

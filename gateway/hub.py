@@ -103,7 +103,7 @@ class Hub:
     def resume(self, token: str, line: Line) -> Phone | None:
         """Give a phone its new WebSocket; None if there is no such phone any more."""
         for phone in self._phones.values():
-            if secrets.compare_digest(phone.resume, token):
+            if secrets.compare_digest(phone.resume.encode(), token.encode()):
                 if phone.line is not None:
                     phone.line.hang_up(msg.CLOSE_REPLACED)
                 if phone.lost is not None:
@@ -147,6 +147,10 @@ class Hub:
         for phone in self:
             self.logout(phone)
 
+    def is_current(self, phone: Phone, line: Line) -> bool:
+        """Tell whether this WebSocket still speaks for the phone: no other has taken its place."""
+        return self._phones.get(phone.operator) is phone and phone.line is line
+
     @property
     def connected(self) -> int:
         return sum(phone.line is not None for phone in self._phones.values())
@@ -168,7 +172,8 @@ class Hub:
         try:
             return await self._media.answer_browser(leg, worker, offer_sdp)
         except MediaError:
-            self._drop_legs(phone, [worker])
+            if phone.legs.get(worker) == leg:  # a newer one may have taken its place
+                self._drop_legs(phone, [worker])
             raise
 
     def leg_connected(self, leg: LegId) -> None:
@@ -219,7 +224,8 @@ class Hub:
     def _ring_newcomer(self, phone: Phone) -> None:
         """Let calls that ring already ring here too."""
         for call_id, ringing in self._ringing.items():
-            if phone in routing.who_rings([phone], declined=ringing.declined):
+            here = phone.operator in ringing.at
+            if not here and routing.who_rings([phone], declined=ringing.declined):
                 self._ring_at(phone, call_id, ringing)
 
     @staticmethod
@@ -242,7 +248,7 @@ class Hub:
     def decline(self, phone: Phone, call_id: CallId) -> bool:
         """This operator does not want the call; when nobody is left who might, it ends. False: not ringing here."""
         ringing = self._ringing.get(call_id)
-        if ringing is None or phone.operator not in ringing.at:
+        if ringing is None or phone.operator not in ringing.at or phone.call == call_id:
             return False
         ringing.at.discard(phone.operator)
         ringing.declined.add(phone.operator)

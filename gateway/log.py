@@ -186,7 +186,9 @@ def _render_console(_logger: WrappedLogger, method: str, event_dict: EventDict) 
     return str(_CONSOLE(None, method, event_dict))
 
 
-_CONSOLE: Final = structlog.dev.ConsoleRenderer(colors=True, exception_formatter=structlog.dev.plain_traceback)
+_CONSOLE: Final = structlog.dev.ConsoleRenderer(
+    colors=True, exception_formatter=structlog.dev.plain_traceback
+)
 
 
 def configure_logging(
@@ -238,7 +240,9 @@ def _route_stdlib(out: TextIO, level: int, shared: list[Processor], render: list
 
 
 def _log_retry(details: stamina.instrumentation.RetryDetails) -> None:
-    structlog.get_logger().info("graph_retry", op=details.name, tries=details.retry_num, error=str(details.caused_by))
+    structlog.get_logger().info(
+        "graph_retry", op=details.name, tries=details.retry_num, error=str(details.caused_by)
+    )
 
 
 # --- what the rest of the gateway calls ----------------------------------------------------------

@@ -3,7 +3,9 @@
 Responsible for what a crash left. Not responsible for calls of this process.
 """
 
+import asyncio
 from dataclasses import replace
+from typing import Final
 
 import structlog
 
@@ -18,6 +20,9 @@ from gateway.registry import Registry
 from gateway.store import Store
 
 log = structlog.get_logger()
+
+#: Requests to Meta under way at once: a thousand calls are closed within seconds, and new ones find room beside them.
+AT_A_TIME: Final = 16
 
 
 class LeftOver:
@@ -37,22 +42,32 @@ class LeftOver:
                 registry.bury(call.meta_call_id, CallId(call.call_id))
 
     async def close(self) -> None:
-        """End each at Meta, which may still think it alive, and close its record."""
-        for call in self._calls:
-            if call.meta_call_id is not None:
-                try:
-                    await self._graph.terminate(call.phone_number_id, call.meta_call_id)
-                except GraphError as error:
-                    log.warning("left_over_call_not_ended", call_id=call.call_id, detail=error.public)
-            self._store.write_soon(
-                replace(
-                    call,
-                    version=call.version + 1,
-                    state=CallState.ENDED.value,
-                    ended_at=self._clock.now(),
-                    result=call.result or Result.GATEWAY,
-                    reason=call.reason or EndReason.INTERNAL,
-                    detail=call.detail or "The gateway was restarted during this call.",
-                )
+        """End each at Meta, which may still think it alive, and close its record; some at a time."""
+        turns = asyncio.Semaphore(AT_A_TIME)
+        async with asyncio.TaskGroup() as tasks:
+            for call in self._calls:
+                tasks.create_task(self._close_one(call, turns))
+
+    async def _close_one(self, call: CallRecord, turns: asyncio.Semaphore) -> None:
+        async with turns:
+            await self._end_at_meta(call)
+        self._store.write_soon(
+            replace(
+                call,
+                version=call.version + 1,
+                state=CallState.ENDED.value,
+                ended_at=self._clock.now(),
+                result=call.result or Result.GATEWAY,
+                reason=call.reason or EndReason.INTERNAL,
+                detail=call.detail or "The gateway was restarted during this call.",
             )
-            log.info("left_over_call_closed", call_id=call.call_id)
+        )
+        log.info("left_over_call_closed", call_id=call.call_id)
+
+    async def _end_at_meta(self, call: CallRecord) -> None:
+        if call.meta_call_id is None:
+            return
+        try:
+            await self._graph.terminate(call.phone_number_id, call.meta_call_id)
+        except GraphError as error:
+            log.warning("left_over_call_not_ended", call_id=call.call_id, detail=error.public)

@@ -53,7 +53,8 @@ class Registry:
         if not same_contact:
             del self._with_contact[driver.contact_key]
         if driver.call.meta_call_id is not None:
-            self._by_meta_id.pop(driver.call.meta_call_id, None)
+            if self._by_meta_id.get(driver.call.meta_call_id) is driver:
+                del self._by_meta_id[driver.call.meta_call_id]
             self.bury(driver.call.meta_call_id, driver.call.call_id)
 
     def bury(self, meta_call_id: MetaCallId, call_id: CallId) -> None:

@@ -7,10 +7,9 @@ No free slot means a refusal now: waiting would turn overload into latency. Not 
 import asyncio
 from collections.abc import Callable
 
-from policy.gate import slot_refusal
-
 from policy.decision import Refusal
 from policy.facts import Direction
+from policy.gate import slot_refusal
 
 
 class Lease:

@@ -1,11 +1,13 @@
-"""The operators' WebSocket: reads requests, answers each once, writes pushes.
+"""The operators' WebSocket: who may open one, and one answer to each request that comes in.
 
-Responsible for the socket: origin, size, login, heartbeat, one answer to each request. Not responsible for what an
-operator has and sees (see `hub`) nor for calls (see `admission`, `driver`).
+Responsible for origin, size, login, heartbeat, and for a request that takes its time not holding up the next: nobody
+waits for Meta's answer to something else before they can pick up. Not responsible for the way out (see
+`softphone_line`), for what an operator has and sees (see `hub`) nor for calls (see `admission`, `driver`).
 """
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -25,6 +27,7 @@ from gateway.hub import Hub, Phone
 from gateway.ids import CallId
 from gateway.numbers import Numbers
 from gateway.registry import Registry
+from gateway.softphone_line import SoftphoneLine
 from gateway.store import Store
 from gateway.tickets import Tickets
 from media.engine import MediaEngine, WorkerId
@@ -36,8 +39,13 @@ log = structlog.get_logger()
 HEARTBEAT_S: Final = 15.0
 HELLO_S: Final = 5.0
 MAX_MESSAGE_BYTES: Final = 65_536
-#: Pushes waiting for a phone that does not read; more, and it is closed.
-MAX_BACKLOG: Final = 500
+#: Requests of one softphone that may wait for an answer at once.
+MAX_IN_HAND: Final = 16
+#: The closing handshake may take so long.
+CLOSE_S: Final = 2.0
+
+#: Requests that wait for Meta, the database or a media worker; all others are answered before the next is read.
+_SLOW: Final = (msg.Leg, msg.Check, msg.Dial, msg.AskPermission, msg.Recent)
 
 
 class Reply(Exception):
@@ -50,33 +58,25 @@ class Reply(Exception):
         self.refusal = refusal
 
 
-class _Socket:
-    """One open WebSocket: a queue of what is to be written and the task that writes it. Implements `hub.Line`."""
+class Unreadable(Exception):
+    """The message is none of the wire's; `request_id` is its id if at least that could be read."""
 
-    def __init__(self, ws: web.WebSocketResponse) -> None:
-        self.ws = ws
-        self._out: asyncio.Queue[bytes | int] = asyncio.Queue()
+    def __init__(self, detail: str, request_id: int | None = None) -> None:
+        super().__init__(detail)
+        self.request_id = request_id
 
-    def push(self, message: msg.Push | msg.Ok | msg.Failed) -> None:
-        if self._out.qsize() >= MAX_BACKLOG:
-            self.hang_up(msg.CLOSE_TOO_MANY)
-            return
-        self._out.put_nowait(msgspec.json.encode(message))
+    def failed(self) -> msg.Failed:
+        return msg.Failed(id=self.request_id, code="bad_message", title=f"This message cannot be read: {self}"[:300])
 
-    def hang_up(self, code: int) -> None:
-        self._out.put_nowait(code)
 
-    async def write(self) -> None:
-        """Write until told to close, or until the peer is gone."""
-        while True:
-            item = await self._out.get()
-            if isinstance(item, int):
-                await self.ws.close(code=item)
-                return
-            try:
-                await self.ws.send_str(item.decode())
-            except (ConnectionError, RuntimeError):
-                return
+@dataclass(slots=True, kw_only=True)
+class _Session:
+    """One open WebSocket after its login."""
+
+    phone: Phone
+    line: SoftphoneLine
+    tasks: asyncio.TaskGroup
+    in_hand: int = 0
 
 
 class Softphones:
@@ -104,30 +104,38 @@ class Softphones:
         self._media = media
         self._clock = clock
         self._origins = frozenset(origin.rstrip("/") for origin in origins)
-        self._sockets: set[_Socket] = set()
+        self._lines: set[SoftphoneLine] = set()
 
     def close_all(self) -> None:
         """The gateway goes away."""
-        for socket in self._sockets:
-            socket.hang_up(WSCloseCode.GOING_AWAY)
+        for line in self._lines:
+            line.hang_up(WSCloseCode.GOING_AWAY)
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         if not self._is_own_origin(request):
             log.warning("softphone_foreign_origin")
             return web.Response(status=403, text="This page may not use the softphone.")
         ws = web.WebSocketResponse(
-            protocols=[msg.SUBPROTOCOL], heartbeat=HEARTBEAT_S, max_msg_size=MAX_MESSAGE_BYTES, compress=False
+            protocols=[msg.SUBPROTOCOL],
+            heartbeat=HEARTBEAT_S,
+            max_msg_size=MAX_MESSAGE_BYTES,
+            compress=False,
+            timeout=CLOSE_S,
         )
         await ws.prepare(request)
-        socket = _Socket(ws)
-        self._sockets.add(socket)
+        line = SoftphoneLine(ws, request.transport)
+        self._lines.add(line)
         try:
             async with asyncio.TaskGroup() as tasks:
-                writer = tasks.create_task(socket.write())
-                await self._serve(socket)
-                writer.cancel()
+                tasks.create_task(line.write())
+                try:
+                    await self._serve(ws, line, tasks)
+                except Exception:  # it is too late for an HTTP answer
+                    log.exception("softphone_broken")
+                    line.hang_up(WSCloseCode.INTERNAL_ERROR)
+                line.hang_up(WSCloseCode.OK)
         finally:
-            self._sockets.discard(socket)
+            self._lines.discard(line)
         return ws
 
     def _is_own_origin(self, request: web.Request) -> bool:
@@ -135,54 +143,68 @@ class Softphones:
         origin = request.headers.get("Origin")
         if origin is None or origin.rstrip("/") in self._origins:
             return True
-        return urlsplit(origin).netloc == request.host
-
-    async def _serve(self, socket: _Socket) -> None:
-        phone = await self._hello(socket)
-        if phone is None:
-            await socket.ws.close(code=msg.CLOSE_UNAUTHORIZED)
-            return
         try:
-            async for frame in socket.ws:
+            return urlsplit(origin).netloc == request.host
+        except ValueError:  # "http://["
+            return False
+
+    async def _serve(self, ws: web.WebSocketResponse, line: SoftphoneLine, tasks: asyncio.TaskGroup) -> None:
+        """Log in, then read requests until the socket or the login ends."""
+        phone = await self._hello(ws, line)
+        if phone is None:
+            return
+        session = _Session(phone=phone, line=line, tasks=tasks)
+        try:
+            async for frame in ws:
                 if frame.type is not WSMsgType.TEXT:
-                    await socket.ws.close(code=WSCloseCode.UNSUPPORTED_DATA)
+                    line.hang_up(WSCloseCode.UNSUPPORTED_DATA)
                     break
-                if not await self._answer(socket, phone, frame.data):
+                if not await self._take(session, frame.data):
                     break
         finally:
-            self._hub.line_lost(phone, socket)
+            self._hub.line_lost(phone, line)
 
     # --- login -------------------------------------------------------------------------------------
 
-    async def _hello(self, socket: _Socket) -> Phone | None:
+    async def _hello(self, ws: web.WebSocketResponse, line: SoftphoneLine) -> Phone | None:
         """Wait for `hello` and log the operator in; None: not theirs, not in time, or not readable."""
         try:
             async with asyncio.timeout(HELLO_S):
-                frame = await socket.ws.receive()
+                frame = await ws.receive()
         except TimeoutError:
+            line.hang_up(msg.CLOSE_TIMEOUT)
             return None
         if frame.type is not WSMsgType.TEXT:
+            line.hang_up(WSCloseCode.UNSUPPORTED_DATA)
             return None
+        answer = self._login(frame.data, line)
+        if isinstance(answer, msg.Failed):
+            line.push(answer)
+            line.hang_up(msg.CLOSE_UNAUTHORIZED)
+            return None
+        return answer
+
+    def _login(self, data: str, line: SoftphoneLine) -> Phone | msg.Failed:
         try:
-            hello = _read(frame.data)
-        except Reply:
-            return None
+            hello = _read(data)
+        except Unreadable as error:
+            return error.failed()
         if not isinstance(hello, msg.Hello):
-            return None
-        phone, resumed = self._phone_for(hello, socket)
+            return msg.Failed(id=hello.id, code="unauthorized", title="Say hello first.")
+        if (hello.ticket is None) == (hello.resume is None):
+            return msg.Failed(id=hello.id, code="bad_message", title="Send either a ticket or a resume token.")
+        phone, resumed = self._phone_for(hello, line)
         if phone is None:
-            failed = msg.Failed(id=hello.id, code="unauthorized", title="The ticket is not valid (any more).")
-            await socket.ws.send_str(msgspec.json.encode(failed).decode())
-            return None
-        socket.push(msg.Ok(id=hello.id, data=self._welcome(phone, resumed=resumed)))
+            return msg.Failed(id=hello.id, code="unauthorized", title="The ticket is not valid (any more).")
+        line.push_first(msg.Ok(id=hello.id, data=self._welcome(phone, resumed=resumed)))
         return phone
 
-    def _phone_for(self, hello: msg.Hello, socket: _Socket) -> tuple[Phone | None, bool]:
+    def _phone_for(self, hello: msg.Hello, line: SoftphoneLine) -> tuple[Phone | None, bool]:
         if hello.resume is not None:
-            return self._hub.resume(hello.resume, socket), True
+            return self._hub.resume(hello.resume, line), True
         now = asyncio.get_running_loop().time()
         operator = self._tickets.use(hello.ticket, now=now) if hello.ticket else None
-        return (self._hub.login(operator, socket) if operator else None), False
+        return (self._hub.login(operator, line) if operator else None), False
 
     def _welcome(self, phone: Phone, *, resumed: bool) -> msg.Welcome:
         driver = self._registry.get(phone.call) if phone.call else None
@@ -199,26 +221,44 @@ class Softphones:
 
     # --- requests ----------------------------------------------------------------------------------
 
-    async def _answer(self, socket: _Socket, phone: Phone, data: str) -> bool:
-        """Answer one message; False: the operator said good-bye."""
-        request_id: int | None = None
+    async def _take(self, session: _Session, data: str) -> bool:
+        """Answer one message, or let it be answered; False: this was the last."""
         try:
             request = _read(data)
-            request_id = request.id
-            result = await self._do(phone, request)
+        except Unreadable as error:
+            session.line.push(error.failed())
+            return True
+        if not self._hub.is_current(session.phone, session.line):
+            session.line.push(msg.Failed(id=request.id, code="unauthorized", title="Another login took over."))
+            return False
+        if not isinstance(request, _SLOW):
+            await self._answer(session, request)
+        elif session.in_hand < MAX_IN_HAND:
+            session.in_hand += 1
+            session.tasks.create_task(self._answer_later(session, request))
+        else:
+            session.line.push(msg.Failed(id=request.id, code="unavailable", title="Too many requests at once."))
+        return not isinstance(request, msg.Bye)
+
+    async def _answer_later(self, session: _Session, request: msg.Request) -> None:
+        try:
+            await self._answer(session, request)
+        finally:
+            session.in_hand -= 1
+
+    async def _answer(self, session: _Session, request: msg.Request) -> None:
+        """Do what was asked and say how it went. Never raises: one request cannot spoil another."""
+        try:
+            answer: msg.Ok | msg.Failed = msg.Ok(id=request.id, data=await self._do(session.phone, request))
         except Reply as reply:
             refusal = views.refusal_view(reply.refusal) if reply.refusal else None
-            socket.push(msg.Failed(id=request_id, code=reply.code, title=reply.title, refusal=refusal))
-            return True
+            answer = msg.Failed(id=request.id, code=reply.code, title=reply.title, refusal=refusal)
         except (GatewayError, MediaError) as error:
-            socket.push(_failed(request_id, error))
-            return True
+            answer = _failed(request.id, error)
         except Exception:
-            log.exception("softphone_request_broken")
-            socket.push(msg.Failed(id=request_id, code="unavailable", title=GatewayError.public))
-            return True
-        socket.push(msg.Ok(id=request.id, data=result))
-        return not isinstance(request, msg.Bye)
+            log.exception("softphone_request_broken", request=type(request).__name__)
+            answer = msg.Failed(id=request.id, code="unavailable", title=GatewayError.public)
+        session.line.push(answer)
 
     async def _do(self, phone: Phone, request: msg.Request) -> Any:
         match request:
@@ -285,14 +325,29 @@ class Softphones:
         return driver
 
 
+class _Numbered(msgspec.Struct):
+    id: msg.RequestId
+
+
 def _read(data: str) -> msg.Request:
-    """Read one request. Raises: Reply."""
+    """Read one request. Raises: Unreadable."""
     try:
         # orjson stops at a nesting depth of 1,024, where msgspec would raise RecursionError.
-        request: msg.Request = msgspec.convert(orjson.loads(data), msg.Request)
+        message = orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        raise Unreadable(str(error)) from error
+    try:
+        request: msg.Request = msgspec.convert(message, msg.Request)
         return request
-    except (orjson.JSONDecodeError, msgspec.ValidationError) as error:
-        raise Reply("bad_message", f"This message cannot be read: {error}"[:300]) from error
+    except msgspec.ValidationError as error:
+        raise Unreadable(str(error), _id_of(message)) from error
+
+
+def _id_of(message: object) -> int | None:
+    try:
+        return msgspec.convert(message, _Numbered).id
+    except msgspec.ValidationError:
+        return None
 
 
 def _decision(checked: Overview | Refusal) -> msg.DecisionView:
@@ -318,7 +373,7 @@ def _refused(refusal: Refusal) -> Reply:
     return Reply("refused", views.TITLES[refusal.reason], refusal)
 
 
-def _failed(request_id: int | None, error: GatewayError | MediaError) -> msg.Failed:
+def _failed(request_id: int, error: GatewayError | MediaError) -> msg.Failed:
     if isinstance(error, CannotDial):
         return msg.Failed(id=request_id, code=error.reason, title=error.public)
     if isinstance(error, GraphError):

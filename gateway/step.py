@@ -27,7 +27,7 @@ def step(call: Call, received: CallInput, *, now: float, timeouts: Timeouts) -> 
     after = replace(
         call,
         state=after_state,
-        deadline_at=_deadline(call, after_state, now=now, timeouts=timeouts),
+        deadline_at=_deadline(call, received.kind, after_state, now=now, timeouts=timeouts),
         meta_call_id=call.meta_call_id or received.meta_call_id,
         operator=received.operator if received.kind is IN.OPERATOR_ACCEPT else call.operator,
         sdp=received.sdp if received.kind is IN.MEDIA_READY else call.sdp,
@@ -39,8 +39,11 @@ def step(call: Call, received: CallInput, *, now: float, timeouts: Timeouts) -> 
     return after, tuple(_effects(call, after, received))
 
 
-def _deadline(call: Call, after: CallState, *, now: float, timeouts: Timeouts) -> float | None:
-    if after is call.state and after is not S.ACTIVE:
+def _deadline(call: Call, kind: InputKind, after: CallState, *, now: float, timeouts: Timeouts) -> float | None:
+    if kind is IN.META_CLOSING:
+        soon = now + timeouts.closed_s
+        return soon if call.deadline_at is None else min(soon, call.deadline_at)
+    if after is call.state:
         return call.deadline_at
     match after:
         case S.ACTIVE | S.ENDED:
@@ -114,6 +117,8 @@ def _too_late(call: Call) -> Outcome:
             return Outcome(result=Result.USER, reason=EndReason.NOT_ANSWERED)
         case S.PRE_ACCEPTING | S.RINGING:
             return Outcome(result=Result.OPERATOR, reason=EndReason.NOT_ANSWERED)
+        case S.ACTIVE:
+            return Outcome(result=Result.COMPLETED, reason=EndReason.HUNG_UP_BY_USER)
         case S.UNCONFIRMED | S.CANCELLING:
             return Outcome(result=Result.INDETERMINATE, reason=EndReason.TIMEOUT)
         case _:

@@ -297,7 +297,7 @@ class PostgresStore:
             except driver.PostgresError:
                 raise
             except BaseException:
-                pass  # cancelled or cut: its state is unknown
+                connection.terminate()  # cancelled or cut: its state is unknown
                 raise
             finally:
                 await self._pool.release(connection)

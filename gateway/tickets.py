@@ -27,10 +27,10 @@ class Tickets:
     def operator_with_key(self, operator: str, key: str) -> OperatorId | None:
         """Return the operator if the key is theirs."""
         expected = self._keys.get(operator, secrets.token_bytes(16))
-        return OperatorId(operator) if hmac.compare_digest(expected, key.encode()) else None
+        return OperatorId(operator) if hmac.compare_digest(expected, _bytes(key)) else None
 
     def is_api_key(self, key: str) -> bool:
-        return self._api_key is not None and hmac.compare_digest(self._api_key, key.encode())
+        return self._api_key is not None and hmac.compare_digest(self._api_key, _bytes(key))
 
     def issue(self, operator: OperatorId, *, now: float) -> str | None:
         """Return a new ticket, None if too many are open. `now` is loop time."""
@@ -45,3 +45,8 @@ class Tickets:
         """Return whose ticket it is, once and in time."""
         operator, valid_until = self._open.pop(ticket, (None, 0.0))
         return operator if now < valid_until else None
+
+
+def _bytes(key: str) -> bytes:
+    """Encode whatever a header or a body held: a key that is no text is a wrong key, not an error."""
+    return key.encode("utf-8", "surrogateescape")

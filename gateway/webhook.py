@@ -32,16 +32,19 @@ SIGNATURE_PREFIX: Final = "sha256="
 class Webhook:
     """The two handlers of `/webhooks/meta`."""
 
-    def __init__(self, inbox: Inbox, metrics: Metrics, *, app_secrets: Sequence[str], verify_token: str) -> None:
+    def __init__(
+        self, inbox: Inbox, metrics: Metrics, *, app_secrets: Sequence[str], verify_token: str, body_s: float = BODY_S
+    ) -> None:
         self._inbox = inbox
         self._metrics = metrics
         self._keys = [secret.encode() for secret in app_secrets]
         self._verify_token = verify_token.encode()
+        self._body_s = body_s
 
     async def verify(self, request: web.Request) -> web.Response:
         """Answer Meta's subscription check: echo the challenge if the token is ours."""
         query = request.query
-        token = query.get("hub.verify_token", "").encode()
+        token = query.get("hub.verify_token", "").encode("utf-8", "surrogateescape")
         if query.get("hub.mode") != "subscribe" or not hmac.compare_digest(token, self._verify_token):
             return self._done("verify_refused", 403)
         self._count("verified")
@@ -51,9 +54,11 @@ class Webhook:
         """Take one delivery; 200 means that every event of it is kept."""
         began = asyncio.get_running_loop().time()
         try:
-            body = await _read_body(request)
+            body = await self._read_body(request)
         except TimeoutError:
             return self._done("slow_body", 408)
+        except web.RequestPayloadError:
+            return self._done("broken_body", 400)
         if body is None:
             return self._done("too_large", 413)
         if not self._is_signed(body, request.headers.getall("X-Hub-Signature-256", [])):
@@ -65,6 +70,24 @@ class Webhook:
             return self._done("store_down", 503, retry_after_s=5)
         self._metrics.webhook_ack_seconds.observe(asyncio.get_running_loop().time() - began)
         return self._done("accepted", 200)
+
+    async def _read_body(self, request: web.Request) -> bytes | None:
+        """Return the body, None if it is larger than Meta ever sends.
+
+        Raises: TimeoutError for a slow sender, RequestPayloadError for broken framing.
+        """
+        if (request.content_length or 0) > MAX_BODY_BYTES:
+            return None
+        loop = asyncio.get_running_loop()
+        began, body = loop.time(), bytearray()
+        while True:
+            async with asyncio.timeout_at(began + self._body_s + len(body) / BYTES_PER_FURTHER_S):
+                chunk = await request.content.readany()
+            if not chunk:
+                return bytes(body)
+            body += chunk
+            if len(body) > MAX_BODY_BYTES:
+                return None
 
     def _is_signed(self, body: bytes, headers: Sequence[str]) -> bool:
         """Check the one signature header against every valid secret, in constant time for each."""
@@ -81,19 +104,3 @@ class Webhook:
 
     def _count(self, result: str) -> None:
         self._metrics.webhooks_total.labels(result=result).inc()
-
-
-async def _read_body(request: web.Request) -> bytes | None:
-    """Return the body, None if it is larger than Meta ever sends. Raises: TimeoutError for a slow sender."""
-    if (request.content_length or 0) > MAX_BODY_BYTES:
-        return None
-    loop = asyncio.get_running_loop()
-    began, body = loop.time(), bytearray()
-    while True:
-        async with asyncio.timeout_at(began + BODY_S + len(body) / BYTES_PER_FURTHER_S):
-            chunk = await request.content.readany()
-        if not chunk:
-            return bytes(body)
-        body += chunk
-        if len(body) > MAX_BODY_BYTES:
-            return None

@@ -212,6 +212,19 @@ async def test_a_refusal_of_meta_is_compensated_and_shown(op: str) -> None:
             assert "138008" in line.of_type(msg.CallChanged)[-1].call.outcome.detail
 
 
+async def test_a_user_who_gave_up_before_our_pre_accept_has_cancelled_and_nothing_failed() -> None:
+    async with a_world() as world:
+        await world.login()
+        world.graph.fail("pre_accept", refused("pre_accept", 100, "The call has already been terminated"))
+        driver = await world.user_calls()
+        assert driver is not None
+        await world.graph.arrival("pre_accept")
+        await world.meta_terminates()
+        record = await world.ended(driver)
+        assert (record.result, record.reason) == (Result.USER, EndReason.CANCELLED)
+        assert world.graph.ops() == ["pre_accept"]
+
+
 @pytest.mark.looptime
 @pytest.mark.asyncio(loop_factories=["asyncio"])
 async def test_a_terminate_that_does_not_get_through_is_repeated() -> None:

@@ -241,6 +241,25 @@ def test_an_ended_call_ignores_everything(call: Call) -> None:
         assert step(ended, given_input(kind), now=5.0, timeouts=TIMEOUTS) == (ended, ())
 
 
+def test_the_end_of_the_media_path_decides_nothing_before_metas_terminate() -> None:
+    for call, kinds in ((user_call(), UP_TO_ACTIVE), (business_call(), (*DIALLED, IN.META_ACCEPTED))):
+        active, _ = walk(call, *kinds)
+        closed, effects = walk(active, IN.META_CLOSING, now=5.0)
+        assert (closed.state, closed.outcome, closed.deadline_at) == (S.ACTIVE, None, 5.0 + TIMEOUTS.closed_s)
+        assert not effects
+        ended, _ = walk(closed, TALKED)
+        assert ended.outcome == Outcome(result=Result.COMPLETED, reason=EndReason.HUNG_UP_BY_USER)
+
+
+def test_a_terminate_that_is_lost_after_the_media_path_closed_is_made_up_for() -> None:
+    closed, _ = walk(user_call(), *UP_TO_ACTIVE, IN.META_CLOSING)
+    held, _ = walk(closed, IN.OPERATOR_HOLD)
+    assert held.deadline_at == closed.deadline_at
+    ending, effects = walk(held, IN.DEADLINE)
+    assert ending.outcome == Outcome(result=Result.COMPLETED, reason=EndReason.HUNG_UP_BY_USER)
+    assert of_type(effects, fx.SendTerminate)
+
+
 # --- any order -------------------------------------------------------------------------------------
 
 inputs = st.lists(st.sampled_from(InputKind).map(given_input), max_size=40)
