@@ -1,0 +1,117 @@
+"""DTLS-SRTP of one leg. Everything that we know of the inside of aiortc's DTLS transport is in this file.
+
+Responsible for: the certificate that all legs of a process share, the handshake with a named reason if it fails, and
+the SRTP keys. Not responsible for: RTP itself, which never passes through aiortc here.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from aiortc.rtcdtlstransport import (
+    RTCCertificate,
+    RTCDtlsFingerprint,
+    RTCDtlsParameters,
+    RTCDtlsTransport,
+    SRTPProtectionProfile,
+)
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from OpenSSL import SSL
+
+from media.errors import DtlsFailed
+from media.ice import LegIce
+from media.negotiation import DtlsRole
+
+#: aiortc's certificates are valid for 30 days; a leg keeps the one that it began with.
+RENEW_AFTER_S: Final = 24 * 3600.0
+
+
+class SharedCertificate(RTCCertificate):
+    """A certificate with its DTLS context, which is costly: 0.2 ms for each leg if it is made anew."""
+
+    def __init__(self, key: ec.EllipticCurvePrivateKey, cert: x509.Certificate) -> None:
+        super().__init__(key, cert)
+        self._context: SSL.Context | None = None
+        #: The one that our SDP shows. Source: Meta refuses a description with several fingerprints.
+        self.fingerprint = next(f.value for f in self.getFingerprints() if f.algorithm == "sha-256")
+
+    def _create_ssl_context(self, srtp_profiles: list[SRTPProtectionProfile]) -> SSL.Context:
+        if self._context is None:
+            self._context = super()._create_ssl_context(srtp_profiles)
+            # Shared by strangers to each other: no session of one may be resumed by another.
+            self._context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
+        return self._context
+
+
+class Certificates:
+    """The certificate for new legs, renewed daily."""
+
+    def __init__(self) -> None:
+        self._certificate: SharedCertificate | None = None
+        self._made_at = 0.0
+
+    def current(self, *, now: float) -> SharedCertificate:
+        """Return the certificate for a leg that is made now."""
+        if self._certificate is None or now - self._made_at > RENEW_AFTER_S:
+            self._certificate = SharedCertificate.generateCertificate()
+            self._made_at = now
+        return self._certificate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SrtpKeys:
+    """The four SRTP operations of a leg; they raise pylibsrtp.Error or ValueError on bad input."""
+
+    protect: Callable[[bytes], bytes]
+    unprotect: Callable[[bytes], bytes]
+    protect_rtcp: Callable[[bytes], bytes]
+    unprotect_rtcp: Callable[[bytes], bytes]
+    profile: str
+
+
+class LegDtls(RTCDtlsTransport):
+    """The DTLS transport of one leg."""
+
+    def __init__(self, ice: LegIce, certificate: RTCCertificate) -> None:
+        super().__init__(ice.transport, [certificate])
+        self.fingerprint_mismatch = False
+        #: The connection ended, by whichever side; not called before the handshake is done.
+        self.on_closed: Callable[[], None] = lambda: None
+        self.on("statechange", self._state_changed)
+
+    async def handshake(self, role: DtlsRole, fingerprint: str) -> SrtpKeys:
+        """Return the keys. Raises: DtlsFailed. Takes as long as the peer lets it."""
+        self._set_role(role.value)
+        expected = RTCDtlsFingerprint(algorithm="sha-256", value=fingerprint)
+        await self.start(RTCDtlsParameters(fingerprints=[expected]))
+        if self.state != "connected":
+            if self.fingerprint_mismatch:
+                raise DtlsFailed("the peer's certificate is not the one that its SDP announced")
+            raise DtlsFailed("the handshake failed")
+        received, sent = self._rx_srtp, self._tx_srtp
+        assert self._ssl is not None
+        return SrtpKeys(
+            protect=sent.protect,
+            unprotect=received.unprotect,
+            protect_rtcp=sent.protect_rtcp,
+            unprotect_rtcp=received.unprotect_rtcp,
+            profile=self._ssl.get_selected_srtp_profile().decode(),
+        )
+
+    async def close(self) -> None:
+        """Say goodbye to the peer and end the reading task. Idempotent."""
+        reader = self._task
+        await self.stop()
+        if reader is not None:
+            await asyncio.wait([reader])
+        self.remove_all_listeners()
+
+    def _validate_peer_identity(self, remoteParameters: RTCDtlsParameters) -> None:
+        super()._validate_peer_identity(remoteParameters)
+        self.fingerprint_mismatch = self.state == "failed"
+
+    def _state_changed(self, *_: Any) -> None:
+        if self.state == "closed":
+            self.on_closed()

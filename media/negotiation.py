@@ -1,0 +1,129 @@
+"""Offer and answer of one leg: who opens DTLS, which payload types, who controls ICE. Pure.
+
+Theory of operation. A leg has one exchange in its life (Meta has no re-negotiation). Either the peer offered and
+`answer_to` says what we answer, or we offered and `agree` says what the peer's answer settles. Both return the same
+`Agreement`.
+
+DTLS roles (RFC 8842 §5.2). The one that is `active` sends the first handshake message.
+
+    peer offers   we answer   we are      Source for `actpass`: Meta's pages want `active` from the business.
+    actpass       active      client
+    passive       active      client
+    active        passive     server
+
+    we offer      peer answers   we are   Meta's answers have been seen with each of the three; `actpass` is illegal
+    actpass       active         server   in an answer. We then wait to be called, as for `active`.
+    actpass       passive        client
+    actpass       actpass        server
+
+Payload types (RFC 3264 §5.1, §6.1): we send what the peer's description names, and receive what ours names; in an
+answer ours are the peer's. ICE (RFC 8445 §6.1.1): the offerer controls, but a full agent controls a lite one.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Final
+
+from media.errors import SdpRefused
+from media.sdp import (
+    DTMF_PAYLOAD_TYPE,
+    OPUS_PAYLOAD_TYPE,
+    Description,
+    Direction,
+    Payloads,
+    Setup,
+)
+
+OFFERED_PAYLOADS: Final = Payloads(opus=OPUS_PAYLOAD_TYPE, dtmf=DTMF_PAYLOAD_TYPE)
+OFFERED_MID: Final = "0"
+
+
+class DtlsRole(StrEnum):
+    """Our side of the DTLS handshake; the client speaks first."""
+
+    CLIENT = "client"
+    SERVER = "server"
+
+
+OUR_ANSWER: Final[Mapping[Setup, Setup]] = MappingProxyType(
+    {
+        Setup.ACTPASS: Setup.ACTIVE,
+        Setup.PASSIVE: Setup.ACTIVE,
+        Setup.ACTIVE: Setup.PASSIVE,
+    }
+)
+
+ROLE_AS_ANSWERER: Final[Mapping[Setup, DtlsRole]] = MappingProxyType(
+    {
+        Setup.ACTPASS: DtlsRole.CLIENT,
+        Setup.PASSIVE: DtlsRole.CLIENT,
+        Setup.ACTIVE: DtlsRole.SERVER,
+    }
+)
+
+ROLE_AS_OFFERER: Final[Mapping[Setup, DtlsRole]] = MappingProxyType(
+    {
+        Setup.ACTIVE: DtlsRole.SERVER,
+        Setup.PASSIVE: DtlsRole.CLIENT,
+        Setup.ACTPASS: DtlsRole.SERVER,
+    }
+)
+
+#: Keyed by what the peer offers to do, seen from its side.
+OUR_DIRECTION: Final[Mapping[Direction, Direction]] = MappingProxyType(
+    {
+        Direction.SENDRECV: Direction.SENDRECV,
+        Direction.SENDONLY: Direction.RECVONLY,
+        Direction.RECVONLY: Direction.SENDONLY,
+        Direction.INACTIVE: Direction.INACTIVE,
+    }
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Agreement:
+    """What offer and answer settle for one leg."""
+
+    role: DtlsRole
+    #: What our description says in `a=setup`.
+    setup: Setup
+    direction: Direction
+    mid: str | None
+    ice_controlling: bool
+    #: Payload types of what we send to the peer, and of what the peer sends to us.
+    send: Payloads
+    receive: Payloads
+
+
+#: What our own offers say, before the peer's answer settles it.
+OFFER: Final = Agreement(
+    role=DtlsRole.SERVER,
+    setup=Setup.ACTPASS,
+    direction=Direction.SENDRECV,
+    mid=OFFERED_MID,
+    ice_controlling=True,
+    send=OFFERED_PAYLOADS,
+    receive=OFFERED_PAYLOADS,
+)
+
+
+def answer_to(offer: Description) -> Agreement:
+    """Return what we answer to a peer's offer."""
+    return Agreement(
+        role=ROLE_AS_ANSWERER[offer.setup],
+        setup=OUR_ANSWER[offer.setup],
+        direction=OUR_DIRECTION[offer.direction],
+        mid=offer.mid,
+        ice_controlling=offer.ice_lite,
+        send=offer.payloads,
+        receive=offer.payloads,
+    )
+
+
+def agree(answer: Description) -> Agreement:
+    """Return what a peer's answer to our offer settles. Raises: SdpRefused."""
+    if answer.mid not in (None, OFFERED_MID):
+        raise SdpRefused("the answer's a=mid is not the offer's")
+    return replace(OFFER, role=ROLE_AS_OFFERER[answer.setup], send=answer.payloads)

@@ -1,0 +1,158 @@
+"""The UDP sockets of a worker: one that all browser legs share, and one for each Meta leg.
+
+Browsers have an address each, so one socket serves them all, and one inbound port is all that a firewall must open.
+Meta's relays have few addresses and fixed ports and tell calls apart by *our* address, so two Meta legs on one socket
+would be one and the same 5-tuple; and since we send first, their sockets need no inbound rule.
+
+Not responsible for: whether a datagram may pass. That is for the guard in `ice.Link`.
+"""
+
+import asyncio
+import socket
+from collections import deque
+from typing import Any, Final, cast
+
+from media.errors import TooBusy
+from media.ice import Address, Link, request_ufrag
+from media.model import MediaConfig
+
+#: Ports of the range that are tried for one leg; others on this machine may hold some.
+BIND_TRIES: Final = 16
+#: Of the shared socket: what 500 browser legs send in 100 ms fits.
+SHARED_BUFFER_BYTES: Final = 4 << 20
+
+
+class SharedPort(asyncio.DatagramProtocol):
+    """The one socket of all browser legs of a worker.
+
+    A STUN request names our user fragment, and so its leg. Everything else belongs to the leg that a checked STUN
+    request from the same address belonged to; from other addresses it is dropped and counted.
+    """
+
+    def __init__(self, address: Address) -> None:
+        self.address = address
+        self._by_ufrag: dict[str, Link] = {}
+        self._by_address: dict[Address, Link] = {}
+        self._transport: asyncio.DatagramTransport | None = None
+        self._gone = asyncio.Event()
+        self.dropped_from_stranger = 0
+
+    @classmethod
+    async def open(cls, host: str, port: int) -> "SharedPort":
+        """Bind the socket; port 0 is any free one. Raises: OSError."""
+        sock = bind_socket(host, port)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SHARED_BUFFER_BYTES)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SHARED_BUFFER_BYTES)
+        address = sock.getsockname()[:2]
+        loop = asyncio.get_running_loop()
+        _, shared = await loop.create_datagram_endpoint(lambda: cls(address), sock=sock)
+        return shared
+
+    @property
+    def legs(self) -> int:
+        """Return how many legs use the socket."""
+        return len(self._by_ufrag)
+
+    def attach(self, ufrag: str, link: Link) -> None:
+        """Let a leg use the socket until its link closes."""
+        assert self._transport is not None
+        link.use(self._transport, self.address)
+        self._by_ufrag[ufrag] = link
+
+        def checked(address: Address) -> None:
+            # The last leg that passed a check from there: a reloaded page may come from the same address.
+            self._by_address[address] = link
+
+        def closed() -> None:
+            self._by_ufrag.pop(ufrag, None)
+            for address in link.checked:
+                if self._by_address.get(address) is link:
+                    del self._by_address[address]
+
+        link.on_checked, link.on_closed = checked, closed
+
+    async def close(self) -> None:
+        """Close the socket."""
+        assert self._transport is not None
+        self._transport.close()
+        await self._gone.wait()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport."""
+        self._transport = cast(asyncio.DatagramTransport, transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Remember that the socket is closed."""
+        self._gone.set()
+
+    def datagram_received(self, data: bytes, addr: tuple[Any, ...]) -> None:
+        """Hand one datagram to its leg."""
+        link = self._by_address.get(addr if len(addr) == 2 else addr[:2])
+        if data and data[0] < 4 and not data[0] & 1:  # a STUN request: the class bits of RFC 8489 §5
+            ufrag = request_ufrag(data)
+            if ufrag is not None:
+                link = self._by_ufrag.get(ufrag)
+        if link is None:
+            self.dropped_from_stranger += 1
+            return
+        link.datagram_received(data, addr)
+
+    def error_received(self, exc: Exception) -> None:
+        """Ignore ICMP errors: a peer that is gone is noticed by its silence."""
+
+
+class MetaPorts:
+    """The local ports of a worker's Meta legs: its share of the range, or any free one."""
+
+    def __init__(self, config: MediaConfig, index: int) -> None:
+        self._host = config.bind_address
+        self._free: deque[int] | None = None
+        if config.ports is not None:
+            first, last = config.ports
+            # The first ports of the range are the workers' browser ports.
+            self._free = deque(range(first + config.workers + index, last + 1, config.workers))
+
+    async def open(self, link: Link) -> int:
+        """Give the leg a socket of its own until its link closes, and return its port for `release`.
+
+        Raises: TooBusy.
+        """
+        sock, port = self._bind()
+        loop = asyncio.get_running_loop()
+        transport, _ = await loop.create_datagram_endpoint(lambda: link, sock=sock)
+        link.use(transport, (self._host, port))
+        return port
+
+    def release(self, port: int) -> None:
+        """Take a port back; it is used again after all others, so that late packets find nobody."""
+        if self._free is not None:
+            self._free.append(port)
+
+    def _bind(self) -> tuple[socket.socket, int]:
+        if self._free is None:
+            sock = bind_socket(self._host, 0)
+            return sock, int(sock.getsockname()[1])
+        for _ in range(min(BIND_TRIES, len(self._free))):
+            port = self._free.popleft()
+            try:
+                return bind_socket(self._host, port), port
+            except OSError:  # somebody else's
+                self._free.append(port)
+        raise TooBusy("no free port in the configured range")
+
+
+def browser_port(config: MediaConfig, index: int) -> int:
+    """Return the port of a worker's shared socket; 0 is any free one."""
+    return 0 if config.ports is None else config.ports[0] + index
+
+
+def bind_socket(host: str, port: int) -> socket.socket:
+    """Return a UDP socket bound to the address. Raises: OSError."""
+    sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
+    try:
+        sock.setblocking(False)
+        sock.bind((host, port))
+    except OSError:
+        sock.close()
+        raise
+    return sock
