@@ -16,7 +16,7 @@ import structlog
 from gateway import views
 from gateway.call import CallInput, InputKind, new_call
 from gateway.contacts import Contact
-from gateway.driver import CallDriver, Origin, Services
+from gateway.driver import CallDriver
 from gateway.errors import GatewayError
 from gateway.events import CallOffered, CallTerminated
 from gateway.hub import Hub, Phone
@@ -24,6 +24,7 @@ from gateway.ids import CallId, OperatorId, UserRef
 from gateway.numbers import Number, Numbers
 from gateway.outcome import EndReason
 from gateway.records import DecisionRecord
+from gateway.services import Origin, Services
 from gateway.slots import Lease
 from media.engine import WorkerId
 from media.errors import NoWorker

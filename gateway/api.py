@@ -6,24 +6,28 @@ for the WebSocket (see `softphone`).
 
 import asyncio
 import hashlib
+import re
 from collections.abc import Awaitable, Callable
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 import orjson
 import structlog
 from aiohttp import hdrs, web
 
-from gateway import views
+from gateway import openapi, views
+from gateway.admin import program_version
 from gateway.admission import Admission, CannotDial
 from gateway.call import CallInput, InputKind
 from gateway.clock import Clock
-from gateway.errors import GatewayError, GraphError, StoreDown
-from gateway.ids import CallId, OperatorId
+from gateway.errors import GatewayError, GraphError, GraphRefused, StoreDown, StoreError
+from gateway.ids import CallId, OperatorId, UserRef
 from gateway.numbers import Number, Numbers
+from gateway.openapi import ContactReply, DialRequest, PermissionRequestReply, TicketReply, TicketRequest
 from gateway.problem import Problem, refused
+from gateway.records import DecisionRecord, Json
 from gateway.registry import Registry
 from gateway.softphone import Softphones
 from gateway.store import ReplayState, Store
@@ -34,8 +38,14 @@ from policy.decision import Refusal
 log = structlog.get_logger()
 
 MAX_BODY_BYTES: Final = 65_536
+CALL_ID: Final = re.compile(r"[0-9a-f]{32}\Z")
+IDEMPOTENCY_KEY: Final = re.compile(r"[\x21-\x7e]{1,128}\Z")
+#: Kept under an Idempotency-Key whose request came to nothing: it may be tried again.
+NOTHING_DONE: Final[Json] = {"status": 0}
 STATIC: Final = Path(str(files("gateway") / "static"))
 
+#: Answers hold tickets and people's numbers.
+PRIVATE: Final = {"Cache-Control": "no-store"}
 #: The page runs nothing but its own files.
 PAGE_HEADERS: Final = {
     "Content-Security-Policy": "default-src 'self'; script-src 'self'; style-src 'self'; connect-src 'self'; "
@@ -47,33 +57,8 @@ PAGE_HEADERS: Final = {
     "Cache-Control": "no-cache",
 }
 
-Name = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 T = TypeVar("T")
-
-
-class TicketRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`key` is the operator's; without it the request needs the API key."""
-
-    operator: Name
-    key: Annotated[str, msgspec.Meta(max_length=256)] | None = None
-
-
-class TicketReply(msgspec.Struct, frozen=True):
-    ticket: str
-    expires_in_s: int
-
-
-class DialRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Ring a contact for an operator who is logged in at a softphone."""
-
-    to: Name
-    operator: Name
-
-
-class PermissionRequestReply(msgspec.Struct, frozen=True):
-    form: str  #: free_form or template
-    message_id: str
 
 
 class Api:
@@ -95,6 +80,7 @@ class Api:
         self._registry = registry
         self._store = store
         self._clock = clock
+        self._under_way: set[str] = set()  # Idempotency-Keys of requests that have no answer yet
 
     def app(self, webhook: Webhook, softphones: Softphones) -> web.Application:
         app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[problems])
@@ -113,6 +99,8 @@ class Api:
                 web.get("/v1/calls", self._keyed(self.list_calls)),
                 web.get("/v1/calls/{call_id}", self._keyed(self.show_call)),
                 web.delete("/v1/calls/{call_id}", self._keyed(self.end_call)),
+                web.get("/v1/softphone.schema.json", _show_wire),
+                web.get("/openapi.json", _show_api),
                 web.get("/", _page),
                 web.get("/static/{name}", _static),
             ]
@@ -123,12 +111,15 @@ class Api:
         """Let only holders of the API key through."""
 
         async def checked(request: web.Request) -> web.StreamResponse:
-            scheme, _, key = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
-            if scheme.lower() != "bearer" or not self._tickets.is_api_key(key.strip()):
+            if not self._has_api_key(request):
                 raise Problem(401, "unauthorized", "Send the gateway's API key as a Bearer token.")
             return await handler(request)
 
         return checked
+
+    def _has_api_key(self, request: web.Request) -> bool:
+        scheme, _, key = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
+        return scheme.lower() == "bearer" and self._tickets.is_api_key(key.strip())
 
     # --- tickets -----------------------------------------------------------------------------------
 
@@ -139,8 +130,7 @@ class Api:
         if wanted.key is not None:
             operator = self._tickets.operator_with_key(wanted.operator, wanted.key)
         else:
-            key = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")[2]
-            operator = OperatorId(wanted.operator) if self._tickets.is_api_key(key) else None
+            operator = OperatorId(wanted.operator) if self._has_api_key(request) else None
         if operator is None:
             log.warning("ticket_refused", operator=wanted.operator)
             raise Problem(401, "unauthorized", "The operator name and the access key do not match.")
@@ -159,12 +149,8 @@ class Api:
         checked = await self._admission.check(_path(request, "number_id"), _path(request, "user"))
         if isinstance(checked, Refusal):
             raise refused(checked, now=self._clock.now())
-        return _json(
-            {
-                "user": views.user_view(checked.user, checked.name),
-                "decision": views.decision_view(checked.place, checked.ask, form=checked.form.value),
-            }
-        )
+        decision = views.decision_view(checked.place, checked.ask, form=checked.form.value)
+        return _json(ContactReply(user=views.user_view(checked.user, checked.name), decision=decision))
 
     async def ask_permission(self, request: web.Request) -> web.StreamResponse:
         number_id, user = _path(request, "number_id"), _path(request, "user")
@@ -178,12 +164,20 @@ class Api:
         return await self._once(request, b"", ask)
 
     async def list_decisions(self, request: web.Request) -> web.StreamResponse:
-        number = self._number(request)
-        user = number.read_user(request.query["user"]) if "user" in request.query else None
-        found = await self._store.decisions(
-            number.id, user_key=user.key if user else None, limit=_limit(request, default=50)
-        )
-        return _json(found)
+        number, limit = self._number(request), _limit(request, default=50)
+        if "user" not in request.query:
+            return _json(await self._store.decisions(number.id, limit=limit))
+        checked = await self._admission.check(number.id, request.query["user"])
+        if isinstance(checked, Refusal):
+            raise refused(checked, now=self._clock.now())
+        return _json(await self._decisions_about(number, checked.user, limit))
+
+    async def _decisions_about(self, number: Number, user: UserRef, limit: int) -> list[DecisionRecord]:
+        """Find a contact's decisions under both names: the BSUID may have become known later than the number."""
+        found: list[DecisionRecord] = []
+        for name in filter(None, (user.user_id, user.wa_id)):
+            found += await self._store.decisions(number.id, user_key=name, limit=limit)
+        return sorted(found, key=lambda decision: decision.at, reverse=True)[:limit]
 
     def _number(self, request: web.Request) -> Number:
         number = self._numbers.get(_path(request, "number_id"))
@@ -209,18 +203,22 @@ class Api:
         return _json([views.call_view(call) for call in calls])
 
     async def show_call(self, request: web.Request) -> web.StreamResponse:
-        call_id = CallId(_path(request, "call_id"))
+        call_id = _call_id(request)
         driver = self._registry.get(call_id)
-        record = None if driver else await self._store.call(call_id)
-        if driver is None and record is None:
+        if driver is not None:
+            return _json(driver.view())
+        record = await self._store.call(call_id)
+        if record is None:
             raise Problem(404, "unknown_call", "There is no such call.")
-        return _json(driver.view() if driver else views.call_view(record) if record else None)
+        return _json(views.call_view(record))
 
     async def end_call(self, request: web.Request) -> web.StreamResponse:
-        driver = self._registry.get(CallId(_path(request, "call_id")))
+        driver = self._registry.get(_call_id(request))
         if driver is None:
             raise Problem(404, "unknown_call", "There is no such live call.")
+        # The first ends a call that an operator has, the second one that still rings; the other is ignored.
         driver.feed(CallInput(kind=InputKind.OPERATOR_HANGUP))
+        driver.feed(CallInput(kind=InputKind.ALL_DECLINED))
         return web.Response(status=202)
 
     # --- once ----------------------------------------------------------------------------------------
@@ -230,26 +228,55 @@ class Api:
     ) -> web.StreamResponse:
         """Do the work, or under an `Idempotency-Key` that was used before give the first answer again.
 
-        Only what succeeded is kept: a refusal may be asked again with the same key.
+        Only what succeeded is kept: what certainly came to nothing may be tried again with the same key.
         """
         key = request.headers.get("Idempotency-Key")
         if key is None:
             status, answer = await work()
             return _json(answer, status=status)
-        if not 1 <= len(key) <= 128:
-            raise Problem(400, "bad_request", "An Idempotency-Key has 1 to 128 characters.")
+        if not IDEMPOTENCY_KEY.match(key):
+            raise Problem(400, "bad_request", "An Idempotency-Key is 1 to 128 printable ASCII characters.")
         fingerprint = hashlib.sha256(request.path.encode() + b"\n" + body).hexdigest()
-        replay = await self._store.idempotent(key, fingerprint, self._clock.now())
-        if replay is None:
-            status, answer = await work()
-            kept = {"status": status, "body": msgspec.to_builtins(answer)}
-            await self._store.save_idempotent(key, fingerprint, kept)
+        if key in self._under_way:
+            raise Problem(409, "in_progress", "The first request with this Idempotency-Key has no answer yet.")
+        self._under_way.add(key)
+        try:
+            kept = await self._first_answer(key, fingerprint)
+            if kept is not None:
+                return _json(kept["body"], status=int(kept["status"]))
+            status, answer = await self._work_once(key, fingerprint, work)
             return _json(answer, status=status)
+        finally:
+            self._under_way.discard(key)
+
+    async def _first_answer(self, key: str, fingerprint: str) -> Json | None:
+        """Return what was answered under this key; None: go on. Raises: Problem, StoreDown."""
+        replay = await self._store.idempotent(key, fingerprint, self._clock.now())
+        if replay is None or replay.response == NOTHING_DONE:
+            return None
         if replay.state is ReplayState.CONFLICT:
             raise Problem(422, "idempotency_conflict", "This Idempotency-Key belongs to another request.")
-        if replay.state is ReplayState.IN_PROGRESS or replay.response is None:
-            raise Problem(409, "in_progress", "The first request with this Idempotency-Key has no answer yet.")
-        return _json(replay.response["body"], status=int(replay.response["status"]))
+        if replay.response is None:
+            raise Problem(409, "in_progress", "The first request with this Idempotency-Key has no answer (yet).")
+        return replay.response
+
+    async def _work_once(
+        self, key: str, fingerprint: str, work: Callable[[], Awaitable[tuple[int, Any]]]
+    ) -> tuple[int, Any]:
+        try:
+            status, answer = await work()
+        except (Problem, CannotDial, StoreDown, GraphRefused):  # nothing has left for Meta, or Meta said no
+            await self._keep(key, fingerprint, NOTHING_DONE)
+            raise
+        await self._keep(key, fingerprint, {"status": status, "body": msgspec.to_builtins(answer)})
+        return status, answer
+
+    async def _keep(self, key: str, fingerprint: str, answer: Json) -> None:
+        """Keep an answer; one that cannot be kept is given all the same, since what it tells of has happened."""
+        try:
+            await self._store.save_idempotent(key, fingerprint, answer)
+        except StoreError as error:
+            log.warning("idempotent_answer_not_kept", detail=error.public)
 
 
 # --- shape -------------------------------------------------------------------------------------------
@@ -263,8 +290,13 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
     except Problem as problem:
         return problem.response()
     except web.HTTPException as error:
-        title = {404: "There is nothing at this address.", 405: "This address does not take that method."}
-        return Problem(error.status, "http", title.get(error.status, error.reason)).response()
+        code, title = _HTTP.get(error.status, ("http", error.reason))
+        response = Problem(error.status, code, title).response()
+        if "Allow" in error.headers:
+            response.headers["Allow"] = error.headers["Allow"]
+        return response
+    except web.RequestPayloadError:
+        return Problem(400, "bad_request", "The body did not arrive whole.").response()
     except CannotDial as error:
         return Problem(409, error.reason, error.public).response()
     except StoreDown as error:
@@ -280,8 +312,15 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
         return Problem(500, "internal", GatewayError.public).response()
 
 
+_HTTP: Final = {
+    404: ("not_found", "There is nothing at this address."),
+    405: ("method_not_allowed", "This address does not take that method."),
+    413: ("too_large", "The body is larger than 64 kB."),
+}
+
+
 def _json(data: Any, *, status: int = 200) -> web.Response:
-    return web.Response(body=msgspec.json.encode(data), status=status, content_type="application/json")
+    return web.Response(body=msgspec.json.encode(data), status=status, content_type="application/json", headers=PRIVATE)
 
 
 async def _body(request: web.Request, shape: type[T]) -> T:
@@ -298,11 +337,26 @@ def _path(request: web.Request, name: str) -> str:
     return request.match_info[name][:128]
 
 
+def _call_id(request: web.Request) -> CallId:
+    found = _path(request, "call_id")
+    if not CALL_ID.match(found):
+        raise Problem(404, "unknown_call", "There is no such call.")
+    return CallId(found)
+
+
 def _limit(request: web.Request, *, default: int) -> int:
     text = request.query.get("limit", str(default))
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 500:
+    if not re.fullmatch(r"[0-9]{1,3}", text) or not 1 <= int(text) <= 500:
         raise Problem(400, "bad_request", "limit is a whole number from 1 to 500.")
     return int(text)
+
+
+async def _show_api(request: web.Request) -> web.StreamResponse:
+    return web.Response(body=openapi.api_document(program_version()), content_type="application/json")
+
+
+async def _show_wire(request: web.Request) -> web.StreamResponse:
+    return web.Response(body=openapi.wire_document(), content_type="application/schema+json")
 
 
 async def _page(request: web.Request) -> web.StreamResponse:
@@ -313,5 +367,5 @@ async def _static(request: web.Request) -> web.StreamResponse:
     name = _path(request, "name")
     path = STATIC / name
     if name.startswith(".") or path.parent != STATIC or not path.is_file():
-        raise Problem(404, "http", "There is nothing at this address.")
+        raise web.HTTPNotFound
     return web.FileResponse(path, headers=PAGE_HEADERS)

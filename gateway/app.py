@@ -21,7 +21,7 @@ from gateway.api import Api
 from gateway.call import CallInput, InputKind, Timeouts
 from gateway.clock import Clock, SystemClock
 from gateway.contacts import Contacts
-from gateway.driver import CallDriver, Services
+from gateway.driver import CallDriver
 from gateway.embedded import embedded_postgres
 from gateway.errors import GatewayError, GraphError
 from gateway.graph import GraphClient
@@ -33,6 +33,7 @@ from gateway.numbers import Number, Numbers, preload_numbering_plans
 from gateway.outcome import EndReason
 from gateway.recovery import LeftOver
 from gateway.registry import Registry
+from gateway.services import Services
 from gateway.settings import NumberSettings, Settings
 from gateway.softphone import Softphones
 from gateway.store import PostgresStore, Store
@@ -185,13 +186,9 @@ class Gateway:
         self.hub.tell(None, msg.Notice(level="warning", code="draining"))
         for driver in self.registry:
             driver.feed(CallInput(kind=InputKind.SHUTDOWN))
-        try:
-            async with asyncio.timeout(STOP_S):
-                while len(self.registry):
-                    await asyncio.sleep(0.05)
-        except TimeoutError:
-            log.warning("gateway_stopped_with_calls", calls=len(self.registry))
-            for task in self._calls:
+        if self._calls:
+            _, late = await asyncio.wait(self._calls, timeout=STOP_S)
+            for task in late:
                 task.cancel()
         self.hub.close()
         softphones.close_all()

@@ -6,79 +6,31 @@ its slot back and touches no other.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
-from typing import Final, Protocol
 
 import msgspec
 import structlog
 
 from gateway import effects as fx
 from gateway import views
-from gateway.call import Call, CallInput, CallState, InputKind, Timeouts
-from gateway.clock import Clock
-from gateway.contacts import Contact, Contacts
+from gateway.call import Call, CallInput, CallState, InputKind
+from gateway.contacts import Contact
 from gateway.effects import Effect, StopReason
-from gateway.errors import GatewayError, GraphError, GraphRefused, GraphUnreachable
+from gateway.errors import GatewayError, GraphError
 from gateway.events import CallTerminated
-from gateway.graph import Graph
-from gateway.graph_codes import already_ended
-from gateway.ids import CallId, OperatorId, UserRef
+from gateway.ids import OperatorId
 from gateway.messages import CallView
-from gateway.metrics import Metrics
-from gateway.numbers import Number
 from gateway.outcome import EndReason, Outcome, Result
+from gateway.performer import Performer
 from gateway.records import CallRecord
-from gateway.registry import Registry
+from gateway.services import Origin, Services
 from gateway.slots import Lease
 from gateway.step import step
-from gateway.store import Store
-from media.engine import LegId, MediaEngine, Tone, WorkerId
-from media.errors import MediaError, SdpRefused, WorkerGone
+from media.engine import LegId, LegStats, WorkerId
 from policy.facts import CallConnected, CallRejected, CallUnanswered, Direction, Fact
 
 log = structlog.get_logger()
-
-#: Pause between two rounds of telling Meta to end a call; each round retries by itself.
-END_AGAIN_S: Final = 2.0
-
-
-class Phones(Protocol):
-    """What a call needs of the softphones (see `hub`)."""
-
-    def ring(self, call_id: CallId, view: CallView) -> None: ...
-    def stop_ringing(self, call_id: CallId, reason: StopReason, *, but: OperatorId | None) -> None: ...
-    def show(self, operator: OperatorId, view: CallView) -> None: ...
-    def leg_of(self, operator: OperatorId, worker: WorkerId) -> LegId | None: ...
-    def release(self, operator: OperatorId, call_id: CallId) -> None: ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Services:
-    """What every call shares; constructed once in `app`."""
-
-    graph: Graph
-    media: MediaEngine
-    phones: Phones
-    store: Store
-    contacts: Contacts
-    registry: Registry
-    metrics: Metrics
-    clock: Clock
-    timeouts: Timeouts
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Origin:
-    """What is known of a call when it is born and never changes."""
-
-    number: Number
-    user: UserRef
-    user_name: str | None
-    contact_key: str  #: equal for all calls with the same user of the same number
-    worker: WorkerId | None  #: None only where no media will be made
-    first: CallInput  #: START or REFUSED
 
 
 class CallDriver:
@@ -91,7 +43,6 @@ class CallDriver:
         self._services = services
         self._lease = lease
         self._inputs: asyncio.Queue[CallInput] = asyncio.Queue()
-        self._media_order = asyncio.Lock()  # media requests of a call happen one after the other, in order
         self._claimed_by: OperatorId | None = call.operator
         self._terminated: CallTerminated | None = None
         self._leg_stats: dict[str, object] = {}
@@ -102,6 +53,7 @@ class CallDriver:
         self._begun = 0.0
         self._finished = False
         self._log = log.bind(call_id=call.call_id, number_id=origin.number.id, direction=call.direction.value)
+        self._performer = Performer(self, services, self._log)
 
     # --- what others ask ---------------------------------------------------------------------------
 
@@ -112,6 +64,10 @@ class CallDriver:
     @property
     def is_business_initiated(self) -> bool:
         return self.call.direction is Direction.BUSINESS_INITIATED
+
+    @property
+    def is_over(self) -> bool:
+        return self._finished
 
     @property
     def was_accepted(self) -> bool:
@@ -159,6 +115,11 @@ class CallDriver:
         """The operator's browser lost its leg, or made a new one: the user hears hold audio, or the operator."""
         if self.call.state is CallState.ACTIVE and not self.call.held:
             self.feed(CallInput(kind=InputKind.OPERATOR_HOLD, hold=False))
+
+    def keep_stats(self, stats: LegStats) -> None:
+        """Add what the Meta leg counted to the record."""
+        self._leg_stats = {"meta_leg": msgspec.to_builtins(stats)}
+        self._services.store.write_soon(self.record())
 
     def view(self) -> CallView:
         return views.call_view(self.record(), worker=self.worker)
@@ -264,116 +225,9 @@ class CallDriver:
                 self._finish(outcome)
             case fx.Join():
                 self._note(self._connected_fact(), tasks)
-                tasks.create_task(self._guarded(self._awaitable(effect)))
+                tasks.create_task(self._performer.perform(effect))
             case _:
-                tasks.create_task(self._guarded(self._awaitable(effect)))
-
-    def _awaitable(self, effect: Effect) -> Awaitable[None]:
-        match effect:
-            case fx.SendPreAccept() | fx.SendAccept() | fx.SendConnect():
-                return self._ask_meta(effect)
-            case fx.SendReject(meta_call_id=meta_call_id):
-                return self._end_at_meta(lambda: self._services.graph.reject(self.origin.number.id, meta_call_id))
-            case fx.SendTerminate(meta_call_id=meta_call_id):
-                return self._end_at_meta(lambda: self._services.graph.terminate(self.origin.number.id, meta_call_id))
-            case _:
-                return self._media(effect)
-
-    async def _guarded(self, work: Awaitable[None]) -> None:
-        """Turn what a peer did wrong into an input, and a bug of ours into the end of this call."""
-        try:
-            await work
-        except GraphError as error:
-            self.feed(_graph_failed(error))
-        except MediaError as error:
-            self.feed(_media_failed(error))
-        except Exception:
-            self._log.exception("effect_broken")
-            self.feed(CallInput(kind=InputKind.BROKEN))
-
-    async def _ask_meta(self, effect: fx.SendPreAccept | fx.SendAccept | fx.SendConnect) -> None:
-        graph, number_id = self._services.graph, self.origin.number.id
-        match effect:
-            case fx.SendPreAccept(meta_call_id=meta_call_id, sdp=sdp):
-                await graph.pre_accept(number_id, meta_call_id, sdp)
-                self.feed(CallInput(kind=InputKind.PRE_ACCEPTED))
-            case fx.SendAccept(meta_call_id=meta_call_id, sdp=sdp):
-                await graph.accept(number_id, meta_call_id, sdp, self.call.call_id)
-                self.feed(CallInput(kind=InputKind.ACCEPTED))
-            case fx.SendConnect(sdp=sdp):
-                meta_call_id = await graph.connect(number_id, self.origin.user, sdp, self.call.call_id)
-                self.feed(CallInput(kind=InputKind.CONNECTED, meta_call_id=meta_call_id))
-
-    async def _end_at_meta(self, ask: Callable[[], Awaitable[None]]) -> None:
-        """Tell Meta that the call is over until it has heard; the `terminate` webhook closes the call."""
-        while not self._finished:
-            try:
-                await ask()
-                return
-            except GraphRefused as error:
-                self._log.warning("call_end_refused", code=error.code, detail=error.public)
-                return
-            except GraphError as error:
-                self._log.warning("call_end_not_delivered", detail=error.public)
-                await asyncio.sleep(END_AGAIN_S)
-
-    async def _media(self, effect: Effect) -> None:
-        async with self._media_order:
-            media, worker = self._services.media, self.worker
-            match effect:
-                case fx.MakeAnswer(offer=offer) if worker is not None:
-                    sdp = await media.answer_meta(self.meta_leg, worker, offer)
-                    self.feed(CallInput(kind=InputKind.MEDIA_READY, sdp=sdp))
-                case fx.MakeOffer() if worker is not None:
-                    sdp = await media.offer_meta(self.meta_leg, worker)
-                    self.feed(CallInput(kind=InputKind.MEDIA_READY, sdp=sdp))
-                case fx.ApplyAnswer(sdp=sdp):
-                    await media.accept_meta_answer(self.meta_leg, sdp)
-                case fx.PlayRingback():
-                    await self._play_to_operator(Tone.RINGBACK)
-                case fx.Join():
-                    await self._join()
-                case fx.Hold(on=True):
-                    await media.part(self.meta_leg)
-                    await media.play(self.meta_leg, Tone.HOLD)
-                case fx.Hold(on=False):
-                    await self._join()
-                case fx.CloseMedia():
-                    await self._close_media()
-                case _:
-                    raise WorkerGone("no media worker was free")
-
-    async def _join(self) -> None:
-        """Join the legs; while the operator's is missing (a reload), the user hears hold audio."""
-        media, leg = self._services.media, self._operator_leg()
-        if leg is None:
-            await media.play(self.meta_leg, Tone.HOLD)
-            return
-        await media.play(self.meta_leg, None)
-        await media.play(leg, None)
-        await media.join(self.meta_leg, leg)
-
-    async def _play_to_operator(self, tone: Tone | None) -> None:
-        leg = self._operator_leg()
-        if leg is not None:
-            await self._services.media.play(leg, tone)
-
-    def _operator_leg(self) -> LegId | None:
-        if self.call.operator is None or self.worker is None:
-            return None
-        return self._services.phones.leg_of(self.call.operator, self.worker)
-
-    async def _close_media(self) -> None:
-        """Close the Meta leg and keep its statistics; a ringback stops with the call."""
-        try:
-            stats = await self._services.media.close(self.meta_leg)
-            if stats is not None:
-                self._leg_stats = {"meta_leg": msgspec.to_builtins(stats)}
-            await self._play_to_operator(None)
-        except MediaError as error:  # the worker is gone, and the leg with it
-            self._log.info("leg_gone", detail=error.reason)
-        if self._leg_stats:
-            self._services.store.write_soon(self.record())
+                tasks.create_task(self._performer.perform(effect))
 
     # --- the end -----------------------------------------------------------------------------------
 
@@ -415,7 +269,7 @@ class CallDriver:
         self._services.store.write_soon(self.record())
         if self.call.operator is not None:
             self._services.phones.show(self.call.operator, self.view())
-        await self._close_media()
+        await self._performer.close_media()
         if self.call.meta_call_id is not None:
             try:
                 await self._services.graph.terminate(self.origin.number.id, self.call.meta_call_id)
@@ -465,18 +319,3 @@ class CallDriver:
         services = self._services
         now = services.clock.now()
         services.store.write_soon(*services.contacts.apply(contact, fact, seen_at=now))
-
-
-def _graph_failed(error: GraphError) -> CallInput:
-    if isinstance(error, GraphUnreachable) and error.op == "connect" and error.maybe_sent:
-        return CallInput(kind=InputKind.CONNECT_UNKNOWN, detail=error.public)
-    if isinstance(error, GraphRefused) and error.op != "connect" and already_ended(error):
-        return CallInput(kind=InputKind.META_CLOSING, detail=error.public)
-    return CallInput(kind=InputKind.GRAPH_FAILED, detail=error.public)
-
-
-def _media_failed(error: MediaError) -> CallInput:
-    if isinstance(error, SdpRefused):
-        return CallInput(kind=InputKind.MEDIA_FAILED, reason=EndReason.SDP_REFUSED, detail=str(error))
-    reason = EndReason.WORKER_DIED if isinstance(error, WorkerGone) else EndReason.MEDIA_FAILED
-    return CallInput(kind=InputKind.MEDIA_FAILED, reason=reason, detail=error.reason)

@@ -65,7 +65,7 @@ class _Ringing:
 
 
 class Hub:
-    """All phones of this gateway. Implements `driver.Phones`."""
+    """All phones of this gateway. Implements `services.Phones`."""
 
     def __init__(
         self,

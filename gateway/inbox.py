@@ -18,11 +18,12 @@ from gateway import views
 from gateway.admission import Admission
 from gateway.call import CallInput, InputKind
 from gateway.contacts import Contact
-from gateway.driver import CallDriver, Services
+from gateway.driver import CallDriver
 from gateway.hub import Hub
 from gateway.ids import CallId, MetaCallId, UserRef
 from gateway.numbers import Number, Numbers
 from gateway.records import Change, EventRecord, TerminateFacts
+from gateway.services import Services
 from policy import facts
 
 log = structlog.get_logger()

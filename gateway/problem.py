@@ -62,7 +62,11 @@ class Problem(Exception):
     def response(self) -> web.Response:
         if self.retry_after_s is None and self.status in (429, 503):
             self.retry_after_s = _SOON_S
-        headers = {"Retry-After": str(self.retry_after_s)} if self.retry_after_s is not None else None
+        headers = {"Cache-Control": "no-store"}
+        if self.retry_after_s is not None:
+            headers["Retry-After"] = str(self.retry_after_s)
+        if self.status == 401:
+            headers["WWW-Authenticate"] = "Bearer"  # RFC 9110 §15.5.2
         return web.Response(
             status=self.status,
             body=msgspec.json.encode(self.body()),

@@ -20,7 +20,7 @@ class Proxy:
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
         self._flowing, self._answering = asyncio.Event(), asyncio.Event()
-        self._last_words = b""
+        self._last_words = self._cutting_words = b""
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -50,6 +50,10 @@ class Proxy:
     def silence_answer_to(self, words: bytes) -> None:
         """Once `words` were asked, keep back whatever is answered, that answer included."""
         self._last_words = words
+
+    def cut_at(self, words: bytes) -> None:
+        """Cut all connections once, when `words` are asked."""
+        self._cutting_words = words
 
     def speak(self) -> None:
         self._flowing.set()
@@ -89,6 +93,9 @@ class Proxy:
                 await gate.wait()
                 if gate is self._flowing and self._last_words and self._last_words in data:
                     self._answering.clear()
+                if gate is self._flowing and self._cutting_words and self._cutting_words in data:
+                    self._cutting_words = b""
+                    self.cut()
                 writer.write(data)
                 await writer.drain()
         writer.transport.abort() if reader.exception() else writer.close()

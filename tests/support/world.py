@@ -11,7 +11,7 @@ from gateway import messages as msg
 from gateway.admission import Admission
 from gateway.call import Timeouts
 from gateway.contacts import Contacts
-from gateway.driver import CallDriver, Services
+from gateway.driver import CallDriver
 from gateway.events import read_delivery
 from gateway.hub import Hub, Phone
 from gateway.ids import CallId, MetaCallId, OperatorId, PhoneNumberId, UserRef
@@ -20,6 +20,7 @@ from gateway.metrics import Metrics
 from gateway.numbers import Number, Numbers
 from gateway.records import CallRecord
 from gateway.registry import Registry
+from gateway.services import Services
 from gateway.settings import NumberSettings
 from media.engine import LegConnected, LegFailed, LegId, MediaEvent, WorkerId
 from policy.facts import PermissionGranted
@@ -77,9 +78,7 @@ class World:
         )
         self.number = Number(settings, load_pack("guide"), on_slots=lambda number: None)
         self.numbers = Numbers([self.number])
-        self.hub = Hub(
-            media=self.media, registry=self.registry, metrics=self.metrics, later=self._close_legs
-        )
+        self.hub = Hub(media=self.media, registry=self.registry, metrics=self.metrics, later=self._close_legs)
         self.contacts = Contacts(self.store)
         services = Services(
             graph=self.graph,
@@ -130,9 +129,7 @@ class World:
         """A status, an SDP answer or a terminate of our own call."""
         at = str(int(self.clock.now().timestamp()))
         if event in ("RINGING", "ACCEPTED", "REJECTED"):
-            await self.deliver(
-                statuses=[{"id": call_id, "type": "call", "status": event, "timestamp": at, **more}]
-            )
+            await self.deliver(statuses=[{"id": call_id, "type": "call", "status": event, "timestamp": at, **more}])
             return
         call: dict[str, Any] = {
             "id": call_id,

@@ -1,0 +1,170 @@
+"""Performs what a call asks of Meta and of the media engine, and feeds back what came of it.
+
+Responsible for turning effects into requests and every failure into an input. Not responsible for which effects (see
+`step`) nor for when (see `driver`).
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final, Protocol
+
+from structlog.typing import FilteringBoundLogger
+
+from gateway import effects as fx
+from gateway.call import Call, CallInput, InputKind
+from gateway.effects import Effect
+from gateway.errors import GraphError, GraphRefused, GraphUnreachable
+from gateway.graph_codes import already_ended
+from gateway.outcome import EndReason
+from gateway.services import Origin, Services
+from media.engine import LegId, LegStats, Tone
+from media.errors import MediaError, SdpRefused, WorkerGone
+
+#: Pause between two rounds of telling Meta to end a call; each round retries by itself.
+END_AGAIN_S: Final = 2.0
+
+
+class Subject(Protocol):
+    """The call that is performed for (see `driver.CallDriver`)."""
+
+    @property
+    def call(self) -> Call: ...
+    @property
+    def origin(self) -> Origin: ...
+    @property
+    def meta_leg(self) -> LegId: ...
+    @property
+    def is_over(self) -> bool: ...
+    def feed(self, received: CallInput) -> None: ...
+    def keep_stats(self, stats: LegStats) -> None: ...
+
+
+class Performer:
+    """The hands of one call."""
+
+    def __init__(self, call: Subject, services: Services, log: FilteringBoundLogger) -> None:
+        self._call = call
+        self._services = services
+        self._log = log
+        self._number_id = call.origin.number.id
+        self._media_order = asyncio.Lock()  # media requests of a call happen one after the other, in order
+
+    async def perform(self, effect: Effect) -> None:
+        """Do one effect. Never raises: what a peer did wrong, and a bug of ours, becomes an input of the call."""
+        try:
+            await self._work(effect)
+        except GraphError as error:
+            self._call.feed(_graph_failed(error))
+        except MediaError as error:
+            self._call.feed(_media_failed(error))
+        except Exception:
+            self._log.exception("effect_broken")
+            self._call.feed(CallInput(kind=InputKind.BROKEN))
+
+    def _work(self, effect: Effect) -> Awaitable[None]:
+        match effect:
+            case fx.SendPreAccept() | fx.SendAccept() | fx.SendConnect():
+                return self._ask_meta(effect)
+            case fx.SendReject(meta_call_id=meta_call_id):
+                return self._end_at_meta(lambda: self._services.graph.reject(self._number_id, meta_call_id))
+            case fx.SendTerminate(meta_call_id=meta_call_id):
+                return self._end_at_meta(lambda: self._services.graph.terminate(self._number_id, meta_call_id))
+            case _:
+                return self._media(effect)
+
+    async def _ask_meta(self, effect: fx.SendPreAccept | fx.SendAccept | fx.SendConnect) -> None:
+        graph, number_id = self._services.graph, self._number_id
+        match effect:
+            case fx.SendPreAccept(meta_call_id=meta_call_id, sdp=sdp):
+                await graph.pre_accept(number_id, meta_call_id, sdp)
+                self._call.feed(CallInput(kind=InputKind.PRE_ACCEPTED))
+            case fx.SendAccept(meta_call_id=meta_call_id, sdp=sdp):
+                await graph.accept(number_id, meta_call_id, sdp, self._call.call.call_id)
+                self._call.feed(CallInput(kind=InputKind.ACCEPTED))
+            case fx.SendConnect(sdp=sdp):
+                meta_call_id = await graph.connect(number_id, self._call.origin.user, sdp, self._call.call.call_id)
+                self._call.feed(CallInput(kind=InputKind.CONNECTED, meta_call_id=meta_call_id))
+
+    async def _end_at_meta(self, ask: Callable[[], Awaitable[None]]) -> None:
+        """Tell Meta that the call is over until it has heard; the `terminate` webhook closes the call."""
+        while not self._call.is_over:
+            try:
+                await ask()
+                return
+            except GraphRefused as error:
+                self._log.warning("call_end_refused", code=error.code, detail=error.public)
+                return
+            except GraphError as error:
+                self._log.warning("call_end_not_delivered", detail=error.public)
+                await asyncio.sleep(END_AGAIN_S)
+
+    async def _media(self, effect: Effect) -> None:
+        async with self._media_order:
+            media, worker = self._services.media, self._call.origin.worker
+            match effect:
+                case fx.MakeAnswer(offer=offer) if worker is not None:
+                    sdp = await media.answer_meta(self._call.meta_leg, worker, offer)
+                    self._call.feed(CallInput(kind=InputKind.MEDIA_READY, sdp=sdp))
+                case fx.MakeOffer() if worker is not None:
+                    sdp = await media.offer_meta(self._call.meta_leg, worker)
+                    self._call.feed(CallInput(kind=InputKind.MEDIA_READY, sdp=sdp))
+                case fx.ApplyAnswer(sdp=sdp):
+                    await media.accept_meta_answer(self._call.meta_leg, sdp)
+                case fx.PlayRingback():
+                    await self._play_to_operator(Tone.RINGBACK)
+                case fx.Join():
+                    await self._join()
+                case fx.Hold(on=True):
+                    await media.part(self._call.meta_leg)
+                    await media.play(self._call.meta_leg, Tone.HOLD)
+                case fx.Hold(on=False):
+                    await self._join()
+                case fx.CloseMedia():
+                    await self.close_media()
+                case _:
+                    raise WorkerGone("no media worker was free")
+
+    async def _join(self) -> None:
+        """Join the legs; while the operator's is missing (a reload), the user hears hold audio."""
+        media, leg = self._services.media, self._operator_leg()
+        if leg is None:
+            await media.play(self._call.meta_leg, Tone.HOLD)
+            return
+        await media.play(self._call.meta_leg, None)
+        await media.play(leg, None)
+        await media.join(self._call.meta_leg, leg)
+
+    async def _play_to_operator(self, tone: Tone | None) -> None:
+        leg = self._operator_leg()
+        if leg is not None:
+            await self._services.media.play(leg, tone)
+
+    def _operator_leg(self) -> LegId | None:
+        if self._call.call.operator is None or self._call.origin.worker is None:
+            return None
+        return self._services.phones.leg_of(self._call.call.operator, self._call.origin.worker)
+
+    async def close_media(self) -> None:
+        """Close the Meta leg and keep its statistics; a ringback stops with the call."""
+        try:
+            stats = await self._services.media.close(self._call.meta_leg)
+            if stats is not None:
+                self._call.keep_stats(stats)
+            await self._play_to_operator(None)
+        except MediaError as error:  # the worker is gone, and the leg with it
+            self._log.info("leg_gone", detail=error.reason)
+
+
+def _graph_failed(error: GraphError) -> CallInput:
+    if isinstance(error, GraphUnreachable) and error.op == "connect" and error.maybe_sent:
+        return CallInput(kind=InputKind.CONNECT_UNKNOWN, detail=error.public)
+    if isinstance(error, GraphRefused) and error.op != "connect" and already_ended(error):
+        return CallInput(kind=InputKind.META_CLOSING, detail=error.public)
+    return CallInput(kind=InputKind.GRAPH_FAILED, detail=error.public)
+
+
+def _media_failed(error: MediaError) -> CallInput:
+    if isinstance(error, SdpRefused):
+        return CallInput(kind=InputKind.MEDIA_FAILED, reason=EndReason.SDP_REFUSED, detail=str(error))
+    reason = EndReason.WORKER_DIED if isinstance(error, WorkerGone) else EndReason.MEDIA_FAILED
+    return CallInput(kind=InputKind.MEDIA_FAILED, reason=reason, detail=error.reason)

@@ -1,0 +1,57 @@
+"""What a call is given when it is born: the parts that all calls share, and what is known of this one.
+
+Values and interfaces only; constructed in `app` and `admission`.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from gateway.call import CallInput, Timeouts
+from gateway.clock import Clock
+from gateway.contacts import Contacts
+from gateway.effects import StopReason
+from gateway.graph import Graph
+from gateway.ids import CallId, OperatorId, UserRef
+from gateway.messages import CallView
+from gateway.metrics import Metrics
+from gateway.numbers import Number
+from gateway.registry import Registry
+from gateway.store import Store
+from media.engine import LegId, MediaEngine, WorkerId
+
+
+class Phones(Protocol):
+    """What a call needs of the softphones (see `hub`)."""
+
+    def ring(self, call_id: CallId, view: CallView) -> None: ...
+    def stop_ringing(self, call_id: CallId, reason: StopReason, *, but: OperatorId | None) -> None: ...
+    def show(self, operator: OperatorId, view: CallView) -> None: ...
+    def leg_of(self, operator: OperatorId, worker: WorkerId) -> LegId | None: ...
+    def release(self, operator: OperatorId, call_id: CallId) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """What every call shares; constructed once in `app`."""
+
+    graph: Graph
+    media: MediaEngine
+    phones: Phones
+    store: Store
+    contacts: Contacts
+    registry: Registry
+    metrics: Metrics
+    clock: Clock
+    timeouts: Timeouts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """What is known of a call when it is born and never changes."""
+
+    number: Number
+    user: UserRef
+    user_name: str | None
+    contact_key: str  #: equal for all calls with the same user of the same number
+    worker: WorkerId | None  #: None only where no media will be made
+    first: CallInput  #: START or REFUSED

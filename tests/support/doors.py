@@ -1,0 +1,148 @@
+"""The gateway's doors on 127.0.0.1, with a whole gateway in memory behind them."""
+
+import hmac
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import orjson
+from aiohttp import ClientWebSocketResponse, WSMsgType, web
+from aiohttp.test_utils import TestClient, TestServer
+
+from gateway.api import Api
+from gateway.softphone import Softphones
+from gateway.tickets import Tickets
+from gateway.webhook import Webhook
+from tests.support.world import World
+
+API_KEY = "key-of-the-api"
+APP_SECRET = "test_app_secret"
+OLD_SECRET = "secret-before"
+VERIFY_TOKEN = "choose-me"
+OPERATORS = {"ana": "key-of-ana", "bia": "key-of-bia"}
+KEYED = {"Authorization": f"Bearer {API_KEY}"}
+
+Client = TestClient[web.Request, web.Application]
+
+
+def signature(body: bytes, secret: str = APP_SECRET) -> str:
+    return "sha256=" + hmac.digest(secret.encode(), body, "sha256").hex()
+
+
+class SocketClient:
+    """A softphone that says what a test tells it, and remembers what it hears."""
+
+    def __init__(self, ws: ClientWebSocketResponse) -> None:
+        self.ws = ws
+        self.heard: list[dict[str, Any]] = []  #: everything, in order
+        self._id = 0
+
+    async def send(self, kind: str, **fields: Any) -> int:
+        self._id += 1
+        await self.ws.send_json({"type": kind, "id": self._id, **fields})
+        return self._id
+
+    async def ask(self, kind: str, **fields: Any) -> dict[str, Any]:
+        """Send a request and return its answer, `ok` or `error`."""
+        return await self.answer(await self.send(kind, **fields))
+
+    async def answer(self, request_id: int | None) -> dict[str, Any]:
+        return await self.until(lambda message: message["type"] in ("ok", "error") and message["id"] == request_id)
+
+    async def push(self, kind: str) -> dict[str, Any]:
+        """Return the first push of a type, heard already or awaited."""
+        return await self.until(lambda message: message["type"] == kind)
+
+    async def until(self, condition: Any) -> dict[str, Any]:
+        for message in self.heard:
+            if condition(message):
+                return message
+        while True:
+            frame = await self.ws.receive(timeout=5.0)
+            assert frame.type is WSMsgType.TEXT, (frame, self.ws.close_code, self.heard)
+            message: dict[str, Any] = orjson.loads(frame.data)
+            self.heard.append(message)
+            if condition(message):
+                return message
+
+    async def closed(self) -> int | None:
+        """Read on until the gateway has closed the socket; return its code."""
+        while not self.ws.closed:
+            frame = await self.ws.receive(timeout=5.0)
+            if frame.type is WSMsgType.TEXT:
+                self.heard.append(orjson.loads(frame.data))
+        return self.ws.close_code
+
+
+class Doors:
+    """The public port of a world."""
+
+    def __init__(self, world: World, *, origins: Sequence[str], body_s: float) -> None:
+        self.world = world
+        self.tickets = Tickets(operators=OPERATORS, api_key=API_KEY)
+        self.softphones = Softphones(
+            hub=world.hub,
+            admission=world.admission,
+            tickets=self.tickets,
+            numbers=world.numbers,
+            registry=world.registry,
+            store=world.store,
+            media=world.media,
+            clock=world.clock,
+            origins=origins,
+        )
+        webhook = Webhook(
+            world.inbox,
+            world.metrics,
+            app_secrets=[APP_SECRET, OLD_SECRET],
+            verify_token=VERIFY_TOKEN,
+            body_s=body_s,
+        )
+        api = Api(
+            admission=world.admission,
+            tickets=self.tickets,
+            numbers=world.numbers,
+            registry=world.registry,
+            store=world.store,
+            clock=world.clock,
+        )
+        self.app = api.app(webhook, self.softphones)
+        self.server = TestServer(self.app, host="127.0.0.1")
+        self.client: Client = TestClient(self.server)
+
+    async def post(self, body: bytes, **headers: str) -> int:
+        """Deliver a webhook, signed unless told otherwise; return the status."""
+        async with self.client.post(
+            "/webhooks/meta", data=body, headers={"X-Hub-Signature-256": signature(body), **headers}
+        ) as response:
+            return response.status
+
+    async def ticket(self, operator: str = "ana") -> str:
+        wanted = {"operator": operator, "key": OPERATORS[operator]}
+        async with self.client.post("/v1/tickets", json=wanted) as response:
+            assert response.status == 201, await response.text()
+            return str((await response.json())["ticket"])
+
+    async def socket(self, **headers: str) -> SocketClient:
+        """Open a WebSocket and say nothing."""
+        return SocketClient(await self.client.ws_connect("/v1/softphone", protocols=["calls.v1"], headers=headers))
+
+    async def login(self, operator: str = "ana", *, leg: bool = True) -> tuple[SocketClient, dict[str, Any]]:
+        """Log an operator in, with a warm leg; return the socket and the welcome."""
+        socket = await self.socket()
+        welcome = (await socket.ask("hello", ticket=await self.ticket(operator)))["data"]
+        if leg:
+            await socket.ask("leg", worker=0, sdp="v=0 offer")
+            phone = next(phone for phone in self.world.hub if phone.operator == operator)
+            for made in phone.legs.values():
+                self.world.media.connect(made)
+        return socket, welcome
+
+
+@asynccontextmanager
+async def doors(world: World, *, origins: Sequence[str] = (), body_s: float = 5.0) -> AsyncIterator[Doors]:
+    """Serve a world until the block ends; the client and its sockets are closed with it."""
+    opened = Doors(world, origins=origins, body_s=body_s)
+    async with opened.client:
+        yield opened
+        opened.softphones.close_all()
