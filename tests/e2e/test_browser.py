@@ -11,6 +11,7 @@ from playwright.async_api import Page, expect
 from loadtest.sim_state import Call
 from tests.support.browser import chromium, listen, log_in
 from tests.support.running import KEYS, Running, running
+from tests.support.waiting import until
 
 # What a browser hears does not depend on the gateway's loop; users run uvloop.
 pytestmark = [
@@ -21,6 +22,7 @@ pytestmark = [
 
 MICROPHONE_HZ = 1000
 USER_HZ = 440
+RINGBACK_HZ = 425
 SILENCE_DB = -90.0
 
 
@@ -40,12 +42,16 @@ async def page_of_ana(run: Running, folder: Path, *, locale: str = "en-US") -> A
 
 async def both_hear(page: Page, call: Call) -> None:
     """Wait until the user hears the microphone's tone and the page plays the user's."""
-    async with asyncio.timeout(15):
-        while not call.media.ear.hears_tone(MICROPHONE_HZ):
-            await asyncio.sleep(0.1)
+    await until(lambda: call.media.ear.hears_tone(MICROPHONE_HZ))
+    await page_plays(page, USER_HZ)
+
+
+async def page_plays(page: Page, wanted_hz: float) -> None:
+    """Wait until the page plays this tone."""
+    async with asyncio.timeout(10):
         while True:
             hz, level = await listen(page)
-            if abs(hz - USER_HZ) < 10 and level > -60:
+            if abs(hz - wanted_hz) < 10 and level > -60:
                 return
             await asyncio.sleep(0.1)
 
@@ -90,9 +96,7 @@ async def test_an_operators_call_from_a_browser_reaches_whatsapp(database: str, 
         await run.sim.until(lambda: run.ana.current_call is not None)
         call = run.ana.current_call
         assert call is not None
-        async with asyncio.timeout(10):  # the ringback
-            while abs((await listen(page))[0] - 425) > 10:
-                await asyncio.sleep(0.1)
+        await page_plays(page, RINGBACK_HZ)
         assert call.media.measured()["packets"] == 0
         run.ana.accept()
         await both_hear(page, call)
@@ -108,9 +112,7 @@ async def test_the_keypad_reaches_the_user(database: str, tmp_path: Path) -> Non
         await both_hear(page, call)
         await page.keyboard.press("4")
         await page.keyboard.press("2")
-        async with asyncio.timeout(5):
-            while call.media.measured()["digits"] != "42":
-                await asyncio.sleep(0.1)
+        await until(lambda: call.media.measured()["digits"] == "42")
 
 
 async def test_the_page_works_with_the_keyboard_alone_and_in_portuguese(database: str, tmp_path: Path) -> None:
@@ -129,6 +131,4 @@ async def test_a_closed_tab_ends_the_call(database: str, tmp_path: Path) -> None
             call = run.ana.call()
             await page.get_by_test_id("answer").click()
             await both_hear(page, call)
-        async with asyncio.timeout(25):
-            while run.ana.current_call is not None or run.slots != (0, 0):
-                await asyncio.sleep(0.1)
+        await until(lambda: run.ana.current_call is None and run.slots == (0, 0), timeout_s=25)

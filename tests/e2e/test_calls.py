@@ -13,6 +13,7 @@ from loadtest.sim_faults import read_graph_fault
 from loadtest.sim_state import Call
 from loadtest.softphone_bot import RequestFailed, SoftphoneBot
 from tests.support.running import Running, running
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -24,10 +25,8 @@ def break_graph(run: Running, fault: dict[str, object]) -> None:
 
 async def heard(run: Running, call: Call, bot: SoftphoneBot) -> None:
     """Wait until each side hears the other's tone."""
-    peer = bot.peers[0]
-    async with asyncio.timeout(10):
-        while not (call.media.ear.hears_tone(bot.tone_hz) and peer.ear.hears_tone(run.ana.spec.tone_hz)):
-            await asyncio.sleep(0.05)
+    await until(lambda: call.media.ear.hears_tone(bot.tone_hz))
+    await until(lambda: bot.peers[0].ear.hears_tone(run.ana.spec.tone_hz))
 
 
 async def record_of(run: Running, bot: SoftphoneBot) -> dict[str, object]:
@@ -68,9 +67,7 @@ async def test_an_operators_call_reaches_whatsapp_and_both_hear_each_other(datab
         await bot.wait_call(view["call_id"], "ringing")
         call = run.ana.current_call
         assert call is not None
-        async with asyncio.timeout(5):
-            while not bot.peers[0].ear.hears_tone(425):  # the ringback
-                await asyncio.sleep(0.05)
+        await until(lambda: bot.peers[0].ear.hears_tone(425))  # the ringback
         assert call.media.measured()["packets"] == 0
         run.ana.accept()
         await bot.wait_call(view["call_id"], "active")
@@ -168,9 +165,7 @@ async def test_hold_lets_the_user_hear_something_else_and_the_operator_nothing(d
         await heard(run, call, bot)
         await bot.request("hold", call_id=call_id, on=True)
         await bot.wait_call(call_id, "held")
-        async with asyncio.timeout(5):
-            while call.media.ear.hears_tone(bot.tone_hz):
-                await asyncio.sleep(0.05)
+        await until(lambda: not call.media.ear.hears_tone(bot.tone_hz))
         before = bot.peers[0].measured()["packets"]
         await asyncio.sleep(0.4)
         assert bot.peers[0].measured()["packets"] <= before + 2
@@ -248,7 +243,9 @@ async def test_permission_is_asked_and_the_reply_opens_the_way(database: str) ->
         async with asyncio.timeout(5):
             while before["ask_form"] != "free_form":
                 before = await bot.request("check", number_id=run.number_id, to="+5511900000001")
-        assert await bot.request("ask_permission", number_id=run.number_id, to="+5511900000001") == {"form": "free_form"}
+        assert await bot.request("ask_permission", number_id=run.number_id, to="+5511900000001") == {
+            "form": "free_form"
+        }
         with pytest.raises(RequestFailed) as caught:
             await bot.request("ask_permission", number_id=run.number_id, to="+5511900000001")
         assert caught.value.answer["refusal"]["rule"].startswith("request/")

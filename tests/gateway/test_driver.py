@@ -15,6 +15,7 @@ from policy.decision import Refusal
 from policy.facts import CallConnected
 from policy.reasons import Reason
 from tests.support.fake_graph import refused, unreachable
+from tests.support.waiting import until
 from tests.support.world import ANA, NUMBER_ID, WACID, World, a_world
 
 OPERATOR = OperatorId("ana")
@@ -159,9 +160,7 @@ async def test_a_call_whose_terminate_never_comes_ends_by_itself() -> None:
     async with a_world() as world:
         driver = await ringing(world)
         await world.graph.arrival("terminate", timeout_s=60)
-        async with asyncio.timeout(60):
-            while world.registry.get(driver.call.call_id):
-                await asyncio.sleep(1)
+        await until(lambda: world.registry.get(driver.call.call_id) is None, timeout_s=60, every_s=1)
         assert slots(world) == (0, 0)
 
 

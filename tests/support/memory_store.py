@@ -216,9 +216,7 @@ class MemoryStore:
                 raise StoreError("two contacts with one BSUID")
         old = self._tables.contacts.get(new.contact_id)
         if old is not None:
-            user = UserRef(
-                wa_id=new.user.wa_id or old.user.wa_id, user_id=new.user.user_id or old.user.user_id
-            )
+            user = UserRef(wa_id=new.user.wa_id or old.user.wa_id, user_id=new.user.user_id or old.user.user_id)
             seen_at = max(new.seen_at, old.seen_at)
             name = old.name if new.name is None else new.name
             new = replace(old, user=user, name=name, state=new.state, seen_at=seen_at)

@@ -85,9 +85,7 @@ class Proxy:
             if not self._writers:
                 self._idle.set()
 
-    async def _pump(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, gate: asyncio.Event
-    ) -> None:
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, gate: asyncio.Event) -> None:
         with suppress(OSError):
             while data := await reader.read(65_536):
                 await gate.wait()

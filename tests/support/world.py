@@ -29,6 +29,7 @@ from tests.support.fake_clock import FakeClock
 from tests.support.fake_graph import FakeGraph
 from tests.support.fake_media import FakeMedia
 from tests.support.memory_store import MemoryStore
+from tests.support.waiting import until
 
 NUMBER_ID = PhoneNumberId("200000000000002")
 ANA = UserRef(wa_id="5511900000001", user_id="BR.00000000005511900000")
@@ -182,11 +183,9 @@ class World:
 
     # Waiting and looking
 
-    async def until(self, condition: Callable[[], bool], *, timeout_s: float = 5.0) -> None:
-        """Wait for a condition; bounded, with a fresh look after each turn of the loop."""
-        async with asyncio.timeout(timeout_s):
-            while not condition():  # noqa: ASYNC110 - any part of the world may make it true
-                await asyncio.sleep(0)
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait for a condition, with a fresh look after each turn of the loop."""
+        await until(condition, timeout_s=5.0, every_s=0)
 
     async def ended(self, driver: CallDriver) -> CallRecord:
         """Wait until a call is over and return its record as it was kept."""

@@ -1,0 +1,393 @@
+"""One suite for every `Store`: what the gateway relies on, whichever is behind it."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from datetime import timedelta, timezone
+from types import MappingProxyType
+
+import pytest
+import pytest_asyncio
+
+from gateway.embedded import EmbeddedServer
+from gateway.errors import StoreDown, StoreError
+from gateway.ids import CallId, MetaCallId, OperatorId, UserRef
+from gateway.outcome import EndReason, Result
+from gateway.store import PostgresStore, Replay, ReplayState, Store
+from policy.facts import Direction
+from tests.support import records as make
+from tests.support.memory_store import MemoryStore
+from tests.support.postgres import temporary_database
+from tests.support.records import NUMBER, OTHER_NUMBER, T0, at
+
+
+@pytest_asyncio.fixture(params=["memory", "postgres"])
+async def store(request: pytest.FixtureRequest, postgres_server: EmbeddedServer) -> AsyncIterator[Store]:
+    async with AsyncExitStack() as stack:
+        made: Store
+        if request.param == "memory":
+            made = MemoryStore()
+        else:
+            made = PostgresStore(await stack.enter_async_context(temporary_database(postgres_server)))
+        await made.start()
+        stack.push_async_callback(made.aclose)
+        yield made
+
+
+# --- events ----------------------------------------------------------------------------------------
+
+
+async def test_the_same_event_is_kept_once(store: Store) -> None:
+    await store.write(make.event("connect/1"), make.event("connect/1", body=b"{}"))
+    await store.write(make.event("connect/1"))
+    assert await store.recent_event_keys(T0) == {"connect/1"}
+
+
+async def test_event_keys_are_remembered_from_an_instant_on_inclusive(store: Store) -> None:
+    await store.write(*(make.event(f"k{n}", received_at=at(n)) for n in range(4)))
+    assert await store.recent_event_keys(at(2)) == {"k2", "k3"}
+
+
+async def test_numbers_do_not_share_dedupe_keys(store: Store) -> None:
+    await store.write(make.event("k", received_at=at(0)))
+    await store.write(make.event("k", phone_number_id=OTHER_NUMBER, received_at=at(9)))
+    assert await store.recent_event_keys(at(5)) == {"k"}
+
+
+async def test_an_event_may_name_no_number_and_hold_any_bytes(store: Store) -> None:
+    await store.write(make.event("odd", phone_number_id="", body=b'{"name": "\\u0000\xff'))
+    assert await store.recent_event_keys(T0) == {"odd"}
+
+
+# --- calls -----------------------------------------------------------------------------------------
+
+
+async def test_a_call_comes_back_as_it_was_written(store: Store) -> None:
+    call = make.call(
+        version=7,
+        direction=Direction.BUSINESS_INITIATED,
+        state="ended",
+        operator=OperatorId("maria"),
+        ringing_at=at(1.25),
+        accepted_at=at(2.000001),
+        ended_at=at(62),
+        result=Result.COMPLETED,
+        reason=EndReason.HUNG_UP_BY_USER,
+        detail="fine",
+        meta_status="COMPLETED",
+        meta_start_at=at(2),
+        meta_end_at=at(62),
+        duration_s=60,
+        leg_stats={"meta": {"packets_received": 3000, "jitter_ms": 1.5}, "names": ["ü", None, True]},
+    )
+    await store.write(call)
+    assert await store.call(call.call_id) == call
+    assert await store.call_by_meta_id(MetaCallId(str(call.meta_call_id))) == call
+
+
+async def test_an_unknown_call_is_none(store: Store) -> None:
+    assert await store.call(CallId("f" * 32)) is None
+    assert await store.call_by_meta_id(MetaCallId("wacid.unknown")) is None
+
+
+async def test_the_highest_version_of_a_call_wins_whatever_comes_last(store: Store) -> None:
+    first = make.call(version=1)
+    third = replace(first, version=3, state="active", operator=OperatorId("maria"))
+    await store.write(first)
+    await store.write(third)
+    await store.write(replace(first, version=2, state="ended"))
+    await store.write(replace(third, state="ended"))  # the same version again
+    assert await store.call(first.call_id) == third
+
+
+async def test_versions_in_one_group_and_out_of_order_leave_the_highest(store: Store) -> None:
+    call = make.call(version=2, state="active")
+    await store.write(replace(call, version=1, state="ringing"), call, replace(call, version=0))
+    assert await store.call(call.call_id) == call
+
+
+async def test_a_late_terminate_fills_only_what_meta_had_not_said(store: Store) -> None:
+    call = make.call(state="ended", meta_status="FAILED")
+    await store.write(call)
+    await store.write(make.terminate(call.meta_call_id))
+    await store.write(make.terminate(call.meta_call_id, duration_s=999))
+    expected = replace(call, meta_start_at=at(10), meta_end_at=at(70), duration_s=60)
+    assert await store.call(call.call_id) == expected
+
+
+async def test_a_newer_version_does_not_wipe_what_a_terminate_filled(store: Store) -> None:
+    call = make.call(version=1)
+    await store.write(call)
+    await store.write(make.terminate(call.meta_call_id))
+    await store.write(replace(call, version=2, state="ended", duration_s=61))
+    found = await store.call(call.call_id)
+    assert found is not None
+    assert (found.state, found.duration_s, found.meta_end_at) == ("ended", 61, at(70))
+
+
+async def test_a_terminate_in_the_group_of_its_call_finds_it(store: Store) -> None:
+    call = make.call()
+    await store.write(make.terminate(call.meta_call_id), call)
+    found = await store.call(call.call_id)
+    assert found is not None
+    assert found.duration_s == 60
+
+
+async def test_a_terminate_of_an_unknown_call_changes_nothing(store: Store) -> None:
+    await store.write(make.terminate("wacid.unknown"))
+    assert await store.unfinished_calls() == []
+
+
+async def test_recent_calls_come_latest_first_and_limited(store: Store) -> None:
+    calls = [make.call(created_at=at(n)) for n in range(5)]
+    other = make.call(phone_number_id=OTHER_NUMBER, created_at=at(2.5))
+    await store.write(*calls, other)
+    both = await store.recent_calls(phone_number_ids=[NUMBER, OTHER_NUMBER, NUMBER], limit=4)
+    assert both == [calls[4], calls[3], other, calls[2]]
+    assert await store.recent_calls(phone_number_ids=[OTHER_NUMBER], limit=4) == [other]
+    assert await store.recent_calls(phone_number_ids=[], limit=4) == []
+
+
+async def test_recent_calls_of_one_operator(store: Store) -> None:
+    mine = [make.call(created_at=at(n), operator=OperatorId("maria")) for n in range(3)]
+    elsewhere = make.call(phone_number_id=OTHER_NUMBER, operator=OperatorId("maria"))
+    await store.write(*mine, make.call(operator=OperatorId("joão")), make.call(), elsewhere)
+    found = await store.recent_calls(phone_number_ids=[NUMBER], limit=2, operator=OperatorId("maria"))
+    assert found == [mine[2], mine[1]]
+
+
+async def test_unfinished_calls_are_those_that_have_not_ended_oldest_first(store: Store) -> None:
+    late, early = make.call(state="active", created_at=at(5)), make.call(state="connecting")
+    await store.write(late, early, make.call(state="ended"))
+    assert await store.unfinished_calls() == [early, late]
+
+
+async def test_one_call_between_two_of_our_numbers_has_two_records(store: Store) -> None:
+    one = make.call(meta_call_id=MetaCallId("wacid.both"))
+    two = make.call(meta_call_id=MetaCallId("wacid.both"), phone_number_id=OTHER_NUMBER, created_at=at(1))
+    await store.write(one, two)
+    assert await store.call_by_meta_id(MetaCallId("wacid.both")) == two
+
+
+# --- contacts and facts ----------------------------------------------------------------------------
+
+
+async def test_a_contact_is_found_by_either_name(store: Store) -> None:
+    contact = make.contact(state={"connected": 3, "since": None})
+    await store.write(contact)
+    for user in (contact.user, UserRef(wa_id=contact.user.wa_id), UserRef(user_id=contact.user.user_id)):
+        assert await store.contact(NUMBER, user) == contact
+    assert await store.contact(OTHER_NUMBER, contact.user) is None
+    assert await store.contact(NUMBER, UserRef(wa_id="5511900000099", user_id="BR.99")) is None
+
+
+async def test_the_bsuid_goes_before_the_number(store: Store) -> None:
+    by_id = make.contact(user=UserRef(user_id="BR.1"), seen_at=at(0))
+    by_number = make.contact(user=UserRef(wa_id="5511900000002"), seen_at=at(9))
+    await store.write(by_id, by_number)
+    assert await store.contact(NUMBER, UserRef(wa_id="5511900000002", user_id="BR.1")) == by_id
+
+
+async def test_a_number_that_changed_hands_is_not_the_former_user(store: Store) -> None:
+    former = make.contact(user=UserRef(wa_id="5511900000002", user_id="BR.1"))
+    await store.write(former)
+    assert await store.contact(NUMBER, UserRef(wa_id="5511900000002", user_id="BR.2")) is None
+    latter = make.contact(user=UserRef(wa_id="5511900000002", user_id="BR.2"), seen_at=at(5))
+    await store.write(latter)
+    assert await store.contact(NUMBER, UserRef(wa_id="5511900000002")) == latter
+
+
+async def test_a_contact_gains_names_and_never_loses_them(store: Store) -> None:
+    contact = make.contact(user=UserRef(wa_id="5511900000002"), name=None)
+    await store.write(contact)
+    await store.write(replace(contact, user=UserRef(user_id="BR.1"), name="Ana", seen_at=at(5)))
+    await store.write(replace(contact, name=None, state={"connected": 2}, seen_at=at(3)))
+    assert await store.contact(NUMBER, UserRef(user_id="BR.1")) == replace(
+        contact,
+        user=UserRef(wa_id="5511900000002", user_id="BR.1"),
+        name="Ana",
+        state={"connected": 2},
+        seen_at=at(5),
+    )
+
+
+async def test_two_contacts_cannot_share_a_bsuid(store: Store) -> None:
+    first = make.contact(user=UserRef(user_id="BR.1"))
+    await store.write(first)
+    with pytest.raises(StoreError) as caught:
+        await store.write(make.contact(user=UserRef(user_id="BR.1")))
+    assert not isinstance(caught.value, StoreDown)
+    await store.write(make.contact(phone_number_id=OTHER_NUMBER, user=UserRef(user_id="BR.1")))
+    assert await store.contact(NUMBER, UserRef(user_id="BR.1")) == first
+
+
+async def test_facts_come_back_once_and_in_the_order_they_happened(store: Store) -> None:
+    contact = make.contact()
+    late, first, second = (
+        make.fact(contact.contact_id, "late", at=at(9)),
+        make.fact(contact.contact_id, "first", at=at(1), fact={"n": [1, 2]}),
+        make.fact(contact.contact_id, "second", at=at(1)),
+    )
+    await store.write(contact, late, first, second, replace(first, fact={"n": "again"}))
+    await store.write(replace(late, at=at(0)))
+    assert await store.facts(contact.contact_id) == [first, second, late]
+    assert await store.facts("nobody") == []
+
+
+async def test_a_fact_of_nobody_is_an_error(store: Store) -> None:
+    with pytest.raises(StoreError):
+        await store.write(make.fact("nobody"))
+
+
+# --- decisions -------------------------------------------------------------------------------------
+
+
+async def test_decisions_come_latest_first_by_number_and_by_user(store: Store) -> None:
+    refusal = {"reason": "connected_limit", "observed": 5, "limit": 5, "retry_at": at(60).isoformat()}
+    one = make.decision(at=at(1))
+    two = make.decision(at=at(2), allowed=False, refusal=refusal, request="ask_permission")
+    other = make.decision(at=at(3), user_key="5511900000009")
+    await store.write(one, two, other, two, make.decision(phone_number_id=OTHER_NUMBER))
+    assert await store.decisions(NUMBER) == [other, two, one]
+    assert await store.decisions(NUMBER, limit=1) == [other]
+    assert await store.decisions(NUMBER, user_key=one.user_key) == [two, one]
+
+
+async def test_a_refusal_without_a_reason_is_an_error(store: Store) -> None:
+    with pytest.raises(StoreError):
+        await store.write(make.decision(allowed=False))
+    with pytest.raises(StoreError):
+        await store.write(make.decision(request="guess"))
+
+
+# --- groups ----------------------------------------------------------------------------------------
+
+
+async def test_a_group_is_kept_whole_or_not_at_all(store: Store) -> None:
+    call, contact = make.call(), make.contact()
+    with pytest.raises(StoreError):
+        await store.write(make.event("k"), call, contact, make.fact("nobody"))
+    assert await store.recent_event_keys(T0) == set()
+    assert await store.call(call.call_id) is None
+    assert await store.contact(NUMBER, contact.user) is None
+
+
+async def test_nothing_to_write_is_no_error(store: Store) -> None:
+    await store.write()
+    store.write_soon()
+
+
+async def test_what_is_written_soon_is_there_after_the_next_write(store: Store) -> None:
+    call = make.call()
+    store.write_soon(call)
+    store.write_soon(replace(call, version=2, state="active"))
+    await store.write(make.event())
+    assert await store.call(call.call_id) == replace(call, version=2, state="active")
+
+
+async def test_bad_data_written_soon_harms_nobody(store: Store) -> None:
+    call = make.call()
+    store.write_soon(make.fact("nobody"))
+    store.write_soon(call)
+    await store.write(make.event())
+    assert await store.call(call.call_id) == call
+
+
+# --- values ----------------------------------------------------------------------------------------
+
+
+async def test_instants_come_back_in_utc(store: Store) -> None:
+    call = make.call(ringing_at=at(1).astimezone(timezone(timedelta(hours=-3))))
+    await store.write(call)
+    found = await store.call(call.call_id)
+    assert found is not None
+    assert found.ringing_at == at(1)
+    assert found.ringing_at is not None
+    assert found.ringing_at.utcoffset() == timedelta(0)
+
+
+async def test_an_instant_without_a_zone_is_an_error(store: Store) -> None:
+    with pytest.raises(StoreError):
+        await store.write(make.call(ended_at=T0.replace(tzinfo=None)))
+
+
+async def test_a_nul_in_what_people_type_does_not_cost_the_record(store: Store) -> None:
+    call = make.call(user_name="A\0na", leg_stats={"a\0b": "\0", "c": "\\u0000 \\\0"})
+    contact = make.contact(name="\0", state={"note": "\0"})
+    await store.write(call, contact)
+    found = await store.call(call.call_id)
+    assert found is not None
+    assert found.user_name == "A\ufffdna"
+    assert found.leg_stats == {"a\ufffdb": "\ufffd", "c": "\\u0000 \\\ufffd"}
+    again = await store.contact(NUMBER, contact.user)
+    assert again is not None
+    assert (again.name, again.state) == ("\ufffd", {"note": "\ufffd"})
+
+
+async def test_a_nul_in_an_identifier_is_an_error_of_its_own_group_only(store: Store) -> None:
+    with pytest.raises(StoreError):
+        await store.write(make.event("k\0"))
+    await store.write(make.event("k"))
+    assert await store.recent_event_keys(T0) == {"k"}
+
+
+async def test_json_may_be_any_mapping_and_must_be_json(store: Store) -> None:
+    contact = make.contact(state=MappingProxyType({"kinds": frozenset({"b", "a"}), "pair": (1, 2)}))
+    await store.write(contact)
+    found = await store.contact(NUMBER, contact.user)
+    assert found is not None
+    assert found.state == {"kinds": ["a", "b"], "pair": [1, 2]}
+    with pytest.raises(StoreError):
+        await store.write(make.contact(user=UserRef(user_id="BR.2"), state={"x": object()}))
+
+
+# --- idempotency -----------------------------------------------------------------------------------
+
+
+async def test_the_first_with_a_key_goes_on_and_the_next_waits_for_its_answer(store: Store) -> None:
+    assert await store.idempotent("k", "dial A", T0) is None
+    assert await store.idempotent("k", "dial A", at(1)) == Replay(state=ReplayState.IN_PROGRESS)
+    await store.save_idempotent("k", "dial A", {"status": 201, "body": {"call_id": "1"}})
+    assert await store.idempotent("k", "dial A", at(2)) == Replay(
+        state=ReplayState.DONE, response={"status": 201, "body": {"call_id": "1"}}
+    )
+
+
+async def test_the_same_key_for_another_request_is_a_conflict(store: Store) -> None:
+    assert await store.idempotent("k", "dial A", T0) is None
+    assert await store.idempotent("k", "dial B", T0) == Replay(state=ReplayState.CONFLICT)
+    await store.save_idempotent("k", "dial B", {"status": 500})
+    assert await store.idempotent("k", "dial A", T0) == Replay(state=ReplayState.IN_PROGRESS)
+
+
+async def test_a_key_may_be_used_again_exactly_a_day_later(store: Store) -> None:
+    day = 24 * 3600
+    await store.idempotent("k", "dial A", T0)
+    await store.save_idempotent("k", "dial A", {"status": 201})
+    assert await store.idempotent("k", "dial B", at(day - 0.001)) == Replay(state=ReplayState.CONFLICT)
+    assert await store.idempotent("k", "dial B", at(day)) is None
+    assert await store.idempotent("k", "dial B", at(day)) == Replay(state=ReplayState.IN_PROGRESS)
+
+
+async def test_an_answer_for_a_key_that_nobody_claimed_is_not_kept(store: Store) -> None:
+    await store.save_idempotent("k", "dial A", {"status": 201})
+    assert await store.idempotent("k", "dial A", T0) is None
+
+
+# --- life ------------------------------------------------------------------------------------------
+
+
+async def test_a_started_store_is_up_and_healthy(store: Store) -> None:
+    assert store.up
+    assert await store.healthy()
+
+
+async def test_a_closed_store_is_down_and_may_be_closed_again(store: Store) -> None:
+    await store.aclose()
+    await store.aclose()
+    assert not store.up
+    assert not await store.healthy()
+    with pytest.raises(StoreDown):
+        await store.write(make.event())
+    with pytest.raises(StoreDown):
+        await store.unfinished_calls()
