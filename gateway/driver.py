@@ -218,8 +218,8 @@ class CallDriver:
         match effect:
             case fx.Ring():
                 phones.ring(self.call.call_id, self.view())
-            case fx.StopRinging(reason=reason, but=but):
-                phones.stop_ringing(self.call.call_id, reason, but=but)
+            case fx.StopRinging(reason=reason, but=but, detail=detail):
+                phones.stop_ringing(self.call.call_id, reason, but=but, detail=detail)
             case fx.Finish(outcome=outcome):
                 self._note(self._ended_fact(), tasks)
                 self._finish(outcome)
@@ -265,7 +265,7 @@ class CallDriver:
             outcome=self.call.outcome or Outcome(result=Result.GATEWAY, reason=EndReason.INTERNAL),
         )
         self._ended_at = self._services.clock.now()
-        self._services.phones.stop_ringing(self.call.call_id, StopReason.FAILED, but=None)
+        self._services.phones.stop_ringing(self.call.call_id, StopReason.FAILED)
         self._services.store.write_soon(self.record())
         if self.call.operator is not None:
             self._services.phones.show(self.call.operator, self.view())

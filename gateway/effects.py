@@ -76,6 +76,7 @@ class Ring:
 class StopRinging:
     reason: StopReason
     but: OperatorId | None = None  #: the one who answered
+    detail: str | None = None  #: safe to show, such as what Meta said
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

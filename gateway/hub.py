@@ -83,6 +83,7 @@ class Hub:
         self._phones: dict[OperatorId, Phone] = {}
         self._by_leg: dict[LegId, tuple[Phone, WorkerId]] = {}
         self._ringing: dict[CallId, _Ringing] = {}
+        self.resume_s = RESUME_S
 
     # --- logging in and out ------------------------------------------------------------------------
 
@@ -123,7 +124,7 @@ class Hub:
         phone.line = None
         self._metrics.softphones_connected.set(self.connected)
         self._stop_at(phone.operator)
-        phone.lost = asyncio.get_running_loop().call_later(RESUME_S, self.logout, phone)
+        phone.lost = asyncio.get_running_loop().call_later(self.resume_s, self.logout, phone)
         log.info("softphone_lost", operator=phone.operator, call_id=phone.call)
 
     def logout(self, phone: Phone) -> None:
@@ -234,12 +235,14 @@ class Hub:
         phone.push(msg.Incoming(call=ringing.view))
         log.info("operator_rung", call_id=call_id, operator=phone.operator)
 
-    def stop_ringing(self, call_id: CallId, reason: StopReason, *, but: OperatorId | None) -> None:
+    def stop_ringing(
+        self, call_id: CallId, reason: StopReason, *, but: OperatorId | None = None, detail: str | None = None
+    ) -> None:
         ringing = self._ringing.pop(call_id, None)
         for operator in ringing.at if ringing else ():
             phone = self._phones.get(operator)
             if phone is not None and operator != but:
-                phone.push(msg.Gone(call_id=call_id, reason=reason.value))
+                phone.push(msg.Gone(call_id=call_id, reason=reason.value, detail=detail))
 
     def _stop_at(self, operator: OperatorId) -> None:
         for ringing in self._ringing.values():

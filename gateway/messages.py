@@ -215,6 +215,7 @@ class Gone(Message, frozen=True, kw_only=True, tag="gone"):
 
     call_id: str
     reason: str  #: answered_elsewhere, hung_up_by_user, not_answered, declined, failed
+    detail: str | None = None  #: what Meta said, with `failed`
 
 
 class CallChanged(Message, frozen=True, kw_only=True, tag="call"):

@@ -175,7 +175,10 @@ def _taken(call: Call) -> Effect:
 def _ending_effects(before: Call, after: Call, received: CallInput) -> list[Effect]:
     asked: list[Effect] = []
     if before.state is not S.ENDING and after.outcome is not None:
-        asked += [fx.StopRinging(reason=_stop_reason(after.outcome)), fx.CloseMedia()]
+        asked += [
+            fx.StopRinging(reason=_stop_reason(after.outcome), detail=after.outcome.detail),
+            fx.CloseMedia(),
+        ]
     if after.state is S.ENDING and received.kind is not IN.META_REJECTED and after.meta_call_id:
         # Before pre_accept the caller is rejected, after it terminated.
         # Source: Meta, user-initiated calls and SIP troubleshooting, read 2026-11-22.

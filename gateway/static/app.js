@@ -123,7 +123,7 @@ async function logout() {
 
 const PUSHES = {
   incoming: ({ call }) => calls.offer(call),
-  gone: ({ call_id, reason }) => gone(call_id, reason),
+  gone: ({ call_id, reason, detail }) => gone(call_id, reason, detail),
   call: ({ call }) => calls.update(call),
   slots: (message) => numbers.slots(message),
   contact: (message) => dial.contact(message),
@@ -141,12 +141,13 @@ function push(message) {
   PUSHES[message.type]?.(message);
 }
 
-function gone(call_id, reason) {
+function gone(call_id, reason, detail) {
   const call = calls.gone(call_id);
   if (!call) return;
   // Once one is answered, the others stop ringing here: nothing that the operator does not know.
   const known = reason === "declined" || (reason === "answered_elsewhere" && (me.answering || calls.live));
-  const text = () => t("gone.of", { name: userName(call.user), why: words("gone", reason) });
+  const why = () => [words("gone", reason), detail].filter(Boolean).join(" ");
+  const text = () => t("gone.of", { name: userName(call.user), why: why() });
   if (!known) notices.show("info", text);
   refreshRecent();
 }
@@ -195,13 +196,17 @@ async function decline(call_id) {
   calls.gone(call_id);
 }
 
-/** Refresh the list; `lost`: an own call that ended while the connection was away is shown with its end. */
-async function refreshRecent(lost = null) {
-  const list = await request("recent", { limit: 20 }).catch(() => null);
-  if (!list) return;
+/**
+ * Refresh the list. `lost`: an own call that ended while the connection was away is shown with its end.
+ * `ended`: the call that just ended; we know more of it than the database does yet.
+ */
+async function refreshRecent(lost = null, ended = null) {
+  const kept = await request("recent", { limit: 20 }).catch(() => null);
+  if (!kept) return;
+  const list = kept.map((call) => (call.call_id === ended?.call_id ? ended : call));
   recent.set(list);
-  const ended = list.find((call) => call.call_id === lost && call.state === "ended");
-  if (ended && !calls.current) calls.update(ended);
+  const missed = list.find((call) => call.call_id === lost && call.state === "ended");
+  if (missed && !calls.current) calls.update(missed);
 }
 
 async function setStatus(available) {
@@ -222,7 +227,7 @@ function callsChanged(before, after) {
   if (!after || (before?.call_id === after.call_id && before.state === after.state)) return;
   const now = `${userName(after.user)}: ${words("state", after.state)}`;
   notices.announce(after.state === "ended" ? outcomeWords(after) : now);
-  if (after.state === "ended" && before?.state !== "ended") refreshRecent();
+  if (after.state === "ended" && before?.state !== "ended") refreshRecent(null, after);
 }
 
 function ring() {

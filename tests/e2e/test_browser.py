@@ -127,6 +127,7 @@ async def test_the_page_works_with_the_keyboard_alone_and_in_portuguese(database
 
 async def test_a_closed_tab_ends_the_call(database: str, tmp_path: Path) -> None:
     async with running(database) as run:
+        run.gateway.hub.resume_s = 2.0
         async with page_of_ana(run, tmp_path) as page:
             call = run.ana.call()
             await page.get_by_test_id("answer").click()

@@ -207,8 +207,8 @@ async def test_a_refusal_of_meta_is_compensated_and_shown(op: str) -> None:
         assert "138008" in record.detail
         assert slots(world) == (0, 0)
         assert not world.media.legs - set(phone.legs.values())
-        if op == "accept":
-            assert "138008" in line.of_type(msg.CallChanged)[-1].call.outcome.detail
+        told = line.of_type(msg.CallChanged)[-1].call.outcome if op == "accept" else line.of_type(msg.Gone)[-1]
+        assert "138008" in told.detail
 
 
 async def test_a_user_who_gave_up_before_our_pre_accept_has_cancelled_and_nothing_failed() -> None:
