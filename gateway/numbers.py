@@ -37,8 +37,9 @@ class Number:
             coexistence=settings.coexistence,
             messaging_limit=settings.messaging_limit,
         )
-        self.incoming = Slots(Direction.USER_INITIATED, settings.incoming_slots, lambda: on_slots(self))
-        self.outgoing = Slots(Direction.BUSINESS_INITIATED, settings.outgoing_slots, lambda: on_slots(self))
+        incoming, outgoing = settings.slots(pack)
+        self.incoming = Slots(Direction.USER_INITIATED, incoming, lambda: on_slots(self))
+        self.outgoing = Slots(Direction.BUSINESS_INITIATED, outgoing, lambda: on_slots(self))
 
     async def read_from_meta(self, graph: Graph) -> None:
         """Take over what Meta says of this number; what it does not say stays as the settings have it.

@@ -77,11 +77,11 @@ class NumberSettings(_Section):
     pack_file: values.PackFile | None = _setting(
         "A pack of your own; wins over `pack`.", "a TOML file", default=None
     )
-    incoming_slots: values.Slots = _setting(
-        "Calls from users at a time.", "a whole number from 0 to 100000", default=1_000
+    incoming_slots: values.Slots | None = _setting(
+        "Calls from users at a time; without it the rules' 1,000.", "a whole number from 0 to 100000", default=None
     )
-    outgoing_slots: values.Slots = _setting(
-        "Calls to users at a time.", "a whole number from 0 to 100000", default=1_000
+    outgoing_slots: values.Slots | None = _setting(
+        "Calls to users at a time; without it the rules' 1,000.", "a whole number from 0 to 100000", default=None
     )
     access_token: values.Secret | None = _setting("Token of this number.", "a token of Meta's", default=None)
     messaging_limit: int | None = _setting(
@@ -108,6 +108,12 @@ class NumberSettings(_Section):
     def pack_loaded(self) -> Pack:
         """Return the rules of this number. Raises: PackError, OSError if the file changed since the start."""
         return load_pack(self.pack) if self.pack_file is None else values.read_pack(self.pack_file)
+
+    def slots(self, pack: Pack) -> tuple[int, int]:
+        """Return the concurrent calls from users and to users: what is set here, else what the rules say (R14)."""
+        incoming = pack.slots_user_initiated if self.incoming_slots is None else self.incoming_slots
+        outgoing = pack.slots_business_initiated if self.outgoing_slots is None else self.outgoing_slots
+        return incoming, outgoing
 
 
 # --- all of them ---------------------------------------------------------------------------------

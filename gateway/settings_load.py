@@ -391,7 +391,8 @@ def _show(value: Any) -> str:
 
 def _show_number(number: NumberSettings) -> str:
     rules = number.pack if number.pack_file is None else str(number.pack_file)
-    slots = f"{number.incoming_slots} in, {number.outgoing_slots} out"
+    incoming, outgoing = number.slots(number.pack_loaded())
+    slots = f"{incoming} in, {outgoing} out"
     token = ", own token" if number.access_token else ""
     name = f" {number.name!r}" if number.name else ""
     return f"{number.phone_number_id} {number.phone_number}{name}: pack {rules}, {slots}{token}"

@@ -40,7 +40,7 @@ def test_the_least_that_works_has_sensible_defaults(monkeypatch: pytest.MonkeyPa
     assert given.media_workers >= 1
     number = given.numbers[0]
     assert (number.phone_number, number.pack) == ("+551155550100", "guide")
-    assert (number.incoming_slots, number.outgoing_slots) == (1_000, 1_000)
+    assert number.slots(number.pack_loaded()) == (1_000, 1_000)
     assert number.permission_text
     assert contradictions() == []
 
