@@ -103,8 +103,12 @@ def test_a_file_that_is_no_text_is_a_mistake(folder: Path) -> None:
 def test_a_file_that_cannot_be_read_is_a_mistake(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "gateway.toml").write_text("port = 1")
 
-    def refuse(*_: object, **__: object) -> str:
-        raise PermissionError(13, "Permission denied")
+    readable = Path.read_text
+
+    def refuse(path: Path, **how: str) -> str:
+        if path.name == "gateway.toml":
+            raise PermissionError(13, "Permission denied")
+        return readable(path, **how)
 
     monkeypatch.setattr(Path, "read_text", refuse)  # root may read everything
     assert problems(folder) == ("gateway.toml: cannot be read: Permission denied",)

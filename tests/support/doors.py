@@ -1,7 +1,7 @@
 """The gateway's doors on 127.0.0.1, with a whole gateway in memory behind them."""
 
 import hmac
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -53,17 +53,15 @@ class SocketClient:
         """Return the first push of a type, heard already or awaited."""
         return await self.until(lambda message: message["type"] == kind)
 
-    async def until(self, condition: Any) -> dict[str, Any]:
-        for message in self.heard:
-            if condition(message):
-                return message
-        while True:
+    async def until(self, condition: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        """Return the first message that fits, heard already or awaited."""
+        found = next(filter(condition, self.heard), None)
+        while found is None:
             frame = await self.ws.receive(timeout=5.0)
             assert frame.type is WSMsgType.TEXT, (frame, self.ws.close_code, self.heard)
-            message: dict[str, Any] = orjson.loads(frame.data)
-            self.heard.append(message)
-            if condition(message):
-                return message
+            self.heard.append(orjson.loads(frame.data))
+            found = next(filter(condition, self.heard[-1:]), None)
+        return found
 
     async def closed(self) -> int | None:
         """Read on until the gateway has closed the socket; return its code."""
