@@ -1,0 +1,317 @@
+"""What can happen between a business number and a contact, as far as the rules care.
+
+A fact never changes and is never taken back; a later one may outweigh it. `key` names it: two facts of one kind with
+the same key are one fact (webhooks repeat; a call id or message id makes a good key). Facts go to the store and come
+back as flat dictionaries; where they come from (webhooks, our own actions, Meta's answers) is the gateway's affair.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Any, Final
+
+Plain = str | int | bool | None
+
+#: How far ahead of `now` a fact may lie (`check_time`): more than any clock is wrong, less than any window.
+MAX_AHEAD: Final = timedelta(hours=2)
+#: No fact is older than WhatsApp.
+EARLIEST: Final = datetime(2009, 1, 1, tzinfo=UTC)
+#: No limit of Meta's lasts longer than its longest window.
+LONGEST_LIMIT: Final = timedelta(days=7)
+
+
+class FactError(ValueError):
+    """A fact that cannot be: naive or absurd time, missing or unknown field, wrong type."""
+
+
+class RequestForm(StrEnum):
+    """The two ways to ask for permission (guide R3)."""
+
+    FREE_FORM = "free_form"
+    TEMPLATE = "template"
+
+
+class Direction(StrEnum):
+    """Who calls; Meta's own values."""
+
+    USER_INITIATED = "USER_INITIATED"
+    BUSINESS_INITIATED = "BUSINESS_INITIATED"
+
+
+class ReplySource(StrEnum):
+    """Who changed a permission."""
+
+    USER_ACTION = "user_action"
+    #: Meta, of itself: a callback permission, or the revocation after unanswered calls.
+    AUTOMATIC = "automatic"
+    #: Nobody now: what Meta's records said when we asked or were refused (`call_permissions`, 138006, 138017).
+    META_RECORD = "meta_record"
+
+
+class WindowSource(StrEnum):
+    """What opened the customer service window. Connected calls open it by themselves (`contact.py`)."""
+
+    MESSAGE = "message"
+    USER_CALL = "user_call"  #: whether or not we took it
+    META_RECORD = "meta_record"
+
+
+class Action(StrEnum):
+    """What Meta limits per contact; Meta's own values."""
+
+    SEND_REQUEST = "send_call_permission_request"
+    START_CALL = "start_call"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Fact:
+    at: datetime  #: aware UTC; Meta's timestamp where there is one
+    key: str
+
+    def __post_init__(self) -> None:
+        if not self.key:
+            raise FactError("a fact needs a key")
+        if self.at.utcoffset() != timedelta(0):
+            raise FactError("at must be in UTC")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PermissionRequested(_Fact):
+    """We asked. `request_id` is the message id that a reply will name, if Meta has told it yet."""
+
+    form: RequestForm
+    request_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PermissionGranted(_Fact):
+    """The contact may be called; without an expiry of Meta's, for as long as the pack says."""
+
+    permanent: bool = False
+    expires_at: datetime | None = None
+    source: ReplySource = ReplySource.USER_ACTION
+    request_id: str | None = None  #: the request this answers; None: granted unasked
+
+    def __post_init__(self) -> None:
+        _Fact.__post_init__(self)
+        if self.expires_at is not None and self.expires_at.utcoffset() != timedelta(0):
+            raise FactError("expires_at must be in UTC")
+        if self.permanent and self.expires_at is not None:
+            raise FactError("a permanent permission does not expire")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PermissionDeclined(_Fact):
+    """The contact said no to a request. A rejection that Meta sends `automatic` is a PermissionRevoked."""
+
+    source: ReplySource = ReplySource.USER_ACTION
+    request_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PermissionRevoked(_Fact):
+    """A permission is gone, or Meta says that there is none."""
+
+    source: ReplySource = ReplySource.USER_ACTION
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallConnected(_Fact):
+    """A call was picked up; `at` is the pick-up."""
+
+    direction: Direction
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallUnanswered(_Fact):
+    """A business-initiated call rang and nobody picked up."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallRejected(_Fact):
+    """A business-initiated call was declined on the phone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WindowOpened(_Fact):
+    """The customer service window started or was refreshed."""
+
+    source: WindowSource = WindowSource.MESSAGE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WindowClosed(_Fact):
+    """Meta said that the window is closed (131047)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LimitReported(_Fact):
+    """Meta refused an action for its limit (138009, 138012).
+
+    If Meta does not say until when, take 24 hours, its shortest window.
+    """
+
+    action: Action
+    until: datetime
+
+    def __post_init__(self) -> None:
+        _Fact.__post_init__(self)
+        if self.until.utcoffset() != timedelta(0):
+            raise FactError("until must be in UTC")
+        if self.until - self.at > LONGEST_LIMIT:
+            raise FactError("no limit lasts longer than seven days")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsageReported(_Fact):
+    """What Meta had counted at `at` (`call_permissions`); it replaces what we counted before.
+
+    Record it when Meta contradicts us, not whenever we asked: the single instants are lost, so that counts leave
+    their windows later than Meta's do.
+    """
+
+    action: Action
+    used_24h: int
+    used_7d: int = 0
+
+    def __post_init__(self) -> None:
+        _Fact.__post_init__(self)
+        if self.used_24h < 0 or self.used_7d < 0:
+            raise FactError("a usage cannot be negative")
+
+
+Fact = (
+    PermissionRequested
+    | PermissionGranted
+    | PermissionDeclined
+    | PermissionRevoked
+    | CallConnected
+    | CallUnanswered
+    | CallRejected
+    | WindowOpened
+    | WindowClosed
+    | LimitReported
+    | UsageReported
+)
+
+#: Stored names; never renamed.
+KINDS: Final[Mapping[str, type[Fact]]] = MappingProxyType(
+    {
+        "permission_requested": PermissionRequested,
+        "permission_granted": PermissionGranted,
+        "permission_declined": PermissionDeclined,
+        "permission_revoked": PermissionRevoked,
+        "call_connected": CallConnected,
+        "call_unanswered": CallUnanswered,
+        "call_rejected": CallRejected,
+        "window_opened": WindowOpened,
+        "window_closed": WindowClosed,
+        "limit_reported": LimitReported,
+        "usage_reported": UsageReported,
+    }
+)
+_NAMES: Final = {kind: name for name, kind in KINDS.items()}
+
+
+def check_time(fact: Fact, *, now: datetime) -> None:
+    """Refuse a fact that no clock error explains, before it is recorded.
+
+    Raises:
+        FactError: it lies before WhatsApp, or more than MAX_AHEAD after `now`.
+    """
+    if fact.at < EARLIEST:
+        raise FactError(f"{fact.at.isoformat()} is too long ago")
+    if fact.at - now > MAX_AHEAD:
+        raise FactError(f"{fact.at.isoformat()} has not come yet")
+
+
+def fact_to_dict(fact: Fact) -> dict[str, Plain]:
+    """Write a fact as plain values; `kind` says which it is, instants are ISO 8601."""
+    plain: dict[str, Plain] = {"kind": _NAMES[type(fact)]}
+    for field in fields(fact):
+        value = getattr(fact, field.name)
+        plain[field.name] = _plain(value)
+    return plain
+
+
+def _plain(value: datetime | StrEnum | Plain) -> Plain:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return value.value if isinstance(value, StrEnum) else value
+
+
+def fact_from_dict(data: Mapping[str, object]) -> Fact:
+    """Read what `fact_to_dict` wrote.
+
+    Raises:
+        FactError: not a fact, or one of a kind or with a field that this version does not know.
+    """
+    kind = KINDS.get(str(data.get("kind")))
+    if kind is None:
+        raise FactError(f"unknown kind {data.get('kind')!r}")
+    names = {field.name for field in fields(kind)}
+    if unknown := data.keys() - names - {"kind"}:
+        raise FactError(f"unknown fields {sorted(unknown)}")
+    values: dict[str, Any] = {name: _read(name, data[name], kind) for name in names & data.keys()}
+    try:
+        return kind(**values)
+    except TypeError as error:  # a field without default is missing
+        raise FactError(str(error)) from error
+
+
+def _instant(value: object) -> datetime:
+    if not isinstance(value, str):
+        raise ValueError("not an instant")
+    instant = datetime.fromisoformat(value)
+    if instant.utcoffset() is None:
+        raise ValueError("no time zone")
+    return instant.astimezone(UTC)
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError("not a text")
+    return value
+
+
+def _flag(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("not true or false")
+    return value
+
+
+def _count(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError("not a number")
+    return value
+
+
+_READERS: Final[Mapping[str, Callable[[Any], object]]] = MappingProxyType(
+    {
+        "at": _instant,
+        "expires_at": _instant,
+        "until": _instant,
+        "key": _text,
+        "request_id": _text,
+        "permanent": _flag,
+        "used_24h": _count,
+        "used_7d": _count,
+        "form": RequestForm,
+        "direction": Direction,
+        "action": Action,
+    }
+)
+_OPTIONAL: Final = frozenset({"expires_at", "request_id"})
+
+
+def _read(name: str, value: object, kind: type[Fact]) -> object:
+    if value is None and name in _OPTIONAL:
+        return None
+    source: Callable[[Any], object] = WindowSource if kind is WindowOpened else ReplySource
+    read = _READERS.get(name, source)
+    try:
+        return read(value)
+    except (ValueError, OverflowError) as error:
+        raise FactError(f"{name}: {error}") from error

@@ -1,0 +1,56 @@
+"""What is known of a business number: read from Meta's settings and webhooks, or configured by hand.
+
+Values only; how they are read is the gateway's affair, what they forbid is in `gate.py`.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from policy.facts import Direction
+from policy.hours import CallHours
+
+
+class CallingStatus(StrEnum):
+    """Meta's `calling.status`. A number that was never configured reports NOT_SET, which is off."""
+
+    ENABLED = "ENABLED"
+    DISABLED = "DISABLED"
+    NOT_SET = "NOT_SET"
+    #: Not read yet: no reason to refuse, Meta decides.
+    UNKNOWN = "UNKNOWN"
+
+
+class RestrictionType(StrEnum):
+    """What Meta takes away from a number with bad quality or low pick-up; Meta's own values."""
+
+    # Source: Meta, "Configure call settings", read 2026-11-22.
+    BUSINESS_INITIATED = "RESTRICTED_BUSINESS_INITIATED_CALLING"
+    USER_INITIATED = "RESTRICTED_USER_INITIATED_CALLING"
+    #: Users see no button, but calls that come are taken.
+    CALL_BUTTON_HIDDEN = "RESTRICTED_USER_INITIATED_CALLING_CALL_BUTTON_HIDDEN"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restriction:
+    """One restriction; without an expiry it stays until Meta lifts it."""
+
+    type: RestrictionType
+    expires_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NumberState:
+    """A business number as the rules see it."""
+
+    country: str | None = None  #: ISO 3166-1 alpha-2 by numbering plan (+1 876 is JM); None: not known
+    country_refused: bool = False  #: Meta answered 138013: it is the authority on countries
+    calling: CallingStatus = CallingStatus.UNKNOWN
+    coexistence: bool = False  #: shared with the WhatsApp Business app
+    sip_enabled: bool = False
+    messaging_limit: int | None = None  #: business-initiated conversations per 24 h; None: Meta did not tell
+    restrictions: tuple[Restriction, ...] = ()
+    payment_ok: bool = True
+    hours: CallHours | None = None
+    #: Directions refused outside `hours`. Meta itself keeps users from calling then, so the default is none.
+    hours_enforced: frozenset[Direction] = frozenset()

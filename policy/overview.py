@@ -1,0 +1,135 @@
+"""Everything an operator wants to know of a contact at once: permission, window, counts, and when what is possible.
+
+Asks the gate; decides nothing itself.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from policy.contact import ContactState, calls_counted, requests_counted
+from policy.decision import Decision
+from policy.facts import Fact, PermissionDeclined, PermissionGranted, PermissionRequested, RequestForm
+from policy.gate import evaluate
+from policy.number import NumberState
+from policy.pack import Pack
+from policy.permission import Permission, permission_at
+from policy.request import AskPermission, PlaceCall
+from policy.rules import choose_form, window_open_until
+from policy.windows import DAY, WEEK, count_in, is_within
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counter:
+    """How much of a limit is used. What is in flight is not in here."""
+
+    used: int
+    limit: int
+    next_frees_at: datetime | None  #: when the oldest that counts no longer does
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overview:
+    """A contact at an instant."""
+
+    permission: Permission
+    window_open_until: datetime | None  #: None: closed
+    connected_24h: Counter
+    requests_24h: Counter
+    requests_7d: Counter
+    form: RequestForm  #: the right one now
+    place: Decision
+    ask_free_form: Decision
+    ask_template: Decision
+
+
+def overview(
+    pack: Pack,
+    number: NumberState,
+    contact: ContactState,
+    *,
+    now: datetime,
+    place: PlaceCall | None = None,
+    ask: AskPermission | None = None,
+) -> Overview:
+    """Judge a call and both forms of request; `place` and `ask` carry what is in flight."""
+    ask = ask or AskPermission()
+    calls = calls_counted(contact)
+    day, week = (requests_counted(contact, window=window) for window in (DAY, WEEK))
+    free_form = replace(ask, form=RequestForm.FREE_FORM)
+    template = replace(ask, form=RequestForm.TEMPLATE)
+    return Overview(
+        permission=permission_at(pack, contact, now=now),
+        window_open_until=window_open_until(pack, contact, now=now),
+        connected_24h=_counter(calls, pack.connected_per_24h, DAY, now),
+        requests_24h=_counter(day, pack.requests_per_24h, DAY, now),
+        requests_7d=_counter(week, pack.requests_per_7d, WEEK, now),
+        form=choose_form(pack, contact, now=now),
+        place=evaluate(pack, number, contact, place or PlaceCall(), now=now),
+        ask_free_form=evaluate(pack, number, contact, free_form, now=now),
+        ask_template=evaluate(pack, number, contact, template, now=now),
+    )
+
+
+class RequestOutcome(StrEnum):
+    """What became of a permission request."""
+
+    PENDING = "pending"
+    GRANTED = "granted"
+    DECLINED = "declined"
+    LAPSED = "lapsed"
+    #: The contact answered a newer one instead.
+    SUPERSEDED = "superseded"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestView:
+    """A request and what became of it."""
+
+    request: PermissionRequested
+    outcome: RequestOutcome
+
+
+def request_views(pack: Pack, facts: Iterable[Fact], *, now: datetime) -> tuple[RequestView, ...]:
+    """Match requests with replies, oldest first. Of several replies to one request, the newest counts.
+
+    Takes facts as the store has them, not a state: a state keeps no more than the rules need.
+    """
+    known = {(type(fact), fact.key): fact for fact in facts}.values()
+    replies: dict[str, PermissionGranted | PermissionDeclined] = {}
+    for fact in sorted(known, key=lambda fact: fact.at):
+        if isinstance(fact, PermissionGranted | PermissionDeclined) and fact.request_id is not None:
+            replies[fact.request_id] = fact
+    views: list[RequestView] = []
+    newer_answered = False
+    requests = (fact for fact in known if isinstance(fact, PermissionRequested))
+    for request in sorted(requests, key=lambda fact: (fact.at, fact.key), reverse=True):
+        reply = replies.get(request.request_id or "")
+        views.append(
+            RequestView(request=request, outcome=_outcome(pack, request, reply, newer_answered, now))
+        )
+        newer_answered = newer_answered or reply is not None
+    return tuple(reversed(views))
+
+
+def _outcome(
+    pack: Pack,
+    request: PermissionRequested,
+    reply: PermissionGranted | PermissionDeclined | None,
+    newer_answered: bool,
+    now: datetime,
+) -> RequestOutcome:
+    # Source: Meta, "User call permissions" (expiry of requests), read 2026-11-22.
+    if reply is not None:
+        granted = isinstance(reply, PermissionGranted)
+        return RequestOutcome.GRANTED if granted else RequestOutcome.DECLINED
+    if newer_answered:
+        return RequestOutcome.SUPERSEDED
+    live = is_within(request.at, window=pack.request_lifetime, now=now)
+    return RequestOutcome.PENDING if live else RequestOutcome.LAPSED
+
+
+def _counter(instants: Sequence[datetime], limit: int, window: timedelta, now: datetime) -> Counter:
+    used = count_in(instants, window=window, now=now)
+    return Counter(used=used, limit=limit, next_frees_at=instants[-used] + window if used else None)
