@@ -32,6 +32,7 @@ from policy.contact import EMPTY
 from policy.decision import Decision, Refusal
 from policy.facts import Direction, PermissionRequested, RequestForm
 from policy.gate import choose_form, evaluate
+from policy.overview import Overview, overview
 from policy.reasons import Reason, Remedy
 from policy.request import AskPermission, PlaceCall, ReceiveCall, Request
 
@@ -50,15 +51,12 @@ class CannotDial(GatewayError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Overview:
+class Checked:
     """What the gate says about one contact at one instant."""
 
-    number: Number
     user: UserRef
     name: str | None
-    place: Decision
-    ask: Decision
-    form: RequestForm
+    overview: Overview
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,7 +145,7 @@ class Admission:
 
     # --- business-initiated ------------------------------------------------------------------------
 
-    async def check(self, number_id: str, to: str) -> Overview | Refusal:
+    async def check(self, number_id: str, to: str) -> Checked | Refusal:
         """Say what the gate would answer, without keeping a decision. Raises: StoreDown."""
         found = self._find(number_id, to)
         if isinstance(found, Refusal):
@@ -155,17 +153,16 @@ class Admission:
         number, user = found
         return self.overview(number, await self._services.contacts.get(number, user))
 
-    def overview(self, number: Number, contact: Contact) -> Overview:
-        now = self._services.clock.now()
-        form = choose_form(number.pack, contact.state, now=now)
-        return Overview(
-            number=number,
-            user=contact.user,
-            name=contact.name,
-            place=self._evaluate(number, contact, self._place_request(number, contact), now),
-            ask=self._evaluate(number, contact, self._ask_request(contact), now),
-            form=form,
+    def overview(self, number: Number, contact: Contact) -> Checked:
+        found = overview(
+            number.pack,
+            number.state,
+            contact.state,
+            now=self._services.clock.now(),
+            place=self._place_request(number, contact),
+            ask=self._ask_request(contact),
         )
+        return Checked(user=contact.user, name=contact.name, overview=found)
 
     async def place(self, number_id: str, to: str, *, operator: OperatorId) -> CallDriver | Refusal:
         """Start a call to a contact for an operator who is logged in, or say why not.

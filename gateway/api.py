@@ -25,7 +25,7 @@ from gateway.clock import Clock
 from gateway.errors import GatewayError, GraphError, GraphRefused, StoreDown, StoreError
 from gateway.ids import CallId, OperatorId, UserRef
 from gateway.numbers import Number, Numbers
-from gateway.openapi import ContactReply, DialRequest, PermissionRequestReply, TicketReply, TicketRequest
+from gateway.openapi import DialRequest, PermissionRequestReply, TicketReply, TicketRequest
 from gateway.problem import Problem, refused
 from gateway.records import DecisionRecord, Json
 from gateway.registry import Registry
@@ -149,8 +149,7 @@ class Api:
         checked = await self._admission.check(_path(request, "number_id"), _path(request, "user"))
         if isinstance(checked, Refusal):
             raise refused(checked, now=self._clock.now())
-        decision = views.decision_view(checked.place, checked.ask, form=checked.form.value)
-        return _json(ContactReply(user=views.user_view(checked.user, checked.name), decision=decision))
+        return _json(views.contact_view(checked.user, checked.name, checked.overview))
 
     async def ask_permission(self, request: web.Request) -> web.StreamResponse:
         number_id, user = _path(request, "number_id"), _path(request, "user")

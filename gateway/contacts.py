@@ -10,12 +10,16 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
+import structlog
+
 from gateway.ids import PhoneNumberId, UserRef
 from gateway.numbers import Number
 from gateway.records import Change, ContactRecord, FactRecord
 from gateway.store import Store
 from policy.contact import EMPTY, ContactState, apply, state_from_dict, state_to_dict
-from policy.facts import Fact, fact_to_dict
+from policy.facts import Fact, FactError, check_time, fact_to_dict
+
+log = structlog.get_logger()
 
 CACHE_SIZE: Final = 50_000
 
@@ -66,7 +70,11 @@ class Contacts:
         return found
 
     def apply(self, contact: Contact, *facts: Fact, seen_at: datetime) -> tuple[Change, ...]:
-        """Fold facts into the contact at once; return what is to be written, in one transaction."""
+        """Fold facts into the contact at once; return what is to be written, in one transaction.
+
+        A fact whose time cannot be (no clock error explains it) is logged and left out: it would outweigh true ones.
+        """
+        facts = tuple(fact for fact in facts if _is_plausible(fact, seen_at))
         for fact in facts:
             contact.state = apply(contact.state, fact)
         rows = tuple(
@@ -113,6 +121,15 @@ class Contacts:
 def _may_be(known: UserRef, asked: UserRef) -> bool:
     """Tell whether both may name one person: a number changes hands, a BSUID does not."""
     return known.user_id is None or asked.user_id is None or known.user_id == asked.user_id
+
+
+def _is_plausible(fact: Fact, now: datetime) -> bool:
+    try:
+        check_time(fact, now=now)
+    except FactError as error:
+        log.warning("fact_refused", fact=type(fact).__name__, detail=str(error))
+        return False
+    return True
 
 
 def _stranger(number_id: PhoneNumberId, user: UserRef) -> Contact:

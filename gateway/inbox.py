@@ -165,13 +165,13 @@ class Inbox:
 
     def _show(self, number: Number, contact: Contact) -> None:
         """Tell every operator what the gate says about this contact now."""
-        overview = self._admission.overview(number, contact)
+        checked = self._admission.overview(number, contact)
         self._hub.tell(
             None,
             msg.ContactChanged(
                 number_id=number.id,
                 user=views.user_view(contact.user, contact.name),
-                decision=views.decision_view(overview.place, overview.ask, form=overview.form.value),
+                decision=views.decision_view(checked.overview),
             ),
         )
 

@@ -83,6 +83,26 @@ class DecisionView(msgspec.Struct, frozen=True, kw_only=True):
     ask: RefusalView | None  #: why it may not be asked now; None: it may
 
 
+class CounterView(msgspec.Struct, frozen=True, kw_only=True):
+    used: int
+    limit: int
+    next_frees_at: datetime | None
+
+
+class ContactView(msgspec.Struct, frozen=True, kw_only=True):
+    """All that the gate knows of a contact."""
+
+    user: UserView
+    decision: DecisionView
+    permission: str  #: none, requested, temporary, permanent, declined, expired, revoked
+    window_open_until: datetime | None
+    connected_24h: CounterView
+    requests_24h: CounterView
+    requests_7d: CounterView
+    ask_free_form: RefusalView | None  #: why a free-form request may not be sent now; None: it may
+    ask_template: RefusalView | None
+
+
 # --- requests ------------------------------------------------------------------------------------
 
 

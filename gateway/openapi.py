@@ -40,13 +40,6 @@ class DialRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     operator: Name
 
 
-class ContactReply(msgspec.Struct, frozen=True):
-    """What the gate would answer about a contact now."""
-
-    user: msg.UserView
-    decision: msg.DecisionView
-
-
 class PermissionRequestReply(msgspec.Struct, frozen=True):
     form: str  #: free_form or template
     message_id: str
@@ -110,7 +103,7 @@ OPERATIONS: Final = (
         body=DialRequest,
         idempotent=True,
     ),
-    _keyed("GET", _NUMBER + "/contacts/{user}", "May this contact be called?", {200: ContactReply}, 404, 422),
+    _keyed("GET", _NUMBER + "/contacts/{user}", "May this contact be called?", {200: msg.ContactView}, 404, 422),
     _keyed(
         "POST",
         _NUMBER + "/contacts/{user}/permission-requests",

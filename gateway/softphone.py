@@ -18,7 +18,7 @@ from aiohttp import WSCloseCode, WSMsgType, web
 
 from gateway import messages as msg
 from gateway import views
-from gateway.admission import Admission, CannotDial, Overview
+from gateway.admission import Admission, CannotDial, Checked
 from gateway.call import CallInput, InputKind
 from gateway.clock import Clock
 from gateway.driver import CallDriver
@@ -350,17 +350,8 @@ def _id_of(message: object) -> int | None:
         return None
 
 
-def _decision(checked: Overview | Refusal) -> msg.DecisionView:
-    if isinstance(checked, Refusal):
-        return msg.DecisionView(
-            allowed=False,
-            refusal=views.refusal_view(checked),
-            warnings=[],
-            permission_expires_at=None,
-            ask_form=None,
-            ask=views.refusal_view(checked),
-        )
-    return views.decision_view(checked.place, checked.ask, form=checked.form.value)
+def _decision(checked: Checked | Refusal) -> msg.DecisionView:
+    return views.refused_view(checked) if isinstance(checked, Refusal) else views.decision_view(checked.overview)
 
 
 def _not_refused(placed: CallDriver | Refusal) -> CallDriver:

@@ -7,11 +7,23 @@ from typing import Final
 
 from gateway.call import CallState
 from gateway.ids import UserRef
-from gateway.messages import CallView, DecisionView, NumberView, OutcomeView, RefusalView, SlotsView, UserView
+from gateway.messages import (
+    CallView,
+    ContactView,
+    CounterView,
+    DecisionView,
+    NumberView,
+    OutcomeView,
+    RefusalView,
+    SlotsView,
+    UserView,
+)
 from gateway.numbers import Number
 from gateway.records import CallRecord, Json
 from gateway.slots import Slots
-from policy.decision import Decision, Refusal
+from policy.decision import Allow, Refusal
+from policy.facts import RequestForm
+from policy.overview import Counter, Overview
 from policy.reasons import Reason
 
 #: What a person needs to know of a state.
@@ -102,17 +114,49 @@ def refusal_view(refusal: Refusal) -> RefusalView:
     )
 
 
-def decision_view(place: Decision, ask: Decision, *, form: str | None) -> DecisionView:
+def decision_view(overview: Overview) -> DecisionView:
     """Show whether a contact may be called, and if not, whether they may be asked."""
-    refused = isinstance(place, Refusal)
+    place = overview.place
+    ask = overview.ask_free_form if overview.form is RequestForm.FREE_FORM else overview.ask_template
     return DecisionView(
-        allowed=not refused,
+        allowed=isinstance(place, Allow),
         refusal=refusal_view(place) if isinstance(place, Refusal) else None,
-        warnings=[] if isinstance(place, Refusal) else [warning.code.value for warning in place.warnings],
-        permission_expires_at=None if isinstance(place, Refusal) else place.permission_expires_at,
-        ask_form=form,
+        warnings=[warning.code.value for warning in place.warnings] if isinstance(place, Allow) else [],
+        permission_expires_at=place.permission_expires_at if isinstance(place, Allow) else None,
+        ask_form=overview.form.value,
         ask=refusal_view(ask) if isinstance(ask, Refusal) else None,
     )
+
+
+def refused_view(refusal: Refusal) -> DecisionView:
+    """Show a no that holds for a call and for a request alike: no such number, no such user."""
+    return DecisionView(
+        allowed=False,
+        refusal=refusal_view(refusal),
+        warnings=[],
+        permission_expires_at=None,
+        ask_form=None,
+        ask=refusal_view(refusal),
+    )
+
+
+def contact_view(user: UserRef, name: str | None, overview: Overview) -> ContactView:
+    """Show all that the gate knows of a contact now."""
+    return ContactView(
+        user=user_view(user, name),
+        decision=decision_view(overview),
+        permission=overview.permission.status.value,
+        window_open_until=overview.window_open_until,
+        connected_24h=_counter_view(overview.connected_24h),
+        requests_24h=_counter_view(overview.requests_24h),
+        requests_7d=_counter_view(overview.requests_7d),
+        ask_free_form=refusal_view(overview.ask_free_form) if isinstance(overview.ask_free_form, Refusal) else None,
+        ask_template=refusal_view(overview.ask_template) if isinstance(overview.ask_template, Refusal) else None,
+    )
+
+
+def _counter_view(counter: Counter) -> CounterView:
+    return CounterView(used=counter.used, limit=counter.limit, next_frees_at=counter.next_frees_at)
 
 
 def refusal_json(refusal: Refusal) -> Json:

@@ -112,11 +112,11 @@ async def test_a_permission_reply_changes_what_the_gate_says_and_every_phone_hea
     async with a_world() as world:
         _, line = await world.login()
         before = await world.admission.check(NUMBER_ID, "+5511900000001")
-        assert not isinstance(getattr(before, "place", None), Allow)
+        assert not isinstance(getattr(getattr(before, "overview", None), "place", None), Allow)
         at = str(int(world.clock.now().timestamp()))
         await world.deliver(contacts=[{"wa_id": ANA.wa_id}], messages=[GRANTED | {"timestamp": at}])
         after = await world.admission.check(NUMBER_ID, "+5511900000001")
-        assert isinstance(getattr(after, "place", None), Allow)
+        assert isinstance(getattr(getattr(after, "overview", None), "place", None), Allow)
         (push,) = line.pushes
         assert push.decision.allowed  # type: ignore[union-attr]
 
@@ -129,9 +129,9 @@ async def test_a_users_call_opens_the_window_and_grants_nothing() -> None:
         await world.meta_terminates()
         await world.ended(driver)
         opened = await world.admission.check(NUMBER_ID, "+5511900000001")
-        assert getattr(closed, "form", None) is RequestForm.TEMPLATE
-        assert getattr(opened, "form", None) is RequestForm.FREE_FORM
-        assert not isinstance(getattr(opened, "place", None), Allow)
+        assert getattr(getattr(closed, "overview", None), "form", None) is RequestForm.TEMPLATE
+        assert getattr(getattr(opened, "overview", None), "form", None) is RequestForm.FREE_FORM
+        assert not isinstance(getattr(getattr(opened, "overview", None), "place", None), Allow)
 
 
 async def test_a_message_opens_the_window() -> None:
@@ -139,7 +139,7 @@ async def test_a_message_opens_the_window() -> None:
         at = str(int(world.clock.now().timestamp()))
         await world.deliver(messages=[{"id": "wamid.1", "from": ANA.wa_id, "timestamp": at, "type": "text"}])
         opened = await world.admission.check(NUMBER_ID, "+5511900000001")
-        assert getattr(opened, "form", None) is RequestForm.FREE_FORM
+        assert getattr(getattr(opened, "overview", None), "form", None) is RequestForm.FREE_FORM
 
 
 async def test_facts_and_events_are_one_transaction() -> None:
