@@ -133,6 +133,20 @@ async def test_the_call_above_the_limit_is_refused_at_once_in_its_direction_only
         assert (answer.reason, answer.observed, answer.limit) == (Reason.NUMBER_BUSY, 1, 1)
 
 
+async def test_the_1001st_incoming_call_is_rejected_and_the_other_direction_still_dials() -> None:
+    async with a_world(incoming_slots=1_000, outgoing_slots=1_000) as world:
+        for n in range(1_001):
+            await world.user_calls(f"wacid.{n}")
+        await world.graph.arrival("reject")
+        assert world.graph.only("reject").args["call"] == "wacid.1000"
+        assert world.number.incoming.in_use == 1_000
+        await world.login()
+        user = world.number.read_user("+5511900000098")
+        assert user is not None
+        await world.allow_calls(user)
+        assert isinstance(await place(world, "+5511900000098"), CallDriver)
+
+
 async def test_a_slot_that_comes_back_is_used_again() -> None:
     async with a_world(incoming_slots=1) as world:
         for n in range(5):
