@@ -32,7 +32,7 @@ from gateway.registry import Registry
 from gateway.softphone import Softphones
 from gateway.store import ReplayState, Store
 from gateway.tickets import TICKET_S, Tickets
-from gateway.webhook import Webhook
+from gateway.webhook import BODY_S, Webhook
 from policy.decision import Refusal
 
 log = structlog.get_logger()
@@ -73,6 +73,7 @@ class Api:
         registry: Registry,
         store: Store,
         clock: Clock,
+        body_s: float = BODY_S,
     ) -> None:
         self._admission = admission
         self._tickets = tickets
@@ -80,6 +81,7 @@ class Api:
         self._registry = registry
         self._store = store
         self._clock = clock
+        self._body_s = body_s
         self._under_way: set[str] = set()  # Idempotency-Keys of requests that have no answer yet
 
     def app(self, webhook: Webhook, softphones: Softphones) -> web.Application:
@@ -117,6 +119,14 @@ class Api:
 
         return checked
 
+    async def _body(self, request: web.Request) -> bytes:
+        """Return the body. A sender who never ends it must not hold a task for good. Raises: Problem."""
+        try:
+            async with asyncio.timeout(self._body_s):
+                return await request.read()
+        except TimeoutError as error:
+            raise Problem(408, "slow_body", "The body did not arrive in time.") from error
+
     def _has_api_key(self, request: web.Request) -> bool:
         scheme, _, key = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
         return scheme.lower() == "bearer" and self._tickets.is_api_key(key.strip())
@@ -125,7 +135,7 @@ class Api:
 
     async def make_ticket(self, request: web.Request) -> web.StreamResponse:
         """Issue a one-time ticket: to the operator with their key, to anybody with the API key."""
-        wanted = await _body(request, TicketRequest)
+        wanted = _read(await self._body(request), TicketRequest)
         operator: OperatorId | None
         if wanted.key is not None:
             operator = self._tickets.operator_with_key(wanted.operator, wanted.key)
@@ -187,7 +197,8 @@ class Api:
     # --- calls ---------------------------------------------------------------------------------------
 
     async def dial(self, request: web.Request) -> web.StreamResponse:
-        number_id, wanted = _path(request, "number_id"), await _body(request, DialRequest)
+        number_id, body = _path(request, "number_id"), await self._body(request)
+        wanted = _read(body, DialRequest)
 
         async def place() -> tuple[int, Any]:
             placed = await self._admission.place(number_id, wanted.to, operator=OperatorId(wanted.operator))
@@ -195,7 +206,7 @@ class Api:
                 raise refused(placed, now=self._clock.now())
             return 201, placed.view()
 
-        return await self._once(request, await request.read(), place)
+        return await self._once(request, body, place)
 
     async def list_calls(self, request: web.Request) -> web.StreamResponse:
         calls = await self._store.recent_calls(phone_number_ids=self._numbers.ids, limit=_limit(request, default=50))
@@ -322,10 +333,10 @@ def _json(data: Any, *, status: int = 200) -> web.Response:
     return web.Response(body=msgspec.json.encode(data), status=status, content_type="application/json", headers=PRIVATE)
 
 
-async def _body(request: web.Request, shape: type[T]) -> T:
+def _read(body: bytes, shape: type[T]) -> T:
     """Read a JSON body. Raises: Problem."""
     try:
-        return msgspec.convert(orjson.loads(await request.read()), shape)
+        return msgspec.convert(orjson.loads(body), shape)
     except orjson.JSONDecodeError as error:
         raise Problem(400, "bad_json", "The body is not JSON.", detail=str(error)) from error
     except msgspec.ValidationError as error:

@@ -52,8 +52,7 @@ class CallDriver:
         self._ended_at: datetime | None = None
         self._begun = 0.0
         self._finished = False
-        self._log = log.bind(call_id=call.call_id, number_id=origin.number.id, direction=call.direction.value)
-        self._performer = Performer(self, services, self._log)
+        self._performer = Performer(self, services)
 
     # --- what others ask ---------------------------------------------------------------------------
 
@@ -154,6 +153,13 @@ class CallDriver:
 
     async def run(self) -> None:
         """Live until ENDED. Never raises but for cancellation."""
+        call = self.call
+        with structlog.contextvars.bound_contextvars(
+            call_id=call.call_id, number_id=self.origin.number.id, direction=call.direction.value
+        ):
+            await self._run()
+
+    async def _run(self) -> None:
         self._begun = asyncio.get_running_loop().time()
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -161,7 +167,7 @@ class CallDriver:
                 while self.call.state is not CallState.ENDED:
                     self._take(await self._next(), tasks)
         except* Exception:
-            self._log.exception("call_broken")
+            log.exception("call_broken")
             await self._abandon()
         finally:
             self._finish(self.call.outcome or Outcome(result=Result.GATEWAY, reason=EndReason.INTERNAL))
@@ -181,7 +187,7 @@ class CallDriver:
         before = self.call
         self.call, effects = step(before, received, now=now, timeouts=self._services.timeouts)
         if self.call is before:
-            self._log.debug("input_ignored", state=before.state.value, input=received.kind.value)
+            log.debug("input_ignored", state=before.state.value, input=received.kind.value)
             return
         self._moved(before, received)
         for effect in effects:
@@ -194,7 +200,7 @@ class CallDriver:
             services.registry.learn_meta_id(self, call.meta_call_id)
         if call.state is not before.state:
             self._stamp(call.state)
-            self._log.info("call_" + call.state.value, cause=received.kind.value, detail=received.detail)
+            log.info("call_state", state=call.state.value, cause=received.kind.value, detail=received.detail)
         services.store.write_soon(self.record())
         if call.operator is not None:
             services.phones.show(call.operator, self.view())
@@ -246,7 +252,7 @@ class CallDriver:
             direction=call.direction.value, result=outcome.result.value, reason=outcome.reason.value
         ).inc()
         ended = self._terminated
-        self._log.info(
+        log.info(
             "call_finished",
             result=outcome.result.value,
             reason=outcome.reason.value,
@@ -274,7 +280,7 @@ class CallDriver:
             try:
                 await self._services.graph.terminate(self.origin.number.id, self.call.meta_call_id)
             except GraphError as error:
-                self._log.warning("call_end_not_delivered", detail=error.public)
+                log.warning("call_end_not_delivered", detail=error.public)
 
     # --- facts for the gate ------------------------------------------------------------------------
 
@@ -313,7 +319,7 @@ class CallDriver:
         try:
             self._write(await self._services.contacts.get(origin.number, origin.user, origin.user_name), fact)
         except GatewayError as error:  # a store that is away must not end the call
-            self._log.warning("fact_not_kept", fact=type(fact).__name__, detail=error.public)
+            log.warning("fact_not_kept", fact=type(fact).__name__, detail=error.public)
 
     def _write(self, contact: Contact, fact: Fact) -> None:
         services = self._services

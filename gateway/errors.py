@@ -2,7 +2,6 @@
 
     GatewayError
     ├── SettingsError           the settings cannot work; `problems` lists every mistake
-    ├── BadEvent                a webhook body that cannot be read at all
     ├── StoreError              the database holds, or is, something that we cannot work with
     │   └── StoreDown           the database does not answer
     └── GraphError              a request to Meta's Graph API did not succeed
@@ -42,13 +41,6 @@ class SettingsError(GatewayError):
     def __init__(self, problems: Sequence[str]) -> None:
         super().__init__("\n".join(problems))
         self.problems = tuple(problems)
-
-
-class BadEvent(GatewayError):
-    """A webhook body that is no JSON object of Meta's; nothing of it is kept."""
-
-    reason = "bad_event"
-    public = "The body is not a webhook event."
 
 
 class StoreError(GatewayError):
@@ -107,9 +99,7 @@ class GraphRefused(GraphError):
         retry_at: datetime | None = None,
     ) -> None:
         said = details or meaning
-        super().__init__(
-            f"HTTP {http_status}: ({code}) {said}", op=op, public=f"Meta refused: ({code}) {said}"
-        )
+        super().__init__(f"HTTP {http_status}: ({code}) {said}", op=op, public=f"Meta refused: ({code}) {said}")
         self.code = code
         self.http_status = http_status
         self.details = details  #: Meta's own words, masked

@@ -12,8 +12,7 @@ line loses too much. Meta's call and message ids are shortened as well: their ba
 import logging
 import re
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from datetime import date, datetime
 from functools import lru_cache
 from typing import Any, Final, TextIO
@@ -24,7 +23,6 @@ import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from gateway.clock import Clock, SystemClock
-from gateway.ids import CallId, PhoneNumberId
 
 HIDDEN: Final = "[hidden]"
 SDP_HIDDEN: Final = "[sdp hidden]"
@@ -186,9 +184,7 @@ def _render_console(_logger: WrappedLogger, method: str, event_dict: EventDict) 
     return str(_CONSOLE(None, method, event_dict))
 
 
-_CONSOLE: Final = structlog.dev.ConsoleRenderer(
-    colors=True, exception_formatter=structlog.dev.plain_traceback
-)
+_CONSOLE: Final = structlog.dev.ConsoleRenderer(colors=True, exception_formatter=structlog.dev.plain_traceback)
 
 
 def configure_logging(
@@ -240,21 +236,4 @@ def _route_stdlib(out: TextIO, level: int, shared: list[Processor], render: list
 
 
 def _log_retry(details: stamina.instrumentation.RetryDetails) -> None:
-    structlog.get_logger().info(
-        "graph_retry", op=details.name, tries=details.retry_num, error=str(details.caused_by)
-    )
-
-
-# --- what the rest of the gateway calls ----------------------------------------------------------
-
-
-def call_event(event: str, /, **fields: Any) -> None:
-    """Log one event of a call; the call's id and number come from `call_context`."""
-    structlog.get_logger().info(event, **fields)
-
-
-@contextmanager
-def call_context(call_id: CallId, number: PhoneNumberId) -> Iterator[None]:
-    """Put the call's id and number on every line that is logged inside, child tasks included."""
-    with structlog.contextvars.bound_contextvars(call_id=call_id, number=number):
-        yield
+    structlog.get_logger().info("graph_retry", op=details.name, tries=details.retry_num, error=str(details.caused_by))

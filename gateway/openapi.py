@@ -91,7 +91,7 @@ OPERATIONS: Final = (
         summary="Make a one-time ticket to log in at the softphone",
         body=TicketRequest,
         answers={201: TicketReply},
-        problems=(400, 401, 413, 422, 429),
+        problems=(400, 401, 408, 413, 422, 429),
     ),
     _keyed("GET", "/v1/numbers", "List the business numbers and their slots", {200: list[msg.NumberView]}),
     _keyed(
@@ -99,7 +99,7 @@ OPERATIONS: Final = (
         _NUMBER + "/calls",
         "Call a contact for an operator at a softphone",
         {201: msg.CallView},
-        *(*_PLACES, 413),
+        *(*_PLACES, 408, 413),
         body=DialRequest,
         idempotent=True,
     ),

@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final, Protocol
 
-from structlog.typing import FilteringBoundLogger
+import structlog
 
 from gateway import effects as fx
 from gateway.call import Call, CallInput, InputKind
@@ -19,6 +19,8 @@ from gateway.outcome import EndReason
 from gateway.services import Origin, Services
 from media.engine import LegId, LegStats, Tone
 from media.errors import MediaError, SdpRefused, WorkerGone
+
+log = structlog.get_logger()
 
 #: Pause between two rounds of telling Meta to end a call; each round retries by itself.
 END_AGAIN_S: Final = 2.0
@@ -42,10 +44,9 @@ class Subject(Protocol):
 class Performer:
     """The hands of one call."""
 
-    def __init__(self, call: Subject, services: Services, log: FilteringBoundLogger) -> None:
+    def __init__(self, call: Subject, services: Services) -> None:
         self._call = call
         self._services = services
-        self._log = log
         self._number_id = call.origin.number.id
         self._media_order = asyncio.Lock()  # media requests of a call happen one after the other, in order
 
@@ -58,7 +59,7 @@ class Performer:
         except MediaError as error:
             self._call.feed(_media_failed(error))
         except Exception:
-            self._log.exception("effect_broken")
+            log.exception("effect_broken")
             self._call.feed(CallInput(kind=InputKind.BROKEN))
 
     def _work(self, effect: Effect) -> Awaitable[None]:
@@ -92,10 +93,10 @@ class Performer:
                 await ask()
                 return
             except GraphRefused as error:
-                self._log.warning("call_end_refused", code=error.code, detail=error.public)
+                log.warning("call_end_refused", code=error.code, detail=error.public)
                 return
             except GraphError as error:
-                self._log.warning("call_end_not_delivered", detail=error.public)
+                log.warning("call_end_not_delivered", detail=error.public)
                 await asyncio.sleep(END_AGAIN_S)
 
     async def _media(self, effect: Effect) -> None:
@@ -152,7 +153,7 @@ class Performer:
                 self._call.keep_stats(stats)
             await self._play_to_operator(None)
         except MediaError as error:  # the worker is gone, and the leg with it
-            self._log.info("leg_gone", detail=error.reason)
+            log.info("leg_gone", detail=error.reason)
 
 
 def _graph_failed(error: GraphError) -> CallInput:

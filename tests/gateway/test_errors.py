@@ -6,7 +6,6 @@ import pytest
 
 from gateway import errors
 from gateway.errors import (
-    BadEvent,
     GatewayError,
     GraphError,
     GraphRefused,
@@ -28,7 +27,7 @@ def test_no_two_errors_share_a_reason() -> None:
     assert len({error.reason for error in ALL}) == len(ALL)
 
 
-@pytest.mark.parametrize("error", [GatewayError, BadEvent, StoreError, StoreDown])
+@pytest.mark.parametrize("error", [GatewayError, StoreError, StoreDown])
 def test_an_error_without_detail_says_its_public_sentence(error: type[GatewayError]) -> None:
     assert str(error()) == error.public == error().public
 

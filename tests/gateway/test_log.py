@@ -1,4 +1,3 @@
-import asyncio
 import io
 import logging
 import traceback
@@ -19,8 +18,6 @@ from gateway.ids import CallId, PhoneNumberId, UserRef
 from gateway.log import (
     HIDDEN,
     SDP_HIDDEN,
-    call_context,
-    call_event,
     configure_logging,
     mask,
     mask_number,
@@ -248,9 +245,9 @@ def lines(restored: None) -> Lines:
     return lambda: [orjson.loads(line) for line in out.getvalue().splitlines()]
 
 
-def test_a_call_event_is_one_line_with_the_calls_id(lines: Lines) -> None:
-    with call_context(CALL, NUMBER):
-        call_event("call_ended", result="completed", duration_s=12)
+def test_an_event_is_one_line_with_what_is_bound(lines: Lines) -> None:
+    with structlog.contextvars.bound_contextvars(call_id=CALL):
+        structlog.get_logger().info("call_ended", result="completed", duration_s=12)
     assert lines() == [
         {
             "at": "2026-11-22T12:00:00.000+00:00",
@@ -259,28 +256,8 @@ def test_a_call_event_is_one_line_with_the_calls_id(lines: Lines) -> None:
             "result": "completed",
             "duration_s": 12,
             "call_id": CALL,
-            "number": NUMBER,
         }
     ]
-
-
-def test_outside_the_context_the_call_is_forgotten(lines: Lines) -> None:
-    with call_context(CALL, NUMBER):
-        pass
-    call_event("idle")
-    assert "call_id" not in lines()[0]
-
-
-async def test_a_task_inherits_the_context_and_its_sibling_does_not(lines: Lines) -> None:
-    async def one(call_id: str) -> None:
-        with call_context(CallId(call_id), NUMBER):
-            await asyncio.sleep(0)
-            call_event("here", mine=call_id)
-
-    async with asyncio.TaskGroup() as group:
-        for letter in "abc":
-            group.create_task(one(letter * 32))
-    assert [line["call_id"] == line["mine"] for line in lines()] == [True] * 3
 
 
 def test_levels_below_the_chosen_one_are_silent(lines: Lines) -> None:
@@ -290,7 +267,7 @@ def test_levels_below_the_chosen_one_are_silent(lines: Lines) -> None:
 
 
 def test_a_librarys_log_takes_the_same_way(lines: Lines) -> None:
-    with call_context(CALL, NUMBER):
+    with structlog.contextvars.bound_contextvars(call_id=CALL):
         logging.getLogger("aiohttp.server").error("cannot reach %s", USER)
     (line,) = lines()
     assert line["event"] == "cannot reach 55•••••••01"
@@ -331,14 +308,14 @@ def test_an_exception_keeps_its_traceback(lines: Lines) -> None:
 
 
 def test_what_json_cannot_say_does_not_stop_the_line(lines: Lines) -> None:
-    call_event("odd", obj=object(), big=10**30, text="\ud800", nan=float("nan"), keys={1: {2}})
+    structlog.get_logger().info("odd", obj=object(), big=10**30, text="\ud800", nan=float("nan"), keys={1: {2}})
     assert lines()[0]["event"] == "odd"
 
 
 def test_what_utf_8_cannot_say_does_not_stop_a_terminal(restored: None) -> None:
     out = io.StringIO()
     configure_logging(log_format="console", stream=out)
-    call_event("odd", text="\ud800")
+    structlog.get_logger().info("odd", text="\ud800")
     assert "odd" in out.getvalue().encode().decode()
 
 
