@@ -326,3 +326,19 @@ async def test_a_foreign_signature_changes_nothing(database: str) -> None:
         async with http.post(f"{run.url}/webhooks/meta", data=body, headers=headers) as answer:
             assert answer.status == 401
         assert len(run.gateway.registry) == 0
+
+
+async def talk(run: Running, bot: SoftphoneBot, wa_id: str) -> int:
+    """Answer a user's call, hear it both ways, and return the media worker that carries it."""
+    call = run.sim.user(wa_id).call()
+    incoming = (await bot.wait_push("incoming", lambda push: wa_id in push["call"]["user"]["number"]))["call"]
+    await bot.request("accept", call_id=incoming["call_id"])
+    await until(lambda: call.media.ear.hears_tone(bot.tone_hz))
+    return int(incoming["worker"])
+
+
+async def test_two_calls_at_once_are_carried_by_two_media_workers(database: str) -> None:
+    async with running(database, media_workers="2") as run, run.operator("ana") as ana, run.operator("bia") as bia:
+        assert set(ana.peers) == set(bia.peers) == {0, 1}
+        workers = {await talk(run, ana, "5511900000001"), await talk(run, bia, "5511900000002")}
+        assert workers == {0, 1}

@@ -103,6 +103,7 @@ class Doors:
             registry=world.registry,
             store=world.store,
             clock=world.clock,
+            body_s=body_s,
         )
         self.app = api.app(webhook, self.softphones)
         self.server = TestServer(self.app, host="127.0.0.1")
