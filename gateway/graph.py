@@ -136,9 +136,7 @@ class GraphClient:
     async def accept(self, number: PhoneNumberId, call: MetaCallId, answer_sdp: str, opaque: str) -> None:
         await self._answer("accept", number, call, answer_sdp, {"biz_opaque_callback_data": _opaque(opaque)})
 
-    async def _answer(
-        self, action: str, number: PhoneNumberId, call: MetaCallId, answer_sdp: str, more: Json
-    ) -> None:
+    async def _answer(self, action: str, number: PhoneNumberId, call: MetaCallId, answer_sdp: str, more: Json) -> None:
         # Meta's table says `offer` for these two; the examples and Meta itself want `answer`.
         # Source: Meta, "User-initiated calls", read 2026-11-22.
         session = {"sdp_type": "answer", "sdp": answer_sdp}
@@ -163,9 +161,7 @@ class GraphClient:
 
     async def _end(self, action: str, number: PhoneNumberId, call: MetaCallId) -> None:
         body = {"call_id": call, "action": action}
-        await self._http.send(
-            _post(action, number, "calls", body, Repeat.ALWAYS, settled=graph_codes.already_ended)
-        )
+        await self._http.send(_post(action, number, "calls", body, Repeat.ALWAYS, settled=graph_codes.already_ended))
 
     # --- permissions -----------------------------------------------------------------------------
 
@@ -192,9 +188,7 @@ class GraphClient:
         if parameters:
             texts = [{"type": "text", "text": text} for text in parameters]
             template["components"] = [{"type": "body", "parameters": texts}]
-        return await self._message(
-            "request_template", number, user, {"type": "template", "template": template}
-        )
+        return await self._message("request_template", number, user, {"type": "template", "template": template})
 
     async def _message(self, op: str, number: PhoneNumberId, user: UserRef, content: Json) -> str:
         body = {"recipient_type": "individual", **_addressed_to(user), **content}

@@ -128,9 +128,7 @@ def read_settings(body: Json) -> NumberCallingSettings:
         sip_enabled=_enabled(_object(calling, "sip")) is True,
         callback_permission=_enabled(calling, "callback_permission_status"),
         icon_visibility=_text(calling, "call_icon_visibility"),
-        user_countries=tuple(c for c in countries if isinstance(c, str))
-        if isinstance(countries, list)
-        else (),
+        user_countries=tuple(c for c in countries if isinstance(c, str)) if isinstance(countries, list) else (),
         restrictions=tuple(_restrictions(_object(calling, "restrictions"))),
         voicemail_after_s=_voicemail_after(_object(calling, "voicemail")),
         unread=unread,
@@ -194,9 +192,7 @@ def _hours(data: Json) -> tuple[CallHours | None, tuple[str, ...]]:
     if _enabled(data) is not True:
         return None, ()
     unread: list[str] = []
-    weekly = tuple(
-        _readable(_objects(data, "weekly_operating_hours"), _opening, unread, "weekly_operating_hours")
-    )
+    weekly = tuple(_readable(_objects(data, "weekly_operating_hours"), _opening, unread, "weekly_operating_hours"))
     holidays = tuple(_readable(_objects(data, "holiday_schedule"), _holiday, unread, "holiday_schedule"))
     try:
         hours = CallHours(timezone=_text(data, "timezone_id") or "", weekly=weekly, holidays=holidays)
@@ -206,9 +202,7 @@ def _hours(data: Json) -> tuple[CallHours | None, tuple[str, ...]]:
     return (None if "weekly_operating_hours" in unread else hours), tuple(unread)
 
 
-def _readable(
-    entries: Iterator[Json], read: Callable[[Json], T], unread: list[str], name: str
-) -> Iterator[T]:
+def _readable(entries: Iterator[Json], read: Callable[[Json], T], unread: list[str], name: str) -> Iterator[T]:
     for entry in entries:
         try:
             yield read(entry)

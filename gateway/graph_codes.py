@@ -111,9 +111,7 @@ CODES: Final[Mapping[int, MetaCode]] = MappingProxyType(
         138006: _operator("the user has given no permission to be called", Reason.NO_PERMISSION),
         138007: _ours("the SDP was not applied, or the answer not given, in time"),
         138008: _ours("the SDP was not accepted"),
-        138009: _operator(
-            "as many permission requests as allowed were sent", Reason.REQUEST_LIMIT, retryable=True
-        ),
+        138009: _operator("as many permission requests as allowed were sent", Reason.REQUEST_LIMIT, retryable=True),
         138011: _operator("the user has to be in a conversation with the number first"),
         138012: _operator("as many calls as allowed were connected", Reason.CONNECTED_LIMIT, retryable=True),
         138013: _config("numbers of this country may place no calls", Reason.COUNTRY_EXCLUDED),
@@ -122,9 +120,7 @@ CODES: Final[Mapping[int, MetaCode]] = MappingProxyType(
         138017: _operator("the user has given a permanent permission already", Reason.PERMISSION_EXISTS),
         138018: _config("no app is subscribed to the webhook field `calls`"),
         138019: MetaCode(meaning="the user's client failed to set up the call", who=Who.USER, retryable=True),
-        138020: MetaCode(
-            meaning="the user's client did not reach Meta's relay", who=Who.USER, retryable=True
-        ),
+        138020: MetaCode(meaning="the user's client did not reach Meta's relay", who=Who.USER, retryable=True),
         138021: _ours("the user's client heard nothing for long"),
         138022: MetaCode(meaning="the user's client sent nothing for long", who=Who.USER, retryable=True),
         138023: MetaCode(meaning="accepted, but no audio came", who=Who.USER, retryable=True),
@@ -153,9 +149,7 @@ _ENDED: Final = re.compile(
     r"|no longer|not active|not found|does not exist|unknown call|invalid call.?id|no such call",
     re.IGNORECASE,
 )
-_ACCEPTED: Final = re.compile(
-    r"\b(?:already|is)\b[^.]*\b(?:accepted|answered|in progress|ongoing)\b", re.IGNORECASE
-)
+_ACCEPTED: Final = re.compile(r"\b(?:already|is)\b[^.]*\b(?:accepted|answered|in progress|ongoing)\b", re.IGNORECASE)
 _OVER: Final = re.compile(r"ended|terminated|completed|rejected|failed|hung up", re.IGNORECASE)
 _INSTANT: Final = re.compile(
     r"(?<!\d)(?:(?P<unix>1\d{9})(?!\d)|(?P<iso>20\d\d-\d\d-\d\d[T ]\d\d:\d\d(?::\d\d)?(?:Z|[+-]\d\d:?\d\d)))"

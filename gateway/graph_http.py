@@ -149,9 +149,7 @@ class GraphHttp:
         finally:
             self._observe(request.op, status, loop.time() - started)
         body = graph_codes.read_json(raw)
-        answer = graph_codes.Answer(
-            op=request.op, status=response.status, body=body, headers=response.headers
-        )
+        answer = graph_codes.Answer(op=request.op, status=response.status, body=body, headers=response.headers)
         failure = graph_codes.error_from(answer, token=token, now=self._clock.now())
         if failure is not None:
             raise failure
@@ -214,9 +212,7 @@ async def _read(response: aiohttp.ClientResponse, op: str) -> bytes:
         raw += chunk
         if len(raw) > MAX_ANSWER_BYTES:
             response.close()
-            raise GraphUnreachable(
-                "the answer is too large", op=op, maybe_sent=True, status=str(response.status)
-            )
+            raise GraphUnreachable("the answer is too large", op=op, maybe_sent=True, status=str(response.status))
     return bytes(raw)
 
 

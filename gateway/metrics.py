@@ -80,16 +80,12 @@ class Metrics:
 
     def _parts(self) -> None:
         self.softphones_connected = self._gauge("softphones_connected", "Softphones with an open WebSocket.")
-        self.media_workers_alive = self._gauge(
-            "media_workers_alive", "Media worker processes that are ready."
-        )
+        self.media_workers_alive = self._gauge("media_workers_alive", "Media worker processes that are ready.")
         self.media_worker_restarts_total = self._counter(
             "media_worker_restarts_total", "Media workers that died and were started again."
         )
         self.store_up = self._gauge("store_up", "1 while the database answers.")
-        self.loop_lag_seconds = self._gauge(
-            "loop_lag_seconds", "Worst delay of the event loop in the last second."
-        )
+        self.loop_lag_seconds = self._gauge("loop_lag_seconds", "Worst delay of the event loop in the last second.")
         self.loop_delay_seconds = self._histogram(
             "loop_delay_seconds", "Delay of the event loop, ten samples a second.", LAG_BUCKETS
         )

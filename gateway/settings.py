@@ -44,9 +44,7 @@ def _setting(text: str, expected: str, **more: Any) -> Any:
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", str_strip_whitespace=True, hide_input_in_errors=True
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True, hide_input_in_errors=True)
 
 
 class TemplateSettings(_Section):
@@ -56,9 +54,7 @@ class TemplateSettings(_Section):
     language: str = _setting(
         "Its language.", "a language such as pt_BR", default="en_US", pattern=r"^[a-z]{2,3}(_[A-Za-z]{2,4})?$"
     )
-    parameters: tuple[str, ...] = _setting(
-        "Values for {{1}}, {{2}} of its body.", "a list of texts", default=()
-    )
+    parameters: tuple[str, ...] = _setting("Values for {{1}}, {{2}} of its body.", "a list of texts", default=())
 
 
 class NumberSettings(_Section):
@@ -74,9 +70,7 @@ class NumberSettings(_Section):
         f"one of {', '.join(BUILT_IN)}",
         default="guide",
     )
-    pack_file: values.PackFile | None = _setting(
-        "A pack of your own; wins over `pack`.", "a TOML file", default=None
-    )
+    pack_file: values.PackFile | None = _setting("A pack of your own; wins over `pack`.", "a TOML file", default=None)
     incoming_slots: values.Slots | None = _setting(
         "Calls from users at a time; without it the rules' 1,000.", "a whole number from 0 to 100000", default=None
     )
@@ -131,9 +125,7 @@ class Settings(BaseSettings):
     )
 
     # Meta
-    app_secret: values.Secret = _setting(
-        "The Meta app's secret: signs webhooks.", "the app secret from Meta's console"
-    )
+    app_secret: values.Secret = _setting("The Meta app's secret: signs webhooks.", "the app secret from Meta's console")
     app_secret_previous: values.Secret | None = _setting(
         "The app secret before, while it is being changed: both are good.", "an app secret", default=None
     )
@@ -233,9 +225,7 @@ class Settings(BaseSettings):
     )
 
     # Logs
-    log_level: values.LogLevel = _setting(
-        "How much is logged.", "one of debug, info, warning, error", default="info"
-    )
+    log_level: values.LogLevel = _setting("How much is logged.", "one of debug, info, warning, error", default="info")
     log_format: values.LogFormat = _setting(
         "JSON lines or coloured text; auto goes by whether it is a terminal.",
         "one of auto, json, console",

@@ -164,9 +164,7 @@ class _Layer:
         return f"; did you mean {self.label(near[0])}?" if near else ""
 
 
-def _config_path(
-    flag: Path | None, environ: Mapping[str, str], folder: Path, problems: list[str]
-) -> Path | None:
+def _config_path(flag: Path | None, environ: Mapping[str, str], folder: Path, problems: list[str]) -> Path | None:
     """Return the TOML file to read: `--config`, GATEWAY_CONFIG, or gateway.toml if it is there."""
     named = flag or environ.get(f"{PREFIX}CONFIG")
     if named:
@@ -254,9 +252,7 @@ def _fold_short_names(found: dict[str, Found], problems: list[str]) -> dict[str,
     short = {name: found.pop(name) for name in SHORT_NAMES if name in found}
     numbers = found.get("numbers")
     if numbers is not None and isinstance(numbers.value, list):
-        numbers = replace(
-            numbers, value=[_with_token(each, numbers.label, problems) for each in numbers.value]
-        )
+        numbers = replace(numbers, value=[_with_token(each, numbers.label, problems) for each in numbers.value])
         found["numbers"] = numbers
     if not short:
         return {}
@@ -281,9 +277,7 @@ def _with_token(number: Any, label: str, problems: list[str]) -> Any:
 # --- checks --------------------------------------------------------------------------------------
 
 
-def _validate(
-    found: Mapping[str, Found], shorts: Mapping[str, str]
-) -> tuple[frozenset[str], Settings, list[str]]:
+def _validate(found: Mapping[str, Found], shorts: Mapping[str, str]) -> tuple[frozenset[str], Settings, list[str]]:
     """Return the fields that are right by themselves, settings to check further, and what is wrong."""
     given = {name: each.value for name, each in found.items() if each.value is not _UNREAD}
     wrong = {name for name in found if name not in given}
@@ -320,16 +314,12 @@ def _line(error: ErrorDetails, found: Mapping[str, Found], shorts: Mapping[str, 
         section = TemplateSettings if "permission_template" in loc else NumberSettings
         near = difflib.get_close_matches(str(loc[-1]), [*section.model_fields], n=1)
         return f"{label}: unknown" + (f"; did you mean {near[0]}?" if near else "")
-    shown = (
-        "" if isinstance(error["input"], dict | list) else f"={MASK if secret else repr(error['input'])[:80]}"
-    )
+    shown = "" if isinstance(error["input"], dict | list) else f"={MASK if secret else repr(error['input'])[:80]}"
     why = str(error["ctx"]["error"]) if error["type"] == "value_error" else f"expected {expected}"
     return f"{label}{shown}: {why}"
 
 
-def _label(
-    loc: tuple[int | str, ...], found: Mapping[str, Found], shorts: Mapping[str, str]
-) -> tuple[str, bool]:
+def _label(loc: tuple[int | str, ...], found: Mapping[str, Found], shorts: Mapping[str, str]) -> tuple[str, bool]:
     """Return what an operator calls the place of an error, and whether its value is secret."""
     top, *rest = loc
     secret = top in SECRETS - {"numbers"} or "access_token" in rest

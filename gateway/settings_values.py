@@ -123,9 +123,7 @@ def read_ports(text: str) -> tuple[int, int] | None:
         return None
     found = re.fullmatch(r"(\d{1,5})-(\d{1,5})", text)
     if not found or not 1024 <= int(found[1]) <= int(found[2]) <= 65_535:
-        raise ValueError(
-            "expected a range such as 50000-50999 between 1024 and 65535, or 0 for any free port"
-        )
+        raise ValueError("expected a range such as 50000-50999 between 1024 and 65535, or 0 for any free port")
     return int(found[1]), int(found[2])
 
 
@@ -151,11 +149,7 @@ def primary_address() -> str | None:
 def default_data_dir(environ: Mapping[str, str] = os.environ) -> Path:
     """Return the folder for state that the XDG rules name."""
     state = environ.get("XDG_STATE_HOME", "")
-    base = (
-        Path(state)
-        if state.startswith("/")
-        else Path(environ.get("HOME") or Path.home()) / ".local" / "state"
-    )
+    base = Path(state) if state.startswith("/") else Path(environ.get("HOME") or Path.home()) / ".local" / "state"
     return base / STATE_FOLDER
 
 

@@ -94,6 +94,7 @@ class Softphones:
         media: MediaEngine,
         clock: Clock,
         origins: Sequence[str],
+        hello_s: float = HELLO_S,
     ) -> None:
         self._hub = hub
         self._admission = admission
@@ -104,6 +105,7 @@ class Softphones:
         self._media = media
         self._clock = clock
         self._origins = frozenset(origin.rstrip("/") for origin in origins)
+        self._hello_s = hello_s
         self._lines: set[SoftphoneLine] = set()
 
     def close_all(self) -> None:
@@ -169,7 +171,7 @@ class Softphones:
     async def _hello(self, ws: web.WebSocketResponse, line: SoftphoneLine) -> Phone | None:
         """Wait for `hello` and log the operator in; None: not theirs, not in time, or not readable."""
         try:
-            async with asyncio.timeout(HELLO_S):
+            async with asyncio.timeout(self._hello_s):
                 frame = await ws.receive()
         except TimeoutError:
             line.hang_up(msg.CLOSE_TIMEOUT)

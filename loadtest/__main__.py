@@ -22,9 +22,7 @@ def main() -> None:
 @app.command()
 def simulate(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Port of Graph API and page; 0 picks one.")
-    ] = 8090,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of Graph API and page; 0 picks one.")] = 8090,
     callback_url: Annotated[
         str | None,
         typer.Option(help="Where webhooks go, e.g. http://127.0.0.1:8080/webhooks/meta. Verified at start."),
@@ -45,13 +43,9 @@ def simulate(
     profile: Annotated[Profile, typer.Option(help="Whose limits apply.")] = Profile.META,
     user: Annotated[
         list[str] | None,
-        typer.Option(
-            help="A user as number:name or number:name:tone in Hz; repeat. Replaces Ana, Bruno, Carla."
-        ),
+        typer.Option(help="A user as number:name or number:name:tone in Hz; repeat. Replaces Ana, Bruno, Carla."),
     ] = None,
-    answers: Annotated[
-        Behaviour | None, typer.Option(help="What every user does when the business calls.")
-    ] = None,
+    answers: Annotated[Behaviour | None, typer.Option(help="What every user does when the business calls.")] = None,
     answer_after: Annotated[float, typer.Option(min=0, help="Seconds before an automatic reaction.")] = 2.0,
     answer_setup: Annotated[
         Setup, typer.Option(help="DTLS role in Meta's answers: active, as seen most, or passive.")
@@ -100,14 +94,10 @@ def simulate(
 
 @app.command()
 def demo(
-    port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Port of the softphone page; 0 picks one.")
-    ] = 8080,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the softphone page; 0 picks one.")] = 8080,
     admin_port: Annotated[int, typer.Option(min=0, max=65535, help="Port of health and metrics.")] = 9090,
     sim_port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the simulated Meta.")] = 8090,
-    data_dir: Annotated[
-        Path | None, typer.Option(help="Where the embedded PostgreSQL keeps its data.")
-    ] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Where the embedded PostgreSQL keeps its data.")] = None,
 ) -> None:
     """Start a gateway, a simulated Meta and the softphone page on this machine, until Ctrl-C."""
     from rich.console import Console  # these take their time; --help should not

@@ -46,9 +46,7 @@ class SimUser:
         """The user's live call."""
         return self._sim.calls.current(self.wa_id)
 
-    def call(
-        self, *, number: Number | None = None, deeplink: str | None = None, cta: str | None = None
-    ) -> Call:
+    def call(self, *, number: Number | None = None, deeplink: str | None = None, cta: str | None = None) -> Call:
         """Call the business."""
         return self._sim.calls.user_calls(self.spec, number or self._sim.number, deeplink=deeplink, cta=cta)
 
@@ -64,13 +62,9 @@ class SimUser:
         """End, give up or decline the current call."""
         return self._sim.calls.user_hangs_up(self.wa_id)
 
-    def answer_permission(
-        self, *, accept: bool, permanent: bool = False, number: Number | None = None
-    ) -> None:
+    def answer_permission(self, *, accept: bool, permanent: bool = False, number: Number | None = None) -> None:
         """Answer the newest permission request."""
-        self._sim.messages.answer_request(
-            number or self._sim.number, self.spec, accept=accept, permanent=permanent
-        )
+        self._sim.messages.answer_request(number or self._sim.number, self.spec, accept=accept, permanent=permanent)
 
     def grant(self, *, number: Number | None = None) -> None:
         """Allow calls in the business profile, without a request."""

@@ -157,9 +157,7 @@ class Relay(asyncio.DatagramProtocol):
             return
         name = message.attributes.get("USERNAME", "")
         leg = self._by_ufrag.get(name.partition(":")[0])
-        is_check = (
-            message.message_class is stun.Class.REQUEST and message.message_method is stun.Method.BINDING
-        )
+        is_check = message.message_class is stun.Class.REQUEST and message.message_method is stun.Method.BINDING
         if leg is None or not is_check or "MESSAGE-INTEGRITY" not in message.attributes:
             self.dropped += 1
             return
@@ -194,9 +192,7 @@ class Relay(asyncio.DatagramProtocol):
         response.add_message_integrity(password.encode())
         self.send(bytes(response), address)
 
-    def refuse(
-        self, request: stun.Message, address: Address, error: tuple[int, str], *, key: str | None
-    ) -> None:
+    def refuse(self, request: stun.Message, address: Address, error: tuple[int, str], *, key: str | None) -> None:
         """Answer a bad check; unauthenticated ones get an unsigned answer (RFC 8489 §9.1.3)."""
         response = stun.Message(stun.Method.BINDING, stun.Class.ERROR, request.transaction_id)
         response.attributes["ERROR-CODE"] = error

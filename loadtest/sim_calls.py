@@ -270,9 +270,7 @@ class Calls:
         world, user = self._world, facts.user
         assert self.relay is not None, "use_relay() comes first"
         echo_after_s = world.timers.echo_after_s if user.echo else None
-        voice = UserVoice(
-            tone_hz=user.tone_hz, echo_after_s=echo_after_s, listen_every_s=world.timers.listen_every_s
-        )
+        voice = UserVoice(tone_hz=user.tone_hz, echo_after_s=echo_after_s, listen_every_s=world.timers.listen_every_s)
         media = UserMedia(self.relay, voice, clock=world.clock, on_early=lambda: self._early(call))
         call = Call(facts=facts, state=state, placed_at=world.clock(), media=media)
         world.keep(call)

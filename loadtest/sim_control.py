@@ -37,9 +37,7 @@ _MAX_USERS = 20_000
 class ControlApi:
     """The control endpoints as aiohttp routes."""
 
-    def __init__(
-        self, world: World, calls: Calls, messages: Messages, webhooks: Webhooks, faults: Faults
-    ) -> None:
+    def __init__(self, world: World, calls: Calls, messages: Messages, webhooks: Webhooks, faults: Faults) -> None:
         self._world, self._calls, self._messages = world, calls, messages
         self._webhooks, self._faults = webhooks, faults
 
@@ -261,9 +259,7 @@ class ControlApi:
         known = {field.name for field in fields(Timers)}
         if set(body) - known:
             raise ValueError(f"unknown timer; known: {', '.join(sorted(known))}")
-        values: Body = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in body.items()
-        }
+        values: Body = {name: tuple(value) if isinstance(value, list) else value for name, value in body.items()}
         if any(isinstance(value, (str, bool, dict)) for value in values.values()):
             raise ValueError("timers are seconds")
         if "webhook_retry_s" in values and not isinstance(values["webhook_retry_s"], tuple):
@@ -280,9 +276,7 @@ class ControlApi:
         number = self._number(body)
         number.restricted_until = self._world.clock() + seconds
         if seconds:
-            change = restriction(
-                number.spec, "RESTRICTED_BUSINESS_INITIATED_CALLING", number.restricted_until
-            )
+            change = restriction(number.spec, "RESTRICTED_BUSINESS_INITIATED_CALLING", number.restricted_until)
             self._webhooks.send("account", change, waba_id=number.spec.waba_id)
         return {"restricted_until": number.restricted_until}
 

@@ -65,9 +65,7 @@ CODES: Final[Mapping[int, tuple[int, str]]] = {
 class GraphError(Exception):
     """A request the simulated Graph refuses."""
 
-    def __init__(
-        self, code: int, details: str, *, status: int | None = None, subcode: int | None = None
-    ) -> None:
+    def __init__(self, code: int, details: str, *, status: int | None = None, subcode: int | None = None) -> None:
         super().__init__(f"(#{code}) {details}")
         self.code, self.details, self.subcode = code, details, subcode
         self.status = status if status is not None else CODES.get(code, (400, ""))[0]

@@ -74,9 +74,7 @@ class _Asked:
 class GraphApi:
     """Graph's endpoints as aiohttp routes."""
 
-    def __init__(
-        self, world: World, calls: Calls, messages: Messages, webhooks: Webhooks, faults: Faults
-    ) -> None:
+    def __init__(self, world: World, calls: Calls, messages: Messages, webhooks: Webhooks, faults: Faults) -> None:
         self._world, self._calls, self._messages = world, calls, messages
         self._webhooks, self._faults = webhooks, faults
         self._permission_reads: defaultdict[str, deque[float]] = defaultdict(deque)
@@ -100,9 +98,7 @@ class GraphApi:
 
         return handle
 
-    async def _serve(
-        self, request: web.Request, name: str, work: Callable[[_Asked], Body]
-    ) -> web.StreamResponse:
+    async def _serve(self, request: web.Request, name: str, work: Callable[[_Asked], Body]) -> web.StreamResponse:
         action, body, fault = name, {}, None
         try:
             self._authorise(request)
@@ -282,9 +278,7 @@ class GraphApi:
 
     def _number(self, asked: _Asked) -> Body:
         spec = asked.number.spec
-        tier = (
-            "TIER_UNLIMITED" if spec.messaging_limit is None else _TIERS.get(spec.messaging_limit, "TIER_2K")
-        )
+        tier = "TIER_UNLIMITED" if spec.messaging_limit is None else _TIERS.get(spec.messaging_limit, "TIER_2K")
         if spec.messaging_limit is not None and spec.messaging_limit not in _TIERS:
             tier = f"TIER_{spec.messaging_limit}"
         fields: Body = {

@@ -90,9 +90,7 @@ class Messages:
         contact = self._world.contact(number, user)
         permission = contact.grant(permanent=True, now=self._world.clock())
         permanent = permission.expires_at is None
-        reply = PermissionReply(
-            accept=True, automatic=False, permanent=permanent, expires_at=permission.expires_at
-        )
+        reply = PermissionReply(accept=True, automatic=False, permanent=permanent, expires_at=permission.expires_at)
         self._reply(number, user, reply)
         self._world.note(Happening.GRANTED, user=user)
 
@@ -141,9 +139,7 @@ class Messages:
         self._reply(
             number,
             user,
-            PermissionReply(
-                accept=True, automatic=True, expires_at=permission.expires_at, context_id=call.id
-            ),
+            PermissionReply(accept=True, automatic=True, expires_at=permission.expires_at, context_id=call.id),
         )
 
     def _reply(self, number: Number, user: UserSpec, reply: PermissionReply) -> None:

@@ -185,9 +185,7 @@ def permission_reply(
     return _message(number, user, body)
 
 
-def message_status(
-    number: NumberSpec, user: UserSpec, message_id: str, status: str, at: float
-) -> dict[str, Any]:
+def message_status(number: NumberSpec, user: UserSpec, message_id: str, status: str, at: float) -> dict[str, Any]:
     """Return `sent`, `delivered` or `read` of a message of the business."""
     entry = {
         "id": message_id,

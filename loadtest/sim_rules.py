@@ -113,9 +113,7 @@ class Contact:
     def add_request(self, request_id: str, text: str, *, now: float) -> PermissionRequest:
         """Record a request that passed `check_request()`."""
         self.request_times = [*recent(self.request_times, now=now, window_s=7 * DAY_S), now]
-        request = PermissionRequest(
-            id=request_id, sent_at=now, expires_at=now + self.limits.request_ttl_s, text=text
-        )
+        request = PermissionRequest(id=request_id, sent_at=now, expires_at=now + self.limits.request_ttl_s, text=text)
         self.requests = [*self.open_requests(now=now)[-9:], request]
         return request
 
@@ -201,8 +199,7 @@ class Contact:
             "messaging_product": "whatsapp",
             "permission": permission,
             "actions": [
-                {"action_name": name, "can_perform_action": can, "limits": limits}
-                for name, can, limits in actions
+                {"action_name": name, "can_perform_action": can, "limits": limits} for name, can, limits in actions
             ],
         }
 

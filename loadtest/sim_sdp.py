@@ -82,9 +82,7 @@ class _Lines:
         return values.pop() if values else None
 
 
-def read_business_sdp(
-    sdp: str, *, is_offer: bool, mid: str | None = None, opus: int | None = None
-) -> BusinessSdp:
+def read_business_sdp(sdp: str, *, is_offer: bool, mid: str | None = None, opus: int | None = None) -> BusinessSdp:
     """Check an SDP of the business; `mid` and `opus` are those of Meta's offer when it is an answer.
 
     Raises: GraphError with what Meta would not accept.
@@ -146,9 +144,7 @@ def _payloads(lines: _Lines, formats: Sequence[str]) -> Payloads:
     opus = [int(number) for number, name in named.items() if name == "opus/48000/2" and number.isdecimal()]
     if not opus:
         raise _refuse("no opus/48000/2 among the formats")
-    dtmf = [
-        int(number) for number, name in named.items() if name == "telephone-event/8000" and number.isdecimal()
-    ]
+    dtmf = [int(number) for number, name in named.items() if name == "telephone-event/8000" and number.isdecimal()]
     ptime = lines.one("ptime")
     if ptime not in (None, "20"):
         raise _refuse("a=ptime must be 20")

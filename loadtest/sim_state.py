@@ -262,8 +262,7 @@ class World:
         return [
             call
             for call in self._live.values()
-            if (number is None or call.facts.number is number.spec)
-            and (user is None or call.facts.user.wa_id == user)
+            if (number is None or call.facts.number is number.spec) and (user is None or call.facts.user.wa_id == user)
         ]
 
     def count_live(self, number: Number, direction: Direction) -> int:
@@ -288,9 +287,7 @@ class World:
         self.violations.append(Violation(kind=kind, call_id=call_id, at=self.clock(), details=details))
         self.note(Happening.VIOLATION, user=None, call_id=call_id, details=f"{kind}: {details}")
 
-    def note(
-        self, what: Happening, *, user: UserSpec | None, call_id: str | None = None, details: str = ""
-    ) -> None:
+    def note(self, what: Happening, *, user: UserSpec | None, call_id: str | None = None, details: str = "") -> None:
         """Write one line of what happened."""
         line = {"at": self.clock(), "what": what.value, "call_id": call_id, "details": details}
         self.log.append(line | {"wa_id": user.wa_id if user else None})

@@ -152,9 +152,7 @@ class Webhooks:
         self._settle(deliveries)
         for delivery in deliveries:
             if delivery.fate.again_after_s is not None and delivery.status == 200:
-                self._background.spawn(
-                    self._repeat(delivery, delivery.fate.again_after_s), "repeated webhook"
-                )
+                self._background.spawn(self._repeat(delivery, delivery.fate.again_after_s), "repeated webhook")
 
     async def _repeat(self, delivery: Delivery, wait_s: float) -> None:
         await asyncio.sleep(wait_s)

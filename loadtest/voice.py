@@ -283,7 +283,5 @@ class Talker:
         self._send(build_rtp(packet))
 
     def _report(self) -> None:
-        counts = SenderCounts(
-            ssrc=self.ssrc, rtp_timestamp=self._timestamp, packets=self.sent, octets=self._octets
-        )
+        counts = SenderCounts(ssrc=self.ssrc, rtp_timestamp=self._timestamp, packets=self.sent, octets=self._octets)
         self._send_rtcp(sender_report(counts, now=self._clock(), cname="simulated"))

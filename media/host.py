@@ -64,9 +64,7 @@ class LegHost:
         self._tones = TonePlayer(encode_tones())
         self._set_ups = asyncio.Semaphore(self._config.setups_at_once)
         self._turns = Turns(self._config.setups_at_once)
-        self._shared = await SharedPort.open(
-            self._config.bind_address, browser_port(self._config, self._index)
-        )
+        self._shared = await SharedPort.open(self._config.bind_address, browser_port(self._config, self._index))
         await self._group.__aenter__()
         return self
 

@@ -182,9 +182,7 @@ class Link(ice.StunProtocol):
             self.drops.from_stranger += 1
             return
         password = self.receiver.remote_password or ""
-        if message.message_class == stun.Class.RESPONSE and message.check_message_integrity(
-            password.encode()
-        ):
+        if message.message_class == stun.Class.RESPONSE and message.check_message_integrity(password.encode()):
             # Before aioice wakes up: the peer's ClientHello may be in the same burst.
             self._passed(address)
         transaction.response_received(message, address)
@@ -201,9 +199,7 @@ class _Gatherer(RTCIceGatherer):
 
     def __init__(self) -> None:
         # An empty list: without it aiortc asks a public STUN server for every call.
-        super().__init__(
-            iceServers=[], local_username=secrets.token_hex(8), local_password=secrets.token_hex(16)
-        )
+        super().__init__(iceServers=[], local_username=secrets.token_hex(8), local_password=secrets.token_hex(16))
 
     @property
     def connection(self) -> ice.Connection:

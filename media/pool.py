@@ -53,9 +53,7 @@ _ROOT: Final = Path(__file__).resolve().parent.parent
 class _Worker:
     """One process and the conversation with it, from its start to its end."""
 
-    def __init__(
-        self, index: WorkerId, config: MediaConfig, on_event: Callable[[frames.Event], None]
-    ) -> None:
+    def __init__(self, index: WorkerId, config: MediaConfig, on_event: Callable[[frames.Event], None]) -> None:
         self.index = index
         self._config = config
         self._on_event = on_event
@@ -101,9 +99,7 @@ class _Worker:
         except TimeoutError:
             raise NoWorker("the worker process did not start in time") from None
         if not isinstance(first, frames.Ready):
-            detail = (
-                first.detail if isinstance(first, frames.NotReady) else "the worker process ended at once"
-            )
+            detail = first.detail if isinstance(first, frames.NotReady) else "the worker process ended at once"
             raise NoWorker(detail)
 
     async def run(self) -> None:

@@ -159,9 +159,7 @@ def parse_networks(networks: Iterable[str]) -> tuple[Network, ...]:
     return tuple(ipaddress.ip_network(network) for network in networks)
 
 
-def usable_candidates(
-    candidates: Sequence[Candidate], networks: Sequence[Network] = ()
-) -> tuple[Candidate, ...]:
+def usable_candidates(candidates: Sequence[Candidate], networks: Sequence[Network] = ()) -> tuple[Candidate, ...]:
     """Return the candidates that we are willing to send a packet to: at most sixteen.
 
     UDP, component 1, an address (never a name) that is global unicast or lies in one of the given networks.
@@ -345,9 +343,7 @@ def _payloads(formats: list[int], rtpmaps: list[str]) -> Payloads:
     if opus is None:
         raise NoCommonCodec("no opus/48000/2")
     # Source: Meta's page on user-initiated calls: telephone-event at 8000 Hz, never 48000.
-    dtmf = next(
-        (pt for pt in usable if codecs.get(pt) in ("telephone-event/8000", "telephone-event/8000/1")), None
-    )
+    dtmf = next((pt for pt in usable if codecs.get(pt) in ("telephone-event/8000", "telephone-event/8000/1")), None)
     return Payloads(opus=opus, dtmf=dtmf)
 
 

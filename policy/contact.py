@@ -173,9 +173,7 @@ def calls_counted(state: ContactState) -> list[datetime]:
     usage = state.call_usage
     if usage is None:
         return [call.at for call in state.connected]
-    return [usage.at] * min(usage.used_24h, KEPT) + [
-        call.at for call in state.connected if call.at >= usage.at
-    ]
+    return [usage.at] * min(usage.used_24h, KEPT) + [call.at for call in state.connected if call.at >= usage.at]
 
 
 def requests_counted(state: ContactState, *, window: timedelta) -> list[datetime]:
@@ -199,11 +197,7 @@ def limited_until(state: ContactState, action: Action) -> datetime | None:
         usage, since = state.request_usage, last_connected_at(state)
     lifted = latest(usage.at if usage else None, since)
     return max(
-        (
-            limit.until
-            for limit in state.limits
-            if limit.action is action and (lifted is None or limit.at >= lifted)
-        ),
+        (limit.until for limit in state.limits if limit.action is action and (lifted is None or limit.at >= lifted)),
         default=None,
     )
 

@@ -34,16 +34,11 @@ from policy.rules import RULES, WARNINGS, Block, Case, Rule, choose_form, how_to
 __all__ = ["RULES", "choose_form", "evaluate", "slot_refusal", "window_open_until"]
 
 _RULES_ON: Final[Mapping[type[Request], tuple[Rule, ...]]] = MappingProxyType(
-    {
-        kind: tuple(rule for rule in RULES if kind in rule.on)
-        for kind in (PlaceCall, ReceiveCall, AskPermission)
-    }
+    {kind: tuple(rule for rule in RULES if kind in rule.on) for kind in (PlaceCall, ReceiveCall, AskPermission)}
 )
 
 
-def evaluate(
-    pack: Pack, number: NumberState, contact: ContactState, request: Request, *, now: datetime
-) -> Decision:
+def evaluate(pack: Pack, number: NumberState, contact: ContactState, request: Request, *, now: datetime) -> Decision:
     """Decide about one request at one instant.
 
     Raises:

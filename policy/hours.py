@@ -75,8 +75,7 @@ def is_open(hours: CallHours, *, now: datetime) -> bool:
     local = now.astimezone(hours.zone)
     wall = local.time()
     return any(
-        opens <= wall and (wall < closes or closes == LAST_MINUTE)
-        for opens, closes in _hours_of(hours, local.date())
+        opens <= wall and (wall < closes or closes == LAST_MINUTE) for opens, closes in _hours_of(hours, local.date())
     )
 
 
@@ -91,9 +90,7 @@ def next_open(hours: CallHours, *, now: datetime) -> datetime | None:
     days = {first + timedelta(days=ahead) for ahead in range(7 * (len(hours.holidays) + 2) + 1)}
     days.update(holiday.day for holiday in hours.holidays if holiday.day >= first)
     for day in sorted(days):
-        opened = [
-            instant for instant in _moments(hours, day) if instant > now and is_open(hours, now=instant)
-        ]
+        opened = [instant for instant in _moments(hours, day) if instant > now and is_open(hours, now=instant)]
         if opened:
             return min(opened)
     return None

@@ -106,9 +106,7 @@ def request_views(pack: Pack, facts: Iterable[Fact], *, now: datetime) -> tuple[
     requests = (fact for fact in known if isinstance(fact, PermissionRequested))
     for request in sorted(requests, key=lambda fact: (fact.at, fact.key), reverse=True):
         reply = replies.get(request.request_id or "")
-        views.append(
-            RequestView(request=request, outcome=_outcome(pack, request, reply, newer_answered, now))
-        )
+        views.append(RequestView(request=request, outcome=_outcome(pack, request, reply, newer_answered, now)))
         newer_answered = newer_answered or reply is not None
     return tuple(reversed(views))
 

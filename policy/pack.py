@@ -136,9 +136,7 @@ def _read_text(text: str) -> Pack:
     return parse_pack(data)
 
 
-def _parse_values(
-    tables: Mapping[str, object], mistakes: list[str]
-) -> tuple[dict[str, object], dict[str, Provenance]]:
+def _parse_values(tables: Mapping[str, object], mistakes: list[str]) -> tuple[dict[str, object], dict[str, Provenance]]:
     values: dict[str, object] = {}
     provenance: dict[str, Provenance] = {}
     for name, check in _VALUES.items():
@@ -157,8 +155,7 @@ def _parse_values(
 
 def _parse_provenance(name: str, table: Mapping[str, object], mistakes: list[str]) -> Provenance:
     known: dict[str, Any] = {
-        part: _checked(f"values.{name}.{part}", table.get(part), check, mistakes)
-        for part, check in _PROVENANCE.items()
+        part: _checked(f"values.{name}.{part}", table.get(part), check, mistakes) for part, check in _PROVENANCE.items()
     }
     mistakes += [f"values.{name}.{part}: unknown" for part in table if part not in (*_PROVENANCE, "value")]
     return Provenance(**known)
@@ -168,9 +165,7 @@ def _contradictions(values: Mapping[str, object]) -> list[str]:
     return [
         f"values.{larger}: smaller than {smaller}"
         for smaller, larger in _ORDERED
-        if isinstance(low := values.get(smaller), int)
-        and isinstance(high := values.get(larger), int)
-        and high < low
+        if isinstance(low := values.get(smaller), int) and isinstance(high := values.get(larger), int) and high < low
     ]
 
 

@@ -187,9 +187,7 @@ def _pending(pack: Pack, state: ContactState, now: datetime) -> PermissionReques
     if not state.requests:
         return None
     request = state.requests[-1]
-    answered = latest(
-        state.granted.at if state.granted else None, state.declined.at if state.declined else None
-    )
+    answered = latest(state.granted.at if state.granted else None, state.declined.at if state.declined else None)
     if answered is not None and answered >= request.at:
         return None
     return request if is_within(request.at, window=pack.request_lifetime, now=now) else None

@@ -17,9 +17,7 @@ class PlaceCall:
     in_flight: int = 0
     user_busy: bool = False  #: a call with this contact, in either direction, is going on
     placed_today: int = 0  #: calls that the number placed in the last 24 h, to anybody
-    placed_frees_at: datetime | None = (
-        None  #: when the number's daily limit lets one more pass; None: not known
-    )
+    placed_frees_at: datetime | None = None  #: when the number's daily limit lets one more pass; None: not known
     store_up: bool = True
     draining: bool = False
 

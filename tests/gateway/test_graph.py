@@ -33,9 +33,7 @@ Answer = web.Response | BaseException | Callable[[web.BaseRequest], Awaitable[we
 
 
 def ok(body: object, status: int = 200, **headers: str) -> web.Response:
-    return web.Response(
-        body=orjson.dumps(body), status=status, content_type="application/json", headers=headers
-    )
+    return web.Response(body=orjson.dumps(body), status=status, content_type="application/json", headers=headers)
 
 
 def no(code: int, details: str = "told", status: int = 400, **headers: str) -> web.Response:
@@ -62,9 +60,7 @@ class Server:
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         raw = await request.read()
-        self.seen.append(
-            (request.method, request.path, dict(request.query), orjson.loads(raw) if raw else None)
-        )
+        self.seen.append((request.method, request.path, dict(request.query), orjson.loads(raw) if raw else None))
         self.headers.append(dict(request.headers))
         self.arrived.set()
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
@@ -101,9 +97,7 @@ async def client_of(url: str, observed: Observed | None = None, **more: Any) -> 
             observed.append((op, status))
 
     options: dict[str, Any] = {"timeout_s": 5.0, "retries": FAST, "clock": FakeClock()} | more
-    async with GraphClient(
-        base_url=url, token_for=lambda number: TOKEN, observe=observe, **options
-    ) as client:
+    async with GraphClient(base_url=url, token_for=lambda number: TOKEN, observe=observe, **options) as client:
         yield client
 
 
@@ -230,9 +224,7 @@ async def test_reads_are_gets(server: Server) -> None:
 
 async def test_each_number_has_its_own_token(server: Server) -> None:
     server.answers = [ok(SUCCESS)]
-    client = GraphClient(
-        base_url=server.url, token_for=lambda number: f"token-of-{number}", clock=FakeClock()
-    )
+    client = GraphClient(base_url=server.url, token_for=lambda number: f"token-of-{number}", clock=FakeClock())
     async with client:
         await client.reject(PhoneNumberId("1"), CALL)
         await client.reject(PhoneNumberId("2"), CALL)
@@ -402,12 +394,8 @@ def test_what_fails_before_there_is_a_connection_is_caught_as_not_connected(erro
 
 
 @pytest.mark.parametrize("method", REPEATABLE)
-@pytest.mark.parametrize(
-    "failure", [*FAILURES[:5], no(131057, status=500), no(130429, status=400), ok({}, 429)]
-)
-async def test_others_are_repeated_until_they_succeed(
-    server: Server, method: Method, failure: Answer
-) -> None:
+@pytest.mark.parametrize("failure", [*FAILURES[:5], no(131057, status=500), no(130429, status=400), ok({}, 429)])
+async def test_others_are_repeated_until_they_succeed(server: Server, method: Method, failure: Answer) -> None:
     server.answers = [failure, failure, ok(SUCCESS)]
     async with client_of(server.url, timeout_s=0.3) as client:
         await method(client)
@@ -447,9 +435,7 @@ async def test_a_permission_request_that_may_have_arrived_is_not_sent_again(
 
 
 @pytest.mark.parametrize("method", MESSAGES)
-async def test_a_permission_request_that_meta_had_no_time_for_is_sent_again(
-    server: Server, method: Method
-) -> None:
+async def test_a_permission_request_that_meta_had_no_time_for_is_sent_again(server: Server, method: Method) -> None:
     server.answers = [no(130429), ok({"messages": [{"id": "wamid.A"}]})]
     async with client_of(server.url) as client:
         assert await method(client) == "wamid.A"

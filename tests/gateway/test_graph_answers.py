@@ -108,9 +108,7 @@ def test_both_spellings_and_all_types_of_the_expiry_are_read(name: str, value: o
 
 @pytest.mark.parametrize("value", [None, "", "soon", "2026-11-22T00:00:00", -5, 0, 10**12, True, 1.5, [], {}])
 def test_an_expiry_that_makes_no_sense_is_unknown(value: object) -> None:
-    assert (
-        read_permissions({"permission": {"status": "temporary", "expiration_time": value}}).expires_at is None
-    )
+    assert read_permissions({"permission": {"status": "temporary", "expiration_time": value}}).expires_at is None
 
 
 @pytest.mark.parametrize(
@@ -128,9 +126,7 @@ def test_a_status_is_a_word_of_metas_or_unknown(word: object, status: Permission
 
 
 def test_an_action_that_is_not_there_is_not_known() -> None:
-    permissions = read_permissions(
-        {"permission": {"status": "permanent"}, "actions": [{"action_name": "dance"}]}
-    )
+    permissions = read_permissions({"permission": {"status": "permanent"}, "actions": [{"action_name": "dance"}]})
     assert permissions.start_call == permissions.send_request == Action()
 
 
@@ -175,9 +171,7 @@ def test_settings_are_read_as_in_metas_sample() -> None:
             "audio": {"default": {"timeout_seconds": 20}},
         },
         restrictions={
-            "restrictions_list": [
-                {"type": "RESTRICTED_BUSINESS_INITIATED_CALLING", "reason": "x", "expiration": UNIX}
-            ]
+            "restrictions_list": [{"type": "RESTRICTED_BUSINESS_INITIATED_CALLING", "reason": "x", "expiration": UNIX}]
         },
     )
     assert read.calling is CallingStatus.ENABLED
@@ -210,9 +204,7 @@ def test_both_spellings_of_restrictions_are_read(name: str) -> None:
 
 def hours(**changes: Any) -> NumberCallingSettings:
     week = [{"day_of_week": "FRIDAY", "open_time": "09:00", "close_time": "18:00"}]
-    return settings(
-        call_hours={"status": "ENABLED", "timezone_id": "UTC", "weekly_operating_hours": week, **changes}
-    )
+    return settings(call_hours={"status": "ENABLED", "timezone_id": "UTC", "weekly_operating_hours": week, **changes})
 
 
 def test_both_spellings_of_a_holidays_times_are_read() -> None:

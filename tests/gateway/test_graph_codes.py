@@ -139,9 +139,7 @@ def test_an_error_in_a_200_is_an_error() -> None:
 
 
 @pytest.mark.parametrize(("code", "status"), [(1, 500), (2, 503), (131000, 500), (424242, 500)])
-def test_a_server_error_that_says_nothing_definite_leaves_the_request_in_doubt(
-    code: int, status: int
-) -> None:
+def test_a_server_error_that_says_nothing_definite_leaves_the_request_in_doubt(code: int, status: int) -> None:
     error = error_of(answer(code, "Something went wrong", status=status))
     assert isinstance(error, GraphUnreachable)
     assert error.maybe_sent
@@ -288,9 +286,7 @@ def test_an_accept_that_was_heard_is_recognised_by_the_words(details: str, heard
 # --- JSON ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "raw", [b"", b"<html>", b"[1]", b"1", b'"x"', b"null", b"[" * 5_000, b"\xff", b'{"a":NaN}']
-)
+@pytest.mark.parametrize("raw", [b"", b"<html>", b"[1]", b"1", b'"x"', b"null", b"[" * 5_000, b"\xff", b'{"a":NaN}'])
 def test_what_is_no_json_object_is_none(raw: bytes) -> None:
     assert read_json(raw) is None
 
@@ -312,9 +308,7 @@ ERROR = st.fixed_dictionaries(
 
 
 @given(st.integers(100, 599), JSON | st.fixed_dictionaries({"error": JSON | ERROR}), st.text())
-def test_any_answer_is_an_error_or_a_success_and_never_an_exception(
-    status: int, body: Any, header: str
-) -> None:
+def test_any_answer_is_an_error_or_a_success_and_never_an_exception(status: int, body: Any, header: str) -> None:
     given = Answer(
         op="connect",
         status=status,

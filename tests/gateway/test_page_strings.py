@@ -162,19 +162,14 @@ def test_every_code_that_is_a_plain_string_has_words(language: str, prefix: str,
 def test_every_key_that_the_page_names_exists() -> None:
     elements = Elements().found
     in_page = {
-        value
-        for _, attrs in elements
-        for name, value in attrs.items()
-        if name.startswith("data-i18n") and value
+        value for _, attrs in elements for name, value in attrs.items() if name.startswith("data-i18n") and value
     }
     in_scripts = set(re.findall(r"""\bt\(\s*"([\w./]+)"[,)]""", ALL_SCRIPTS))
     assert (in_page | in_scripts) - table("en").keys() == set()
 
 
 def test_no_string_is_left_over() -> None:
-    used = set(re.findall(r"""data-i18n[\w-]*="([\w./]+)\"""", PAGE)) | set(
-        re.findall(r'"([\w./]+)"', ALL_SCRIPTS)
-    )
+    used = set(re.findall(r"""data-i18n[\w-]*="([\w./]+)\"""", PAGE)) | set(re.findall(r'"([\w./]+)"', ALL_SCRIPTS))
     left = {key for key in table("en") if key not in used and key.partition(".")[0] not in COMPLETED}
     assert left == set()
 
@@ -196,9 +191,7 @@ def test_the_page_has_no_inline_script_style_or_handler() -> None:
     assert elements.inline == ""
     assert [tag for tag, _ in elements.found if tag == "style"] == []
     assert [attrs for tag, attrs in elements.found if tag == "script" and not attrs.get("src")] == []
-    assert [
-        attrs for _, attrs in elements.found if any(n == "style" or n.startswith("on") for n in attrs)
-    ] == []
+    assert [attrs for _, attrs in elements.found if any(n == "style" or n.startswith("on") for n in attrs)] == []
 
 
 def test_the_scripts_never_make_markup_or_code_out_of_text() -> None:
@@ -216,9 +209,7 @@ def test_everything_that_is_loaded_is_our_own_and_exists() -> None:
 
 def test_every_icon_that_is_used_is_drawn() -> None:
     drawn = set(re.findall(r'<symbol id="([\w-]+)"', (STATIC / "icons.svg").read_text(encoding="utf-8")))
-    used = set(re.findall(r"icons\.svg#([\w-]+)", PAGE)) | set(
-        re.findall(r'\bicon\("([\w-]+)"\)', ALL_SCRIPTS)
-    )
+    used = set(re.findall(r"icons\.svg#([\w-]+)", PAGE)) | set(re.findall(r'\bicon\("([\w-]+)"\)', ALL_SCRIPTS))
     assert used - drawn == set()
 
 

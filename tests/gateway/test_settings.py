@@ -110,9 +110,7 @@ def test_media_settings_are_handed_over() -> None:
 
 
 @pytest.mark.parametrize(("address", "bound"), [("198.51.100.9", "198.51.100.9"), (None, "127.0.0.1")])
-def test_auto_is_the_machines_own_address(
-    monkeypatch: pytest.MonkeyPatch, address: str | None, bound: str
-) -> None:
+def test_auto_is_the_machines_own_address(monkeypatch: pytest.MonkeyPatch, address: str | None, bound: str) -> None:
     monkeypatch.setattr("gateway.settings_values.primary_address", lambda: address)
     assert settings().media_config().bind_address == bound
     assert any("127.0.0.1" in line for line in settings().warnings()) == (address is None)

@@ -147,9 +147,7 @@ def test_a_wrong_database_is_named_as_it_was_given_and_not_shown(folder: Path) -
 
 def test_the_database_may_stand_in_a_file(folder: Path) -> None:
     (folder / "url").write_text("postgresql://u:p@h/d\n")
-    assert (
-        settings(folder, DATABASE_URL_FILE=str(folder / "url")).database_url_text() == "postgresql://u:p@h/d"
-    )
+    assert settings(folder, DATABASE_URL_FILE=str(folder / "url")).database_url_text() == "postgresql://u:p@h/d"
 
 
 # --- secrets in files ----------------------------------------------------------------------------
@@ -184,9 +182,7 @@ def test_every_secret_may_stand_in_a_file(folder: Path, name: str, where: str) -
 
 def test_a_numbers_own_token_may_stand_in_a_file(folder: Path) -> None:
     (folder / "token").write_text("own-token\n")
-    numbers = [
-        {"phone_number_id": "9", "phone_number": "+551155550109", "access_token_file": str(folder / "token")}
-    ]
+    numbers = [{"phone_number_id": "9", "phone_number": "+551155550109", "access_token_file": str(folder / "token")}]
     found = settings(folder, GATEWAY_NUMBERS=orjson.dumps(numbers).decode())
     assert found.access_token_for(found.numbers[1].phone_number_id) == "own-token"  # type: ignore[arg-type]
 
@@ -283,9 +279,7 @@ def test_load_raises_what_check_reports(folder: Path) -> None:
         ({"GATEWAY_CONFIGS": "x"}, "GATEWAY_CONFIGS: unknown; did you mean GATEWAY_CONFIG?"),
     ],
 )
-def test_an_unknown_variable_is_a_mistake_with_a_suggestion(
-    folder: Path, env: dict[str, str], line: str
-) -> None:
+def test_an_unknown_variable_is_a_mistake_with_a_suggestion(folder: Path, env: dict[str, str], line: str) -> None:
     assert problems(folder, **env) == (line,)
 
 

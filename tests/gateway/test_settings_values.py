@@ -189,9 +189,7 @@ class Probe:
         return self.address, 1
 
 
-@pytest.mark.parametrize(
-    ("address", "found"), [("198.51.100.9", "198.51.100.9"), ("0.0.0.0", None), (None, None)]
-)
+@pytest.mark.parametrize(("address", "found"), [("198.51.100.9", "198.51.100.9"), ("0.0.0.0", None), (None, None)])
 def test_the_machines_own_address_comes_from_its_routes(
     monkeypatch: pytest.MonkeyPatch, address: str | None, found: str | None
 ) -> None:

@@ -290,9 +290,7 @@ class BusinessPeer:
 
     async def connect(self, offer: str) -> None:
         """Run ICE and DTLS against Meta's offer."""
-        said = dict(
-            line[2:].split(":", 1) for line in offer.split("\r\n") if line.startswith("a=") and ":" in line
-        )
+        said = dict(line[2:].split(":", 1) for line in offer.split("\r\n") if line.startswith("a=") and ":" in line)
         await self.ice.connect(
             ufrag=said["ice-ufrag"],
             password=said["ice-pwd"],

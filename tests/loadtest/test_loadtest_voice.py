@@ -23,9 +23,7 @@ from loadtest.rtp import (
 from loadtest.voice import Ear, Talker
 
 
-def packet(
-    sequence: int, payload: bytes, *, timestamp: int | None = None, payload_type: int = 111
-) -> RtpPacket:
+def packet(sequence: int, payload: bytes, *, timestamp: int | None = None, payload_type: int = 111) -> RtpPacket:
     return RtpPacket(
         payload_type=payload_type,
         sequence=sequence & 0xFFFF,
@@ -81,9 +79,7 @@ def test_rtp_comes_back_as_it_went() -> None:
     assert parse_rtp(build_rtp(sent)) == sent
 
 
-@pytest.mark.parametrize(
-    "data", [b"", b"\x80", b"\x00" * 20, b"\x9f" + b"\x00" * 11, b"\xa0" + b"\x00" * 11 + b"\xff"]
-)
+@pytest.mark.parametrize("data", [b"", b"\x80", b"\x00" * 20, b"\x9f" + b"\x00" * 11, b"\xa0" + b"\x00" * 11 + b"\xff"])
 def test_malformed_rtp_is_none(data: bytes) -> None:
     assert parse_rtp(data) is None
 
@@ -97,9 +93,7 @@ def test_header_extensions_and_padding_are_skipped() -> None:
 
 
 def test_a_sender_report_is_rtcp() -> None:
-    report = sender_report(
-        SenderCounts(ssrc=1, rtp_timestamp=2, packets=3, octets=4), now=1_790_000_000.5, cname="x"
-    )
+    report = sender_report(SenderCounts(ssrc=1, rtp_timestamp=2, packets=3, octets=4), now=1_790_000_000.5, cname="x")
     assert is_rtcp(report)
     assert len(report) % 4 == 0
     assert int.from_bytes(report[8:12], "big") == 1_790_000_000 + 2_208_988_800

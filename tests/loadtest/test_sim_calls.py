@@ -180,9 +180,7 @@ async def test_inbound_and_outbound_are_counted_apart() -> None:
         (PermissionAnswer.REJECT, "no_permission"),
     ],
 )
-async def test_permission_requests_can_be_answered_automatically(
-    answer: PermissionAnswer, status: str
-) -> None:
+async def test_permission_requests_can_be_answered_automatically(answer: PermissionAnswer, status: str) -> None:
     async with running(users=ana(permission_answer=answer)) as sim, graph(sim) as api:
         await api.ask_by_template()
         # sent, delivered, the reply

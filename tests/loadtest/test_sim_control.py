@@ -37,9 +37,7 @@ async def test_a_call_through_the_control_api(sim: MetaSim, api: Graph) -> None:
     assert (await api.sim("POST", f"{USER}/hangup"))[1]["end_reason"] == "user_hung_up"
 
 
-@pytest.mark.parametrize(
-    ("action", "state"), [("accept", "active"), ("decline", "ended"), ("hangup", "ended")]
-)
+@pytest.mark.parametrize(("action", "state"), [("accept", "active"), ("decline", "ended"), ("hangup", "ended")])
 async def test_a_ringing_call_of_the_business(sim: MetaSim, api: Graph, action: str, state: str) -> None:
     await api.sim("POST", f"{USER}/grant")
     await api.connect()
@@ -147,9 +145,7 @@ async def test_strangers_are_404(api: Graph) -> None:
 async def test_another_sites_page_is_refused(sim: MetaSim, api: Graph) -> None:
     headers = {"Origin": "https://evil.example"}
     assert (await api.sim("POST", f"{USER}/call", json={}, headers=headers))[0] == 403
-    assert (await api.sim("POST", f"{USER}/call", data=b"{}", headers={"Content-Type": "text/plain"}))[
-        0
-    ] == 400
+    assert (await api.sim("POST", f"{USER}/call", data=b"{}", headers={"Content-Type": "text/plain"}))[0] == 400
     assert (await api.sim("POST", f"{USER}/call", json={}, headers={"Origin": sim.url}))[0] == 200
 
 

@@ -316,9 +316,7 @@ async def test_settings_are_kept_and_announced(sim: MetaSim, api: Graph) -> None
         {"call_hours": {"weekly_operating_hours": [{"day_of_week": "FUNDAY"}]}},
         {
             "call_hours": {
-                "weekly_operating_hours": [
-                    {"day_of_week": "MONDAY", "open_time": "1800", "close_time": "0900"}
-                ]
+                "weekly_operating_hours": [{"day_of_week": "MONDAY", "open_time": "1800", "close_time": "0900"}]
             }
         },
         {"call_hours": {"holiday_schedule": 7}},
@@ -421,9 +419,7 @@ async def test_an_ordered_failure_is_given_and_used_up(sim: MetaSim, api: Graph)
 
 
 @pytest.mark.parametrize(("fault", "done"), [("cut_before", False), ("cut_after", True)])
-async def test_a_cut_connection_hides_whether_it_was_done(
-    sim: MetaSim, api: Graph, fault: str, done: bool
-) -> None:
+async def test_a_cut_connection_hides_whether_it_was_done(sim: MetaSim, api: Graph, fault: str, done: bool) -> None:
     sim.user(ANA).grant()
     await api.sim("POST", "/faults", json={"graph": [{"fault": fault, "action": "connect"}]})
     with pytest.raises(aiohttp.ClientError):

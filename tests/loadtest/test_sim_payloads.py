@@ -54,9 +54,7 @@ def test_a_users_call_comes_as_an_offer() -> None:
         "display_phone_number": "551155550100",
         "phone_number_id": "200000000000002",
     }
-    assert value["contacts"] == [
-        {"profile": {"name": "João"}, "user_id": USER.user_id, "wa_id": "5511900000001"}
-    ]
+    assert value["contacts"] == [{"profile": {"name": "João"}, "user_id": USER.user_id, "wa_id": "5511900000001"}]
     assert value["calls"] == [
         {
             "id": "wacid.X",
@@ -74,9 +72,7 @@ def test_a_users_call_comes_as_an_offer() -> None:
 
 
 def test_a_business_call_comes_as_an_answer() -> None:
-    change = payloads.connect(
-        facts(Direction.BUSINESS_INITIATED, biz_opaque_callback_data="t"), "v=0\r\n", AT
-    )
+    change = payloads.connect(facts(Direction.BUSINESS_INITIATED, biz_opaque_callback_data="t"), "v=0\r\n", AT)
     call = change["value"]["calls"][0]
     assert (call["from"], call["to"], call["to_user_id"]) == ("551155550100", "5511900000001", USER.user_id)
     assert call["session"]["sdp_type"] == "answer"
@@ -94,9 +90,7 @@ def test_times_and_duration_only_of_an_answered_call() -> None:
 
 
 def test_a_failed_call_carries_its_errors_twice() -> None:
-    value = payloads.terminate(
-        facts(), CallEnd(failed=True, started_at=None, ended_at=AT, error_code=138021)
-    )["value"]
+    value = payloads.terminate(facts(), CallEnd(failed=True, started_at=None, ended_at=AT, error_code=138021))["value"]
     assert value["calls"][0]["status"] == "FAILED"
     assert value["errors"] == value["calls"][0]["errors"]
     assert value["errors"][0]["code"] == 138021
@@ -152,9 +146,7 @@ def test_a_user_with_a_username_has_no_number_anywhere(direction: Direction) -> 
         ),
     ],
 )
-def test_a_permission_reply_has_the_documented_members(
-    reply: PermissionReply, expected: dict[str, Any]
-) -> None:
+def test_a_permission_reply_has_the_documented_members(reply: PermissionReply, expected: dict[str, Any]) -> None:
     message = payloads.permission_reply(NUMBER, USER, "wamid.Y", reply, AT)["value"]["messages"][0]
     assert message["type"] == "interactive"
     assert message["interactive"] == {"type": "call_permission_reply", "call_permission_reply": expected}

@@ -79,9 +79,7 @@ def test_no_permission_no_call() -> None:
     assert may_call(contact(), T) == 138006
 
 
-@pytest.mark.parametrize(
-    ("profile", "limit"), [(Profile.META, 100), (Profile.GUIDE, 5), (Profile.SANDBOX, 100)]
-)
+@pytest.mark.parametrize(("profile", "limit"), [(Profile.META, 100), (Profile.GUIDE, 5), (Profile.SANDBOX, 100)])
 def test_connected_calls_are_limited_per_rolling_24_hours(profile: Profile, limit: int) -> None:
     one = contact(profile)
     one.grant(permanent=False, now=T)

@@ -105,9 +105,7 @@ class Peer:
             await self._send(self.payloads.dtmf, pack("!BBH", event, end | 10, 160 * (n + 1)), marker=n == 0)
         self.timestamp = (self.timestamp + 5 * FRAME) & 0xFFFFFFFF
 
-    async def _send(
-        self, payload_type: int, payload: bytes, *, marker: bool = False, extension: bytes = b""
-    ) -> None:
+    async def _send(self, payload_type: int, payload: bytes, *, marker: bool = False, extension: bytes = b"") -> None:
         first, second = 0x90 if extension else 0x80, payload_type | (0x80 if marker else 0)
         head = pack("!BBHLL", first, second, self.sequence & 0xFFFF, self.timestamp, self.ssrc)
         self.sequence += 1

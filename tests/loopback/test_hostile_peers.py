@@ -45,9 +45,7 @@ def client_hello() -> bytes:
 def with_candidates(text: str, *addresses: str) -> str:
     """Return the description with these candidates instead of its own."""
     kept = [line for line in text.splitlines() if not line.startswith(("a=candidate", "a=end-of"))]
-    kept += [
-        f"a=candidate:{n} 1 udp {2130706431 - n} {address} typ host" for n, address in enumerate(addresses)
-    ]
+    kept += [f"a=candidate:{n} 1 udp {2130706431 - n} {address} typ host" for n, address in enumerate(addresses)]
     return "\r\n".join(kept) + "\r\n"
 
 
@@ -83,9 +81,7 @@ async def test_strangers_with_a_client_hello_do_not_disturb_a_set_up(trap: socke
 
 
 @pytest.mark.parametrize("lite", [True, False])
-async def test_addresses_that_metas_sdp_may_not_name_are_never_probed(
-    trap: socket.socket, lite: bool
-) -> None:
+async def test_addresses_that_metas_sdp_may_not_name_are_never_probed(trap: socket.socket, lite: bool) -> None:
     port = trap.getsockname()[1]
 
     def hostile(text: str) -> str:

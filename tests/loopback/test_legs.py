@@ -298,9 +298,7 @@ async def test_meta_may_answer_with_any_role(setup: str) -> None:
         answer = await user.answer(told)
         written = "passive" if setup == "passive" else "active"
         assert f"a=setup:{written}" in answer
-        await stage.host.accept_meta_answer(
-            LegId("meta"), answer.replace(f"a=setup:{written}", f"a=setup:{setup}")
-        )
+        await stage.host.accept_meta_answer(LegId("meta"), answer.replace(f"a=setup:{written}", f"a=setup:{setup}"))
         await stage.connected(LegId("meta"), user)
 
 

@@ -46,9 +46,7 @@ class Gateway:
     async def browser(self, name: str) -> tuple[LegId, Peer]:
         leg, peer = LegId(name), Peer()
         self.peers.append(peer)
-        await peer.answered(
-            await self.engine.answer_browser(leg, self.engine.pick_worker(), await peer.offer())
-        )
+        await peer.answered(await self.engine.answer_browser(leg, self.engine.pick_worker(), await peer.offer()))
         await until(lambda: LegConnected(leg) in self.events and peer.pc.connectionState == "connected")
         return leg, peer
 

@@ -36,9 +36,7 @@ def test_the_signalling_process_loads_no_media_stack() -> None:
         "import sys, media.engine, media.sdp, media.errors;"
         "print(*{name.partition('.')[0] for name in sys.modules} & {'aiortc', 'aioice', 'av', 'pylibsrtp', 'OpenSSL'})"
     )
-    result = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
-    )
+    result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
 
     assert result.stdout.strip() == ""
 

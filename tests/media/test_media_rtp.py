@@ -10,9 +10,7 @@ from hypothesis import strategies as st
 from media.rtp import FRAME, HEADER, IncomingStream, OutgoingStream, Packet, parse
 
 
-def packet(
-    sequence: int, timestamp: int = 0, *, ssrc: int = 7, marker: int = 0, payload: bytes = b"x"
-) -> Packet:
+def packet(sequence: int, timestamp: int = 0, *, ssrc: int = 7, marker: int = 0, payload: bytes = b"x") -> Packet:
     return Packet(111, marker, sequence & 0xFFFF, timestamp & 0xFFFFFFFF, ssrc, payload)
 
 
@@ -28,9 +26,7 @@ class Sender:
         self.stream = OutgoingStream(random.Random(seed))
         self.sent: list[tuple[int, int, int, int, int]] = []
 
-    def send(
-        self, source: object, sequence: int, timestamp: int = 0, *, now: float, steady: bool = True
-    ) -> bool:
+    def send(self, source: object, sequence: int, timestamp: int = 0, *, now: float, steady: bool = True) -> bool:
         data = self.stream.next(source, packet(sequence, timestamp), payload_type=96, steady=steady, now=now)
         if data is not None:
             self.sent.append(head(data))
@@ -58,13 +54,7 @@ def test_a_plain_packet_is_read() -> None:
 
 
 def test_csrc_extension_and_padding_are_taken_off() -> None:
-    data = (
-        pack("!BBHLL", 0xB2, 111, 5, 6, 7)
-        + b"csrccsrc"
-        + b"\xbe\xde\x00\x01\x10\xff\x00\x00"
-        + b"opus"
-        + b"\0\0\3"
-    )
+    data = pack("!BBHLL", 0xB2, 111, 5, 6, 7) + b"csrccsrc" + b"\xbe\xde\x00\x01\x10\xff\x00\x00" + b"opus" + b"\0\0\3"
 
     assert parse(data) == Packet(111, 0, 5, 6, 7, b"opus")
 

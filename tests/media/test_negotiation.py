@@ -36,9 +36,7 @@ def test_the_tables_are_total() -> None:
         (Setup.ACTIVE, Setup.PASSIVE, DtlsRole.SERVER),
     ],
 )
-def test_our_answer_takes_the_role_that_the_offer_leaves(
-    offered: Setup, answered: Setup, role: DtlsRole
-) -> None:
+def test_our_answer_takes_the_role_that_the_offer_leaves(offered: Setup, answered: Setup, role: DtlsRole) -> None:
     agreement = answer_to(replace(PEER, setup=offered))
 
     assert (agreement.setup, agreement.role) == (answered, role)

@@ -21,9 +21,7 @@ from media.rtp import IncomingStream, OutgoingStream, Packet
 NOW = 1000.0
 
 
-def build(
-    *, sent: int = 0, received: int = 0, sender_report: int | None = None
-) -> tuple[OutgoingStream, bytes]:
+def build(*, sent: int = 0, received: int = 0, sender_report: int | None = None) -> tuple[OutgoingStream, bytes]:
     outgoing, incoming = OutgoingStream(random.Random(1)), IncomingStream()
     for n in range(sent):
         outgoing.next("a", Packet(111, 0, n, n * 960, 5, b"12345"), payload_type=111, now=NOW)
@@ -48,9 +46,7 @@ def test_a_leg_that_sent_nothing_reports_as_a_receiver() -> None:
     assert isinstance(names, RtcpSdesPacket)
     assert report.ssrc == names.chunks[0].ssrc == outgoing.ssrc
     assert names.chunks[0].items == [(1, b"name")]
-    assert [(block.ssrc, block.highest_sequence, block.packets_lost) for block in report.reports] == [
-        (77, 2, 0)
-    ]
+    assert [(block.ssrc, block.highest_sequence, block.packets_lost) for block in report.reports] == [(77, 2, 0)]
 
 
 def test_a_leg_that_sent_reports_what_and_when() -> None:
@@ -88,9 +84,7 @@ def test_the_peers_report_tells_loss_jitter_and_round_trip() -> None:
 
 def test_a_round_trip_of_less_than_nothing_is_not_believed() -> None:
     sent_at = (rtcp.ntp(NOW) >> 16) & 0xFFFFFFFF
-    report = rtcp.read(
-        bytes(RtcpRrPacket(ssrc=9, reports=[block(lsr=sent_at, dlsr=99_999)])), ssrc=5, now=NOW
-    )
+    report = rtcp.read(bytes(RtcpRrPacket(ssrc=9, reports=[block(lsr=sent_at, dlsr=99_999)])), ssrc=5, now=NOW)
 
     assert report is not None
     assert report.round_trip_ms is None

@@ -35,9 +35,7 @@ def level(samples: "array[int]", hz: float) -> float:
 
 
 @pytest.mark.parametrize(("tone", "seconds"), [(Tone.RINGBACK, 5.0), (Tone.HOLD, 6.4)])
-def test_a_round_of_a_tone_is_packets_of_20_ms_that_a_narrow_peer_can_take(
-    tone: Tone, seconds: float
-) -> None:
+def test_a_round_of_a_tone_is_packets_of_20_ms_that_a_narrow_peer_can_take(tone: Tone, seconds: float) -> None:
     packets = encode_tones()[tone]
 
     assert len(packets) == seconds * 50

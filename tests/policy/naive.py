@@ -64,9 +64,7 @@ def permission(pack: Pack, facts: list[Fact], now: datetime) -> tuple[str, int]:
             grant, lost, how = None, None, "revoked"
         elif isinstance(fact, CallConnected) and fact.direction is Direction.BUSINESS_INITIATED:
             grant, lost, streak = grant or lost, None, 0  # picked up: so Meta had not revoked
-        elif isinstance(fact, CallUnanswered) or (
-            isinstance(fact, CallRejected) and pack.streak_counts_rejected
-        ):
+        elif isinstance(fact, CallUnanswered) or (isinstance(fact, CallRejected) and pack.streak_counts_rejected):
             streak += 1
             if streak == pack.streak_revoke and grant is not None and min(fact.at, now) < _end(pack, grant):
                 grant, lost, how = None, grant, "revoked"

@@ -65,9 +65,7 @@ def test_any_order_and_any_repetition_give_one_state(facts: list[Fact], random: 
 
 
 @given(histories(max_size=10), st.randoms(use_true_random=False))
-def test_facts_that_contradict_each_other_under_one_key_still_give_one_state(
-    facts: list[Fact], random: Random
-) -> None:
+def test_facts_that_contradict_each_other_under_one_key_still_give_one_state(facts: list[Fact], random: Random) -> None:
     quarrel = [replace(fact, key=f"k{index % 3}") for index, fact in enumerate(facts)]
     shuffled = random.sample(quarrel, len(quarrel))
     assert fold(shuffled) == fold(quarrel)

@@ -156,9 +156,7 @@ def test_a_window_that_closes_while_one_waits_wants_a_template() -> None:
 
 def test_a_permission_that_expires_while_the_phone_rings_was_judged_once() -> None:
     state = contact(granted(expires_at=hours(2)))
-    assert evaluate(GUIDE, GOOD, state, PlaceCall(), now=hours(2) - TICK) == Allow(
-        permission_expires_at=hours(2)
-    )
+    assert evaluate(GUIDE, GOOD, state, PlaceCall(), now=hours(2) - TICK) == Allow(permission_expires_at=hours(2))
     # Picked up after the end: counts as a connected call like any other.
     later = apply(apply(state, answered(hours(2) + TICK)), granted(hours(3)))
     assert evaluate(GUIDE, GOOD, later, PlaceCall(in_flight=4), now=hours(4)) != Allow()
@@ -301,17 +299,13 @@ def test_more_in_flight_never_turns_a_no_into_a_yes(
 
 
 @given(histories(), requests, nows, packs)
-def test_an_answer_is_the_same_every_time(
-    facts: list[Fact], request: Request, now: datetime, pack: Pack
-) -> None:
+def test_an_answer_is_the_same_every_time(facts: list[Fact], request: Request, now: datetime, pack: Pack) -> None:
     state = fold(facts)
     assert evaluate(pack, GOOD, state, request, now=now) == evaluate(pack, GOOD, state, request, now=now)
 
 
 def test_a_refusal_explains_itself() -> None:
-    state = contact(
-        granted(hours(-10)), *(unanswered(hours(-9 + hour)) for hour in range(4)), declined(hours(-1))
-    )
+    state = contact(granted(hours(-10)), *(unanswered(hours(-9 + hour)) for hour in range(4)), declined(hours(-1)))
     place = evaluate(GUIDE, GOOD, state, PlaceCall(), now=T0)
     ask = evaluate(GUIDE, GOOD, state, AskPermission(), now=T0)
     assert isinstance(place, Refusal)

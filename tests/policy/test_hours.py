@@ -136,8 +136,7 @@ def test_the_next_opening_is_open_and_the_moment_before_it_is_not(
     hours = CallHours(
         timezone=zone,
         weekly=tuple(
-            Opening(weekday=day, opens=time(hour, 5), closes=time(hour + 1, minute))
-            for day, hour, minute in openings
+            Opening(weekday=day, opens=time(hour, 5), closes=time(hour + 1, minute)) for day, hour, minute in openings
         ),
         holidays=tuple(Holiday(day=day) for day in closed),
     )

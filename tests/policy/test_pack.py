@@ -186,9 +186,7 @@ def test_wrong_provenance_is_named(data: dict[str, Any], part: str, wrong: objec
 @pytest.mark.parametrize(
     ("smaller", "larger"), [("streak_notice", "streak_revoke"), ("requests_per_24h", "requests_per_7d")]
 )
-def test_figures_that_contradict_each_other_are_named(
-    data: dict[str, Any], smaller: str, larger: str
-) -> None:
+def test_figures_that_contradict_each_other_are_named(data: dict[str, Any], smaller: str, larger: str) -> None:
     data["values"][smaller]["value"] = data["values"][larger]["value"]
     parse_pack(data)
     data["values"][smaller]["value"] += 1

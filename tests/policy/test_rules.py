@@ -223,9 +223,7 @@ def test_a_restriction_hits_its_direction(kind: RestrictionType, request_: Reque
         assert (decision.remedy, decision.retry_at) == (Remedy.WAIT, hours(5))
 
 
-@pytest.mark.parametrize(
-    ("now", "hit"), [(hours(5) - TICK, True), (hours(5), False), (hours(5) + TICK, False)]
-)
+@pytest.mark.parametrize(("now", "hit"), [(hours(5) - TICK, True), (hours(5), False), (hours(5) + TICK, False)])
 def test_a_restriction_ends_when_it_says(now: datetime, hit: bool) -> None:
     restricted = number(restrictions=(Restriction(type=B, expires_at=hours(5)),))
     assert isinstance(judge(PLACE, FRIEND, now=now, number=restricted), Refusal) is hit
@@ -305,9 +303,7 @@ def test_calls_of_the_number_with_room_at_an_unknown_time() -> None:
 
 
 def test_without_permission_the_remedy_says_how_to_ask() -> None:
-    assert judge(PLACE) == Refusal(
-        reason=Reason.NO_PERMISSION, rule="contact/permission", remedy=Remedy.ASK_TEMPLATE
-    )
+    assert judge(PLACE) == Refusal(reason=Reason.NO_PERMISSION, rule="contact/permission", remedy=Remedy.ASK_TEMPLATE)
     assert refused(judge(PLACE, message(hours(-1)))).remedy is Remedy.ASK_FREE_FORM
 
 
@@ -390,9 +386,7 @@ def calls(*at: datetime) -> list[Fact]:
 FIVE = [hours(-23), hours(-10), hours(-9), hours(-8), hours(-7)]
 
 
-@pytest.mark.parametrize(
-    ("now", "hit"), [(hours(1) - TICK, True), (hours(1), False), (hours(1) + TICK, False)]
-)
+@pytest.mark.parametrize(("now", "hit"), [(hours(1) - TICK, True), (hours(1), False), (hours(1) + TICK, False)])
 def test_five_connected_calls_in_24_hours(now: datetime, hit: bool) -> None:
     decision = judge(PLACE, FRIEND, *calls(*FIVE), now=now)
     if not hit:
@@ -495,9 +489,7 @@ def test_a_template_may_always_be_used_and_the_right_form_is_found() -> None:
 # R4, R5: how often to ask
 
 
-@pytest.mark.parametrize(
-    ("now", "hit"), [(T0 + DAY - TICK, True), (T0 + DAY, False), (T0 + DAY + TICK, False)]
-)
+@pytest.mark.parametrize(("now", "hit"), [(T0 + DAY - TICK, True), (T0 + DAY, False), (T0 + DAY + TICK, False)])
 def test_one_request_in_24_hours(now: datetime, hit: bool) -> None:
     decision = judge(ASK, requested(T0), now=now)
     assert isinstance(decision, Refusal) is hit
@@ -512,9 +504,7 @@ def test_one_request_in_24_hours(now: datetime, hit: bool) -> None:
         )
 
 
-@pytest.mark.parametrize(
-    ("now", "hit"), [(T0 + WEEK - TICK, True), (T0 + WEEK, False), (T0 + WEEK + TICK, False)]
-)
+@pytest.mark.parametrize(("now", "hit"), [(T0 + WEEK - TICK, True), (T0 + WEEK, False), (T0 + WEEK + TICK, False)])
 def test_two_requests_in_7_days(now: datetime, hit: bool) -> None:
     two = [requested(T0), requested(T0 + 25 * HOUR)]
     decision = judge(ASK, *two, now=now)
@@ -582,9 +572,7 @@ def test_metas_own_refusal_of_requests_holds_until_it_said_or_until_a_call_conne
 # R7: after a decline
 
 
-@pytest.mark.parametrize(
-    ("now", "hit"), [(hours(26) - TICK, True), (hours(26), False), (hours(26) + TICK, False)]
-)
+@pytest.mark.parametrize(("now", "hit"), [(hours(26) - TICK, True), (hours(26), False), (hours(26) + TICK, False)])
 def test_after_a_decline_24_hours_from_the_decline(now: datetime, hit: bool) -> None:
     facts = [requested(T0), declined(hours(2))]
     decision = judge(ASK, *facts, now=now)

@@ -72,10 +72,17 @@ class SocketClient:
         return self.ws.close_code
 
 
+class _Server(TestServer):
+    """As in `gateway.app`: a handler goes on when its client has left. aiohttp's own test server would cancel it."""
+
+    async def _make_runner(self, **kwargs: Any) -> web.BaseRunner:
+        return await super()._make_runner(**{**kwargs, "handler_cancellation": False})
+
+
 class Doors:
     """The public port of a world."""
 
-    def __init__(self, world: World, *, origins: Sequence[str], body_s: float) -> None:
+    def __init__(self, world: World, *, origins: Sequence[str], body_s: float, hello_s: float) -> None:
         self.world = world
         self.tickets = Tickets(operators=OPERATORS, api_key=API_KEY)
         self.softphones = Softphones(
@@ -88,6 +95,7 @@ class Doors:
             media=world.media,
             clock=world.clock,
             origins=origins,
+            hello_s=hello_s,
         )
         webhook = Webhook(
             world.inbox,
@@ -106,7 +114,7 @@ class Doors:
             body_s=body_s,
         )
         self.app = api.app(webhook, self.softphones)
-        self.server = TestServer(self.app, host="127.0.0.1")
+        self.server = _Server(self.app, host="127.0.0.1")
         self.client: Client = TestClient(self.server)
 
     async def post(self, body: bytes, **headers: str) -> int:
@@ -139,9 +147,11 @@ class Doors:
 
 
 @asynccontextmanager
-async def doors(world: World, *, origins: Sequence[str] = (), body_s: float = 5.0) -> AsyncIterator[Doors]:
+async def doors(
+    world: World, *, origins: Sequence[str] = (), body_s: float = 5.0, hello_s: float = 5.0
+) -> AsyncIterator[Doors]:
     """Serve a world until the block ends; the client and its sockets are closed with it."""
-    opened = Doors(world, origins=origins, body_s=body_s)
+    opened = Doors(world, origins=origins, body_s=body_s, hello_s=hello_s)
     async with opened.client:
         yield opened
         opened.softphones.close_all()
