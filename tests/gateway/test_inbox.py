@@ -108,6 +108,14 @@ async def test_nothing_is_acknowledged_while_the_store_is_away_and_the_call_ring
         assert [event.kind for event in world.store.events] == ["call.offered"]
 
 
+async def test_an_event_that_is_no_fact_is_not_acknowledged_before_it_is_kept_either() -> None:
+    async with a_world() as world:
+        world.store.fail_with()
+        with pytest.raises(StoreDown):
+            await world.meta_says("RINGING")
+        assert not world.store.waiting
+
+
 async def test_a_permission_reply_changes_what_the_gate_says_and_every_phone_hears_it() -> None:
     async with a_world() as world:
         _, line = await world.login()
