@@ -166,6 +166,7 @@ USER_INITIATED: Final[Mapping[CallState, Mapping[InputKind, CallState]]] = {
         IN.REFUSED: S.ENDING,
         IN.MEDIA_READY: S.PRE_ACCEPTING,
         IN.MEDIA_FAILED: S.ENDING,
+        IN.ALL_DECLINED: S.ENDING,
         IN.META_TERMINATE: S.ENDED,
         IN.DEADLINE: S.ENDING,
         IN.SHUTDOWN: S.ENDING,
@@ -325,7 +326,7 @@ _CONFIRMED: Final = frozenset({IN.CONNECTED, IN.CONNECT_UNKNOWN, IN.GRAPH_FAILED
 #: Expected, and changes nothing: replies that come late, webhooks again, an operator who was a moment too late.
 IGNORED: Final[Mapping[Direction, Mapping[CallState, frozenset[InputKind]]]] = {
     Direction.USER_INITIATED: {
-        S.OFFERED: _TOO_EARLY | _NO_CLAIM | _TAKEN | {IN.META_CLOSING},
+        S.OFFERED: _TOO_EARLY | _NO_CLAIM | {IN.OPERATOR_ACCEPT, IN.META_CLOSING},
         S.PRE_ACCEPTING: _BEGUN | _NO_CLAIM | {IN.ACCEPTED},
         S.CLAIMED: _BEGUN | _TAKEN | {IN.ACCEPTED, IN.OPERATOR_HOLD},
         S.RINGING: _BEGUN | _NO_CLAIM | _TOO_EARLY,

@@ -8,10 +8,11 @@ import os
 import re
 import socket
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
+import ifaddr
 import phonenumbers
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 
@@ -136,14 +137,24 @@ def is_loopback(host: str) -> bool:
 
 
 def primary_address() -> str | None:
-    """Return the machine's own address towards the internet; None if it has no route. Sends nothing."""
+    """Return the machine's own IPv4 address: the one towards the internet, else that of any of its networks.
+
+    None if it has none but loopback. Sends nothing.
+    """
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(("192.0.2.1", 9))  # for UDP this only asks the routing table (RFC 5737 address)
-        except OSError:
-            return None
+        except OSError:  # no way to the internet, as on a closed network
+            return next(_interface_addresses(), None)
         address = str(probe.getsockname()[0])
     return None if ipaddress.ip_address(address).is_unspecified else address
+
+
+def _interface_addresses() -> Iterator[str]:
+    for adapter in ifaddr.get_adapters():
+        for ip in adapter.ips:
+            if isinstance(ip.ip, str) and not ipaddress.ip_address(ip.ip).is_loopback:
+                yield ip.ip
 
 
 def default_data_dir(environ: Mapping[str, str] = os.environ) -> Path:
@@ -158,6 +169,7 @@ PostgresUrl = Annotated[Secret, AfterValidator(_postgres)]
 OperatorKey = Annotated[Secret, AfterValidator(_operator_key)]
 OperatorName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$")]
 PhoneNumber = Annotated[str, AfterValidator(_e164)]
+Country = Annotated[str, Field(pattern=r"^[A-Z]{2}$")]
 PackFile = Annotated[Path, AfterValidator(_pack_file)]
 Host = Annotated[str, Field(pattern=r"^[A-Za-z0-9.:_-]{1,253}$")]
 Port = Annotated[int, Field(ge=0, le=65_535)]

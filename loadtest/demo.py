@@ -6,7 +6,7 @@ import signal
 from rich.console import Console
 from rich.panel import Panel
 
-from loadtest.stack import GatewayDied, Stack, StackConfig
+from loadtest.stack import GatewayDied, PortTaken, Stack, StackConfig
 
 
 async def demo(config: StackConfig, console: Console) -> int:
@@ -33,8 +33,8 @@ async def demo(config: StackConfig, console: Console) -> int:
             return 1
         console.print("Stopping ...")
         return 0
-    except (GatewayDied, OSError) as error:
-        console.print(f"[red]{error}[/red]")
+    except (GatewayDied, PortTaken, OSError) as error:
+        console.print(str(error), style="red", markup=False, highlight=False)
         return 1
     finally:
         await stack.close()

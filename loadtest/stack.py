@@ -6,6 +6,7 @@ by load runs.
 
 import asyncio
 import contextlib
+import ctypes
 import os
 import secrets
 import signal
@@ -23,10 +24,16 @@ from loadtest.sim_config import SimConfig
 
 _ROOT: Final = Path(__file__).resolve().parent.parent
 _STOP_S: Final = 15.0
+_ASK_S: Final = 2.0
+_PR_SET_PDEATHSIG: Final = 1
 
 
 class GatewayDied(Exception):
     """The gateway process ended, or never served; the text ends with its last log lines."""
+
+
+class PortTaken(Exception):
+    """A port that we need is in use; the text says which, and what to do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +74,8 @@ class Stack:
         self._reader: asyncio.Task[None] | None = None
 
     async def start(self, progress: Callable[[str], None] = lambda step: None) -> None:
-        """Start both and return when the gateway is ready. Raises: GatewayDied, OSError."""
+        """Start both and return when the gateway is ready. Raises: PortTaken, GatewayDied, OSError."""
+        self._check_ports()
         progress("simulated Meta")
         await self.sim.start()
         progress("gateway, PostgreSQL and media worker")
@@ -82,10 +90,28 @@ class Stack:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
             start_new_session=True,  # Ctrl-C is for us; we tell it
+            preexec_fn=_ended_with_us(),
         )
         await self._tasks.__aenter__()
         self._reader = self._tasks.create_task(self._read_log(self.process))
         await self._until_ready(self.process)
+
+    def _check_ports(self) -> None:
+        """Before anything is started: a stranger's `/readyz` must not be taken for our gateway's."""
+        for option, port in (
+            ("--port", self.port),
+            ("--admin-port", self.admin_port),
+            ("--sim-port", self.config.sim_port),
+        ):
+            try:
+                with socket.socket() as probe:
+                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as a server binds
+                    probe.bind(("127.0.0.1", port))
+            except OSError as error:
+                raise PortTaken(
+                    f"Port {port} cannot be used ({error.strerror}): end the program that has it, or choose another "
+                    f"port with {option}."
+                ) from error
 
     def _environment(self) -> dict[str, str]:
         config, sim = self.config, self.sim
@@ -119,11 +145,11 @@ class Stack:
     async def _until_ready(self, process: asyncio.subprocess.Process) -> None:
         loop = asyncio.get_running_loop()
         give_up_at = loop.time() + self.config.start_timeout_s
-        async with aiohttp.ClientSession() as http:
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_ASK_S)) as http:
             while loop.time() < give_up_at:
                 if process.returncode is not None:
                     raise self._died(f"it ended with exit code {process.returncode}")
-                with contextlib.suppress(aiohttp.ClientError):
+                with contextlib.suppress(aiohttp.ClientError, TimeoutError):
                     async with http.get(f"{self.admin_url}/readyz") as response:
                         if response.status == 200:
                             return
@@ -161,6 +187,23 @@ class Stack:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
             await process.wait()
+
+
+def _ended_with_us() -> Callable[[], None] | None:
+    """Return what a child runs before it starts, so that it gets SIGTERM when we are gone, however we went.
+
+    Without it a `kill -9` of us leaves a gateway that keeps the ports. Linux only; None elsewhere.
+    """
+    if sys.platform != "linux":
+        return None
+    prctl, parent = ctypes.CDLL(None).prctl, os.getpid()
+
+    def arm() -> None:
+        prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM))
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return arm
 
 
 def free_port() -> int:

@@ -3,6 +3,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import ifaddr
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
@@ -189,12 +190,29 @@ class Probe:
         return self.address, 1
 
 
-@pytest.mark.parametrize(("address", "found"), [("198.51.100.9", "198.51.100.9"), ("0.0.0.0", None), (None, None)])
+@pytest.mark.parametrize(("address", "found"), [("198.51.100.9", "198.51.100.9"), ("0.0.0.0", None)])
 def test_the_machines_own_address_comes_from_its_routes(
-    monkeypatch: pytest.MonkeyPatch, address: str | None, found: str | None
+    monkeypatch: pytest.MonkeyPatch, address: str, found: str | None
 ) -> None:
     # Third-party code: the machine that runs the tests has an address, or none.
     monkeypatch.setattr(socket, "socket", Probe(address))
+    assert values.primary_address() == found
+
+
+@pytest.mark.parametrize(
+    ("own", "found"),
+    [
+        (["127.0.0.1"], None),
+        (["127.0.0.1", "198.51.100.7", "198.51.100.8"], "198.51.100.7"),
+        ([("fe80::1", 0, 2), "198.51.100.7"], "198.51.100.7"),
+    ],
+)
+def test_without_a_route_it_is_that_of_any_network(
+    monkeypatch: pytest.MonkeyPatch, own: list[str | tuple[str, int, int]], found: str | None
+) -> None:
+    ips = [ifaddr.IP(ip, 24, "net0") for ip in own]
+    monkeypatch.setattr(socket, "socket", Probe(None))
+    monkeypatch.setattr(ifaddr, "get_adapters", lambda: [ifaddr.Adapter("net0", "net0", ips)])
     assert values.primary_address() == found
 
 

@@ -64,11 +64,13 @@ class SocketClient:
         return found
 
     async def closed(self) -> int | None:
-        """Read on until the gateway has closed the socket; return its code."""
+        """Read on until the gateway has closed the socket; return the code that it gave."""
         while not self.ws.closed:
             frame = await self.ws.receive(timeout=5.0)
             if frame.type is WSMsgType.TEXT:
                 self.heard.append(orjson.loads(frame.data))
+            elif frame.type is WSMsgType.CLOSE:
+                return int(frame.data)  # `close_code` says 1006 where the gateway did not wait for our answer
         return self.ws.close_code
 
 
@@ -111,6 +113,7 @@ class Doors:
             registry=world.registry,
             store=world.store,
             clock=world.clock,
+            refresh=world.keeper.refresh,
             body_s=body_s,
         )
         self.app = api.app(webhook, self.softphones)

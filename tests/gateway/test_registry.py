@@ -1,0 +1,103 @@
+"""The live calls are found by every name; the ended ones are remembered."""
+
+from typing import Any, cast
+
+from gateway import registry as registry_module
+from gateway.driver import CallDriver
+from gateway.ids import CallId, MetaCallId
+from gateway.registry import Registry
+from tests.support.world import a_world
+
+
+class _Call:
+    def __init__(self, call_id: str, meta_call_id: str | None) -> None:
+        self.call_id, self.meta_call_id = CallId(call_id), meta_call_id
+
+
+class _Driver:
+    """As much of a call as the registry looks at."""
+
+    def __init__(
+        self, call_id: str, meta_call_id: str | None = None, *, contact: str = "c", open_: bool = True
+    ) -> None:
+        self.call = _Call(call_id, meta_call_id)
+        self.contact_key = contact
+        self.may_connect = open_
+
+
+def a_driver(*args: Any, **more: Any) -> CallDriver:
+    return cast(CallDriver, _Driver(*args, **more))
+
+
+WACID = MetaCallId("wacid.1")
+
+
+def test_a_call_is_found_by_both_ids_until_it_is_removed() -> None:
+    registry = Registry()
+    driver = a_driver("1", WACID)
+    registry.add(driver)
+    assert registry.get(CallId("1")) is registry.by_meta_id(WACID) is driver
+    assert (len(registry), list(registry), registry.has_ended(WACID)) == (1, [driver], False)
+    registry.remove(driver)
+    registry.remove(driver)
+    assert (registry.get(CallId("1")), registry.by_meta_id(WACID), len(registry)) == (None, None, 0)
+    assert registry.has_ended(WACID)
+
+
+def test_metas_id_may_be_learnt_later_and_is_told_once() -> None:
+    registry = Registry()
+    learnt: list[MetaCallId] = []
+    registry.on_learned = lambda driver, meta_call_id: learnt.append(meta_call_id)
+    driver = a_driver("1")
+    registry.add(driver)
+    assert learnt == []
+    registry.learn_meta_id(driver, WACID)
+    registry.learn_meta_id(driver, WACID)
+    assert learnt == [WACID]
+    assert registry.by_meta_id(WACID) is driver
+
+
+def test_of_two_calls_with_one_id_the_first_keeps_it() -> None:
+    registry = Registry()
+    first, second = a_driver("1", WACID), a_driver("2", WACID)
+    registry.add(first)
+    registry.add(second)
+    registry.remove(second)
+    assert registry.by_meta_id(WACID) is first
+
+
+def test_a_call_that_never_had_an_id_leaves_no_stone() -> None:
+    registry = Registry()
+    driver = a_driver("1")
+    registry.add(driver)
+    registry.remove(driver)
+    assert not registry.is_busy("c")
+
+
+def test_a_contact_is_busy_while_any_call_with_them_lives() -> None:
+    registry = Registry()
+    first, second = a_driver("1"), a_driver("2", open_=False)
+    for driver in (first, second, a_driver("3", contact="other")):
+        registry.add(driver)
+    assert (registry.is_busy("c"), registry.in_flight("c"), registry.in_flight("nobody")) == (True, 1, 0)
+    registry.remove(first)
+    assert (registry.is_busy("c"), registry.in_flight("c")) == (True, 0)
+    registry.remove(second)
+    assert not registry.is_busy("c")
+    assert registry.is_busy("other")
+
+
+def test_so_many_ended_calls_are_remembered_and_no_more() -> None:
+    registry = Registry()
+    for number in range(registry_module.TOMBSTONES + 1):
+        registry.bury(MetaCallId(str(number)), CallId(str(number)))
+    assert not registry.has_ended(MetaCallId("0"))
+    assert registry.has_ended(MetaCallId("1"))
+
+
+async def test_a_list_of_calls_does_not_change_while_it_is_walked() -> None:
+    async with a_world() as world:
+        await world.user_calls()
+        for driver in world.registry:
+            world.registry.remove(driver)
+        assert len(world.registry) == 0
