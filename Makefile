@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check setup setup-dev browser lock clean
+.PHONY: help run test check bench-gate setup setup-dev browser lock clean
 
 help: ## Show what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -20,6 +20,9 @@ check: setup-dev ## Lint, format and types only
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+
+bench-gate: setup ## Measure the gate with a million contacts in PostgreSQL
+	@$(BIN)/python -m loadtest gate
 
 setup: $(VENV)/.run ## Make the virtual environment with what `make run` needs
 setup-dev: $(VENV)/.dev ## Make the virtual environment with what `make test` needs

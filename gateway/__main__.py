@@ -77,7 +77,7 @@ def check(config: ConfigOption = None, settings: SetOption = None) -> None:
 
 @app.command()
 def numbers(config: ConfigOption = None, settings: SetOption = None) -> None:
-    """Show each business number: country, rules, slots, and what Meta says of it."""
+    """Show each business number: what it may do, restrictions, hours, and what Meta says of it."""
     loaded = _load(config, settings)
     _run(lambda: _show_numbers(loaded))
 
@@ -98,6 +98,23 @@ def ticket(
     """Print a one-time login ticket for a softphone; valid for 30 seconds, once. The gateway must be running."""
     loaded = _load(config, settings)
     _run(lambda: _ticket(loaded, operator))
+
+
+@app.command(hidden=True)
+def bench(
+    contacts: Annotated[int, typer.Option(min=1_000, max=10_000_000)] = 1_000_000,
+    decisions: Annotated[int, typer.Option(min=1_000)] = 100_000,
+    reads: Annotated[int, typer.Option(min=100)] = 20_000,
+    seed: Annotated[int, typer.Option()] = 20261122,
+    database_url: Annotated[str | None, typer.Option(help="An empty database to fill; else one of its own.")] = None,
+) -> None:
+    """Measure the gate on this machine; prints JSON lines. `python -m loadtest gate` shows them."""
+    from gateway.bench import BenchConfig, run_bench
+    from gateway.log import configure_logging
+
+    configure_logging(level="error", log_format="json")
+    config = BenchConfig(contacts=contacts, decisions=decisions, reads=reads, seed=seed, database_url=database_url)
+    _run(lambda: _bench(config, run_bench))
 
 
 @app.command()
@@ -131,32 +148,28 @@ async def _serve(loaded: Any) -> None:
 
 async def _show_numbers(loaded: Any) -> None:
     from rich.console import Console
-    from rich.table import Table
 
     from gateway.clock import SystemClock
-    from gateway.errors import GraphError
-    from gateway.graph import GraphClient
-    from gateway.numbers import Number
+    from gateway.numbers_table import ask, tables
 
-    table = Table("id", "number", "country", "rules", "in / out", "calling", "says Meta", title="Numbers")
-    async with GraphClient(base_url=loaded.graph_url, token_for=loaded.access_token_for, clock=SystemClock()) as graph:
-        for settings in loaded.numbers:
-            number = Number(settings, settings.pack_loaded(), on_slots=lambda _: None)
-            try:
-                await number.read_from_meta(graph)
-                said = "messaging limit " + str(number.state.messaging_limit or "not told")
-            except GraphError as error:
-                said = f"[red]{error.public}[/red]"
-            table.add_row(
-                number.id,
-                number.phone_number,
-                number.state.country or "?",
-                number.pack_label,
-                f"{number.incoming.limit} / {number.outgoing.limit}",
-                number.state.calling.value,
-                said,
-            )
-    Console().print(table)
+    report = await ask(loaded, SystemClock())
+    console = Console()
+    for table in tables(report):
+        console.print(table)
+    if not report.live:
+        console.print(
+            "[dim]Asked Meta. What its webhooks told, and the calls of today, a running gateway knows"
+            " (GATEWAY_API_KEY lets this command ask it).[/dim]"
+        )
+
+
+async def _bench(config: Any, run_bench: Any) -> None:
+    import orjson
+
+    def say(line: dict[str, Any]) -> None:
+        typer.echo(orjson.dumps(line).decode())
+
+    say({"figures": await run_bench(config, say)})
 
 
 async def _migrate(loaded: Any) -> None:

@@ -13,9 +13,13 @@ from typing import Final
 
 import structlog
 
+from gateway import messages as msg
 from gateway import views
+from gateway.asking import Asked, Asking
 from gateway.call import CallInput, InputKind, new_call
 from gateway.contacts import Contact
+from gateway.decisions import keep_decision
+from gateway.drift import Drift
 from gateway.driver import CallDriver
 from gateway.errors import GatewayError
 from gateway.events import CallOffered, CallTerminated
@@ -23,14 +27,15 @@ from gateway.hub import Hub, Phone
 from gateway.ids import CallId, OperatorId, UserRef
 from gateway.numbers import Number, Numbers
 from gateway.outcome import EndReason
-from gateway.records import DecisionRecord
+from gateway.reconcile import Reconciler
+from gateway.registry import contact_keys
 from gateway.services import Origin, Services
 from gateway.slots import Lease
 from media.engine import WorkerId
 from media.errors import NoWorker
-from policy.contact import EMPTY
+from policy.contact import EMPTY, ContactState
 from policy.decision import Decision, Refusal
-from policy.facts import Direction, PermissionRequested, RequestForm
+from policy.facts import Direction
 from policy.gate import choose_form, evaluate
 from policy.overview import Overview, overview
 from policy.reasons import Reason, Remedy
@@ -54,17 +59,19 @@ class CannotDial(GatewayError):
 class Checked:
     """What the gate says about one contact at one instant."""
 
+    contact_id: str
     user: UserRef
     name: str | None
+    state: ContactState
     overview: Overview
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
-    """A permission request that Meta took."""
+class Reconciled:
+    """What the gate says of a contact after Meta was asked, and in what Meta had contradicted us."""
 
-    form: RequestForm
-    message_id: str
+    checked: Checked
+    drifts: tuple[Drift, ...]
 
 
 class Admission:
@@ -75,6 +82,7 @@ class Admission:
         services: Services,
         numbers: Numbers,
         hub: Hub,
+        reconciler: Reconciler,
         *,
         ring_timeout_s: float,
         start: Callable[[CallDriver], None],
@@ -82,9 +90,12 @@ class Admission:
         self._services = services
         self._numbers = numbers
         self._hub = hub
+        self._reconciler = reconciler
         self._ring_timeout_s = ring_timeout_s
         self._start = start
-        self._asking: set[str] = set()  # contacts whose permission request is on its way to Meta
+        self._asking = Asking(services)
+        reconciler.is_busy = self._is_busy
+        reconciler.on_changed = self.show
         self.draining = False
 
     # --- user-initiated ----------------------------------------------------------------------------
@@ -111,7 +122,7 @@ class Admission:
             number=number,
             user=event.user,
             user_name=event.user_name,
-            contact_key=self._contact_key(number, event.user),
+            contact_keys=self._contact_keys(number, event.user),
             worker=self._free_worker(),
             first=first,
         )
@@ -151,7 +162,23 @@ class Admission:
         if isinstance(found, Refusal):
             return found
         number, user = found
-        return self.overview(number, await self._services.contacts.get(number, user))
+        contact = await self._services.contacts.get(number, user)
+        return self.overview(number, await self._known_better(number, contact))
+
+    async def look_up(self, number_id: str, to: str) -> Contact | Refusal:
+        """Find a contact and ask nobody about it. Raises: StoreDown."""
+        found = self._find(number_id, to)
+        return found if isinstance(found, Refusal) else await self._services.contacts.get(*found)
+
+    async def reconcile(self, number_id: str, to: str) -> Reconciled | Refusal:
+        """Ask Meta about a contact and take over what differs. Raises: TooOften, StoreDown, GraphError."""
+        found = self._find(number_id, to)
+        if isinstance(found, Refusal):
+            return found
+        number, user = found
+        drifts = await self._reconciler.reconcile(number, await self._services.contacts.get(number, user))
+        checked = self.overview(number, await self._services.contacts.get(number, user))
+        return Reconciled(checked=checked, drifts=drifts)
 
     def overview(self, number: Number, contact: Contact) -> Checked:
         found = overview(
@@ -162,7 +189,25 @@ class Admission:
             place=self._place_request(number, contact),
             ask=self._ask_request(contact),
         )
-        return Checked(user=contact.user, name=contact.name, overview=found)
+        return Checked(
+            contact_id=contact.contact_id,
+            user=contact.user,
+            name=contact.name,
+            state=contact.state,
+            overview=found,
+        )
+
+    def show(self, number: Number, contact: Contact) -> None:
+        """Tell every operator what the gate says about a contact now."""
+        checked = self.overview(number, contact)
+        self._hub.tell(
+            None,
+            msg.ContactChanged(
+                number_id=number.id,
+                user=views.user_view(contact.user, contact.name),
+                decision=views.decision_view(checked.overview),
+            ),
+        )
 
     async def place(self, number_id: str, to: str, *, operator: OperatorId) -> CallDriver | Refusal:
         """Start a call to a contact for an operator who is logged in, or say why not.
@@ -176,6 +221,7 @@ class Admission:
         contact = await self._load(number, user)
         if isinstance(contact, Refusal):
             return contact
+        contact = await self._known_better(number, contact)
         # From here on nothing suspends until the call is registered: two dials at once cannot both pass.
         phone, worker = self._ready_phone(operator)
         now = self._services.clock.now()
@@ -200,11 +246,12 @@ class Admission:
             number=number,
             user=contact.user,
             user_name=contact.name,
-            contact_key=self._contact_key(number, contact.user),
+            contact_keys=self._contact_keys(number, contact.user),
             worker=worker,
             first=CallInput(kind=InputKind.START),
         )
         driver = CallDriver(call, origin, services, lease=lease)
+        number.placed.add(driver.created_at)
         self._hub.take(phone, call.call_id)
         self._begin(driver)
         return driver
@@ -215,7 +262,8 @@ class Admission:
             raise CannotDial("gone", "This operator is not logged in at a softphone.")
         if phone.call is not None:
             raise CannotDial("busy", "This operator is in a call already.")
-        workers = [worker for worker, leg in phone.legs.items() if leg in phone.connected]
+        # A leg that is about to connect will do: the user's phone has to ring first.
+        workers = [worker for worker, leg in phone.legs.items() if leg in phone.connected] or list(phone.legs)
         if not workers:
             raise CannotDial("no_leg", "The softphone has no audio path yet: check the microphone permission.")
         best = self._free_worker()
@@ -235,6 +283,9 @@ class Admission:
         contact = await self._load(number, user)
         if isinstance(contact, Refusal):
             return contact
+        sent = self._asking.on_its_way(contact, asked_by=asked_by)
+        if sent is not None:
+            return await sent
         now = self._services.clock.now()
         request = self._ask_request(contact)
         decision = self._evaluate(number, contact, request, now)
@@ -242,26 +293,7 @@ class Admission:
         if isinstance(decision, Refusal):
             return decision
         form = choose_form(number.pack, contact.state, now=now)
-        self._asking.add(contact.contact_id)
-        try:
-            return await self._send_request(number, contact, form)
-        finally:
-            self._asking.discard(contact.contact_id)
-
-    async def _send_request(self, number: Number, contact: Contact, form: RequestForm) -> Asked:
-        graph, settings = self._services.graph, number.settings
-        if form is RequestForm.FREE_FORM:
-            message_id = await graph.request_permission_free_form(number.id, contact.user, settings.permission_text)
-        else:
-            template = settings.permission_template
-            message_id = await graph.request_permission_template(
-                number.id, contact.user, template.name, template.language, template.parameters
-            )
-        now = self._services.clock.now()
-        fact = PermissionRequested(at=now, key=message_id, form=form, request_id=message_id)
-        self._services.store.write_soon(*self._services.contacts.apply(contact, fact, seen_at=now))
-        log.info("permission_requested", number_id=number.id, user=contact.user.key, form=form.value)
-        return Asked(form=form, message_id=message_id)
+        return await self._asking.send(number, contact, form, asked_by=asked_by)
 
     # --- shared ------------------------------------------------------------------------------------
 
@@ -285,18 +317,34 @@ class Admission:
             return Refusal(reason=Reason.STORE_DOWN, rule="gateway/store", remedy=Remedy.TRY_AGAIN_SOON)
         return await self._services.contacts.get(number, user)
 
+    async def _known_better(self, number: Number, contact: Contact) -> Contact:
+        """Before a stranger is refused for want of permission: Meta may know better. Never raises but StoreDown."""
+        now = self._services.clock.now()
+        decision = self._evaluate(number, contact, self._place_request(number, contact), now)
+        if not isinstance(decision, Refusal) or decision.reason is not Reason.NO_PERMISSION:
+            return contact
+        await self._reconciler.learn(number, contact)
+        return await self._services.contacts.get(number, contact.user)
+
+    def _is_busy(self, number: Number, contact: Contact) -> bool:
+        keys = self._contact_keys(number, contact.user)
+        return self._services.registry.is_busy(keys) or self._asking.in_flight(contact) > 0
+
     def _place_request(self, number: Number, contact: Contact) -> PlaceCall:
-        registry, key = self._services.registry, self._contact_key(number, contact.user)
+        registry, keys = self._services.registry, self._contact_keys(number, contact.user)
+        now = self._services.clock.now()
         return PlaceCall(
-            in_flight=registry.in_flight(key),
-            user_busy=registry.is_busy(key),
+            in_flight=registry.in_flight(keys),
+            user_busy=registry.is_busy(keys),
+            placed_today=number.placed.count(now=now),
+            placed_frees_at=number.placed.frees_at(now=now),
             store_up=self._services.store.up,
             draining=self.draining,
         )
 
     def _ask_request(self, contact: Contact) -> AskPermission:
         return AskPermission(
-            in_flight=int(contact.contact_id in self._asking),
+            in_flight=self._asking.in_flight(contact),
             store_up=self._services.store.up,
             draining=self.draining,
         )
@@ -305,50 +353,15 @@ class Admission:
     def _evaluate(number: Number, contact: Contact, request: Request, now: datetime) -> Decision:
         return evaluate(number.pack, number.state, contact.state, request, now=now)
 
-    def _contact_key(self, number: Number, user: UserRef) -> str:
-        """Name the contact alike in all events, whether they came with a number, a BSUID or both."""
+    def _contact_keys(self, number: Number, user: UserRef) -> frozenset[str]:
+        """Name the contact by all that we know, whether the event or the operator named a number, a BSUID or both."""
         known = self._services.contacts.peek(number.id, user)
-        user = known.user if known else user
-        return f"{number.id}/{user.wa_id or user.user_id}"
+        return contact_keys(number.id, user, *((known.user,) if known else ()))
 
     def _keep(
         self, number: Number, user: UserRef, request: Request, decision: Decision, *, asked_by: str, now: datetime
     ) -> None:
-        refused = decision if isinstance(decision, Refusal) else None
-        name = _REQUEST_NAMES[type(request)]
-        self._services.metrics.gate_decisions_total.labels(
-            decision="refuse" if refused else "allow", reason=refused.reason.value if refused else ""
-        ).inc()
-        log.info(
-            "gate_decision",
-            number_id=number.id,
-            user=user.key,
-            request=name,
-            asked_by=asked_by,
-            allowed=refused is None,
-            reason=refused.reason.value if refused else None,
-            rule=refused.rule if refused else None,
-        )
-        self._services.store.write_soon(
-            DecisionRecord(
-                decision_id=uuid.uuid4().hex,
-                phone_number_id=number.id,
-                user_key=user.key,
-                asked_by=asked_by,
-                request=name,
-                at=now,
-                allowed=refused is None,
-                pack=number.pack_label,
-                refusal=views.refusal_json(refused) if refused else None,
-            )
-        )
-
-
-_REQUEST_NAMES: Final[dict[type[Request], str]] = {
-    PlaceCall: "place",
-    ReceiveCall: "receive",
-    AskPermission: "ask_permission",
-}
+        keep_decision(self._services, number, user, request, decision, asked_by=asked_by, now=now)
 
 
 def _refused(refusal: Refusal, reason: EndReason) -> CallInput:

@@ -5,7 +5,6 @@ for the WebSocket (see `softphone`).
 """
 
 import asyncio
-import hashlib
 import re
 from collections.abc import Awaitable, Callable
 from importlib.resources import files
@@ -19,29 +18,45 @@ from aiohttp import hdrs, web
 
 from gateway import openapi, views
 from gateway.admin import program_version
-from gateway.admission import Admission, CannotDial
+from gateway.admission import Admission, CannotDial, Checked
 from gateway.call import CallInput, InputKind
 from gateway.clock import Clock
-from gateway.errors import GatewayError, GraphError, GraphRefused, StoreDown, StoreError
+from gateway.drift import Drift
+from gateway.errors import GatewayError, GraphError, StoreDown
 from gateway.ids import CallId, OperatorId, UserRef
+from gateway.messages import ContactView
+from gateway.number_views import number_view
 from gateway.numbers import Number, Numbers
-from gateway.openapi import DialRequest, PermissionRequestReply, TicketReply, TicketRequest
+from gateway.once import Once, Work
+from gateway.openapi import (
+    DialRequest,
+    DriftView,
+    PermissionRequestReply,
+    ReconcileReply,
+    TicketReply,
+    TicketRequest,
+)
 from gateway.problem import Problem, refused
-from gateway.records import DecisionRecord, Json
+from gateway.reconcile import TooOften
+from gateway.records import DecisionRecord
 from gateway.registry import Registry
 from gateway.softphone import Softphones
-from gateway.store import ReplayState, Store
+from gateway.store import Store
 from gateway.tickets import TICKET_S, Tickets
 from gateway.webhook import BODY_S, Webhook
+from policy.contact import facts_of
 from policy.decision import Refusal
+from policy.facts import fact_from_dict
+from policy.overview import request_views
 
 log = structlog.get_logger()
 
 MAX_BODY_BYTES: Final = 65_536
 CALL_ID: Final = re.compile(r"[0-9a-f]{32}\Z")
-IDEMPOTENCY_KEY: Final = re.compile(r"[\x21-\x7e]{1,128}\Z")
-#: Kept under an Idempotency-Key whose request came to nothing: it may be tried again.
-NOTHING_DONE: Final[Json] = {"status": 0}
+#: What a client should know where Meta gave no clear answer.
+MAYBE_SENT: Final = "Meta may have got the request all the same; a permission request counts as sent."
+#: Facts that tell of permission requests and their replies.
+_ABOUT_REQUESTS: Final = frozenset({"permission_requested", "permission_granted", "permission_declined"})
 STATIC: Final = Path(str(files("gateway") / "static"))
 
 #: Answers hold tickets and people's numbers.
@@ -73,6 +88,7 @@ class Api:
         registry: Registry,
         store: Store,
         clock: Clock,
+        refresh: Callable[[Number], Awaitable[None]],
         body_s: float = BODY_S,
     ) -> None:
         self._admission = admission
@@ -81,8 +97,9 @@ class Api:
         self._registry = registry
         self._store = store
         self._clock = clock
+        self._refresh = refresh
         self._body_s = body_s
-        self._under_way: set[str] = set()  # Idempotency-Keys of requests that have no answer yet
+        self._keys = Once(store, clock)
 
     def app(self, webhook: Webhook, softphones: Softphones) -> web.Application:
         app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[problems])
@@ -94,8 +111,11 @@ class Api:
                 web.get("/v1/softphone", softphones.handle),
                 web.post("/v1/tickets", self.make_ticket),
                 web.get("/v1/numbers", self._keyed(self.list_numbers)),
+                web.get(number, self._keyed(self.show_number)),
+                web.post(number + "/refresh", self._keyed(self.refresh_number)),
                 web.post(number + "/calls", self._keyed(self.dial)),
                 web.get(number + "/contacts/{user}", self._keyed(self.show_contact)),
+                web.post(number + "/contacts/{user}/reconcile", self._keyed(self.reconcile)),
                 web.post(number + "/contacts/{user}/permission-requests", self._keyed(self.ask_permission)),
                 web.get(number + "/decisions", self._keyed(self.list_decisions)),
                 web.get("/v1/calls", self._keyed(self.list_calls)),
@@ -152,14 +172,38 @@ class Api:
     # --- numbers and contacts ------------------------------------------------------------------------
 
     async def list_numbers(self, request: web.Request) -> web.StreamResponse:
-        return _json([views.number_view(number) for number in self._numbers])
+        return _json([number_view(number, now=self._clock.now()) for number in self._numbers])
+
+    async def show_number(self, request: web.Request) -> web.StreamResponse:
+        return _json(number_view(self._number(request), now=self._clock.now()))
+
+    async def refresh_number(self, request: web.Request) -> web.StreamResponse:
+        """Read the number from Meta anew: somebody has paid, changed the settings, or been restored."""
+        number = self._number(request)
+        await self._refresh(number)
+        return _json(number_view(number, now=self._clock.now()))
 
     async def show_contact(self, request: web.Request) -> web.StreamResponse:
         """Say what the gate would answer about a contact now."""
         checked = await self._admission.check(_path(request, "number_id"), _path(request, "user"))
         if isinstance(checked, Refusal):
             raise refused(checked, now=self._clock.now())
-        return _json(views.contact_view(checked.user, checked.name, checked.overview))
+        return _json(await self._contact(self._number(request), checked))
+
+    async def reconcile(self, request: web.Request) -> web.StreamResponse:
+        """Ask Meta what it knows of a contact, take that over, and say in what it differed."""
+        done = await self._admission.reconcile(_path(request, "number_id"), _path(request, "user"))
+        if isinstance(done, Refusal):
+            raise refused(done, now=self._clock.now())
+        contact = await self._contact(self._number(request), done.checked)
+        return _json(ReconcileReply(contact=contact, drift=[_drift_view(drift) for drift in done.drifts]))
+
+    async def _contact(self, number: Number, checked: Checked) -> ContactView:
+        stored = await self._store.facts(checked.contact_id)
+        facts = [fact_from_dict(row.fact) for row in stored if row.fact.get("kind") in _ABOUT_REQUESTS]
+        # What was recorded a moment ago may not have reached the database yet.
+        requests = request_views(number.pack, [*facts, *facts_of(checked.state)], now=checked.overview.at)
+        return views.contact_view(checked.user, checked.name, checked.overview, requests)
 
     async def ask_permission(self, request: web.Request) -> web.StreamResponse:
         number_id, user = _path(request, "number_id"), _path(request, "user")
@@ -176,10 +220,10 @@ class Api:
         number, limit = self._number(request), _limit(request, default=50)
         if "user" not in request.query:
             return _json(await self._store.decisions(number.id, limit=limit))
-        checked = await self._admission.check(number.id, request.query["user"])
-        if isinstance(checked, Refusal):
-            raise refused(checked, now=self._clock.now())
-        return _json(await self._decisions_about(number, checked.user, limit))
+        contact = await self._admission.look_up(number.id, request.query["user"])
+        if isinstance(contact, Refusal):
+            raise refused(contact, now=self._clock.now())
+        return _json(await self._decisions_about(number, contact.user, limit))
 
     async def _decisions_about(self, number: Number, user: UserRef, limit: int) -> list[DecisionRecord]:
         """Find a contact's decisions under both names: the BSUID may have become known later than the number."""
@@ -231,62 +275,9 @@ class Api:
         driver.feed(CallInput(kind=InputKind.ALL_DECLINED))
         return web.Response(status=202)
 
-    # --- once ----------------------------------------------------------------------------------------
-
-    async def _once(
-        self, request: web.Request, body: bytes, work: Callable[[], Awaitable[tuple[int, Any]]]
-    ) -> web.StreamResponse:
-        """Do the work, or under an `Idempotency-Key` that was used before give the first answer again.
-
-        Only what succeeded is kept: what certainly came to nothing may be tried again with the same key.
-        """
-        key = request.headers.get("Idempotency-Key")
-        if key is None:
-            status, answer = await work()
-            return _json(answer, status=status)
-        if not IDEMPOTENCY_KEY.match(key):
-            raise Problem(400, "bad_request", "An Idempotency-Key is 1 to 128 printable ASCII characters.")
-        fingerprint = hashlib.sha256(request.path.encode() + b"\n" + body).hexdigest()
-        if key in self._under_way:
-            raise Problem(409, "in_progress", "The first request with this Idempotency-Key has no answer yet.")
-        self._under_way.add(key)
-        try:
-            kept = await self._first_answer(key, fingerprint)
-            if kept is not None:
-                return _json(kept["body"], status=int(kept["status"]))
-            status, answer = await self._work_once(key, fingerprint, work)
-            return _json(answer, status=status)
-        finally:
-            self._under_way.discard(key)
-
-    async def _first_answer(self, key: str, fingerprint: str) -> Json | None:
-        """Return what was answered under this key; None: go on. Raises: Problem, StoreDown."""
-        replay = await self._store.idempotent(key, fingerprint, self._clock.now())
-        if replay is None or replay.response == NOTHING_DONE:
-            return None
-        if replay.state is ReplayState.CONFLICT:
-            raise Problem(422, "idempotency_conflict", "This Idempotency-Key belongs to another request.")
-        if replay.response is None:
-            raise Problem(409, "in_progress", "The first request with this Idempotency-Key has no answer (yet).")
-        return replay.response
-
-    async def _work_once(
-        self, key: str, fingerprint: str, work: Callable[[], Awaitable[tuple[int, Any]]]
-    ) -> tuple[int, Any]:
-        try:
-            status, answer = await work()
-        except (Problem, CannotDial, StoreDown, GraphRefused):  # nothing has left for Meta, or Meta said no
-            await self._keep(key, fingerprint, NOTHING_DONE)
-            raise
-        await self._keep(key, fingerprint, {"status": status, "body": msgspec.to_builtins(answer)})
-        return status, answer
-
-    async def _keep(self, key: str, fingerprint: str, answer: Json) -> None:
-        """Keep an answer; one that cannot be kept is given all the same, since what it tells of has happened."""
-        try:
-            await self._store.save_idempotent(key, fingerprint, answer)
-        except StoreError as error:
-            log.warning("idempotent_answer_not_kept", detail=error.public)
+    async def _once(self, request: web.Request, body: bytes, work: Work) -> web.StreamResponse:
+        status, answer = await self._keys.do(request.headers.get("Idempotency-Key"), request.path, body, work)
+        return _json(answer, status=status)
 
 
 # --- shape -------------------------------------------------------------------------------------------
@@ -312,7 +303,9 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
     except StoreDown as error:
         return Problem(503, "store_down", error.public).response()
     except GraphError as error:
-        return Problem(502, "graph_error", error.public).response()
+        return Problem(502, "graph_error", error.public, detail=MAYBE_SENT if error.maybe_sent else None).response()
+    except TooOften as error:
+        return Problem(429, error.reason, error.public, retry_after_s=1).response()
     except GatewayError as error:
         return Problem(500, error.reason, error.public).response()
     except (ConnectionError, asyncio.CancelledError):
@@ -359,6 +352,10 @@ def _limit(request: web.Request, *, default: int) -> int:
     if not re.fullmatch(r"[0-9]{1,3}", text) or not 1 <= int(text) <= 500:
         raise Problem(400, "bad_request", "limit is a whole number from 1 to 500.")
     return int(text)
+
+
+def _drift_view(drift: Drift) -> DriftView:
+    return DriftView(rule=drift.rule, ours=drift.ours, metas=drift.metas)
 
 
 async def _show_api(request: web.Request) -> web.StreamResponse:

@@ -23,14 +23,16 @@ from gateway.clock import Clock, SystemClock
 from gateway.contacts import Contacts
 from gateway.driver import CallDriver
 from gateway.embedded import embedded_postgres
-from gateway.errors import GatewayError, GraphError
+from gateway.errors import GatewayError
 from gateway.graph import GraphClient
 from gateway.hub import Hub
 from gateway.ids import CallId, PhoneNumberId
 from gateway.inbox import Inbox
 from gateway.metrics import LoopLag, Metrics
+from gateway.number_keeper import NumberKeeper
 from gateway.numbers import Number, Numbers, preload_numbering_plans
 from gateway.outcome import EndReason
+from gateway.reconcile import Reconciler
 from gateway.recovery import LeftOver
 from gateway.registry import Registry
 from gateway.services import Services
@@ -125,26 +127,42 @@ class Gateway:
     async def _serve(self, store: Store, stack: AsyncExitStack) -> Softphones:
         """Wire the signalling parts and open both ports."""
         settings, media = self.settings, self.media
+        contacts = Contacts(store, cache_size=settings.contact_cache)
+        reconciler = Reconciler(
+            graph=self.graph,
+            contacts=contacts,
+            store=store,
+            metrics=self.metrics,
+            clock=self.clock,
+            start=self._spawn,
+        )
+        stack.callback(reconciler.close)
         services = Services(
             graph=self.graph,
             media=media,
             phones=self.hub,
             store=store,
-            contacts=Contacts(store),
+            contacts=contacts,
             registry=self.registry,
             metrics=self.metrics,
             clock=self.clock,
             timeouts=Timeouts(ring_s=settings.outgoing_ring_timeout_s),
+            reconcile_soon=reconciler.reconcile_soon,
         )
         self._admission = admission = Admission(
-            services, self.numbers, self.hub, ring_timeout_s=settings.ring_timeout_s, start=self._start_call
+            services,
+            self.numbers,
+            self.hub,
+            reconciler,
+            ring_timeout_s=settings.ring_timeout_s,
+            start=self._start_call,
         )
         inbox = Inbox(services, self.numbers, admission, self.hub)
         inbox.remember(await store.recent_event_keys(self.clock.now() - REMEMBER))
         left_over = LeftOver(store, self.graph, self.clock)
         await left_over.find(self.registry)
         self._spawn(left_over.close())
-        self._spawn(self._read_numbers())
+        keeper = await self._keep_numbers(store, stack)
         softphones = Softphones(
             hub=self.hub,
             admission=admission,
@@ -166,6 +184,7 @@ class Gateway:
             registry=self.registry,
             store=store,
             clock=self.clock,
+            refresh=keeper.refresh,
         )
         admin = admin_app(
             metrics=self.metrics,
@@ -201,20 +220,24 @@ class Gateway:
     def _token(self, number_id: PhoneNumberId) -> str:
         return self.settings.access_token_for(number_id)
 
-    async def _read_numbers(self) -> None:
-        """Ask Meta how each number is set up; where it does not say, the settings and the rules' doubt stand."""
-        for number in self.numbers:
-            try:
-                await number.read_from_meta(self.graph)
-            except GraphError as error:
-                log.warning("number_not_read", number_id=number.id, detail=error.public)
-            else:
-                log.info("number_read", number_id=number.id, calling=number.state.calling.value)
+    async def _keep_numbers(self, store: Store, stack: AsyncExitStack) -> NumberKeeper:
+        """Load what is known of each number and begin to look after it; Meta is asked beside all else."""
+        keeper = NumberKeeper(
+            self.numbers,
+            graph=self.graph,
+            store=store,
+            metrics=self.metrics,
+            clock=self.clock,
+            tell=lambda push: self.hub.tell(None, push),
+        )
+        await keeper.load()
+        stack.callback(self._spawn(keeper.run()).cancel)
+        return keeper
 
     def _spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         if self._tasks is None:
             raise RuntimeError("the gateway is not running")
-        return self._tasks.create_task(work)
+        return self._tasks.create_task(_alone(work))
 
     def _start_call(self, driver: CallDriver) -> None:
         task = self._spawn(driver.run())
@@ -277,6 +300,14 @@ class Gateway:
     def _driver_of(self, leg: LegId) -> CallDriver | None:
         call_id, _, side = leg.partition("/")
         return self.registry.get(CallId(call_id)) if side == "meta" else None
+
+
+async def _alone(work: Coroutine[None, None, None]) -> None:
+    """Let a bug in one piece of work end that piece only, and not the gateway with all its calls."""
+    try:
+        await work
+    except Exception:
+        log.exception("task_broken")
 
 
 def _leg_failed(reason: LegFailure) -> CallInput:

@@ -13,11 +13,12 @@ import msgspec
 import structlog
 
 from gateway import effects as fx
-from gateway import views
+from gateway import event_facts, views
 from gateway.call import Call, CallInput, CallState, InputKind
 from gateway.contacts import Contact
 from gateway.effects import Effect, StopReason
 from gateway.errors import GatewayError, GraphError
+from gateway.event_facts import KnownCall
 from gateway.events import CallTerminated
 from gateway.ids import OperatorId
 from gateway.messages import CallView
@@ -28,7 +29,7 @@ from gateway.services import Origin, Services
 from gateway.slots import Lease
 from gateway.step import step
 from media.engine import LegId, LegStats, WorkerId
-from policy.facts import CallConnected, CallRejected, CallUnanswered, Direction, Fact
+from policy.facts import Direction, Fact
 
 log = structlog.get_logger()
 
@@ -57,8 +58,12 @@ class CallDriver:
     # --- what others ask ---------------------------------------------------------------------------
 
     @property
-    def contact_key(self) -> str:
-        return self.origin.contact_key
+    def contact_keys(self) -> frozenset[str]:
+        return self.origin.contact_keys
+
+    @property
+    def created_at(self) -> datetime:
+        return self._created_at
 
     @property
     def is_business_initiated(self) -> bool:
@@ -80,6 +85,10 @@ class CallDriver:
     @property
     def worker(self) -> WorkerId | None:
         return self.origin.worker
+
+    def known(self) -> KnownCall:
+        """Return what an event about this call may leave open."""
+        return KnownCall(user=self.origin.user, direction=self.call.direction)
 
     def feed(self, received: CallInput) -> None:
         """Hand the call an input; it is applied after those that came before."""
@@ -227,10 +236,10 @@ class CallDriver:
             case fx.StopRinging(reason=reason, but=but, detail=detail):
                 phones.stop_ringing(self.call.call_id, reason, but=but, detail=detail)
             case fx.Finish(outcome=outcome):
-                self._note(self._ended_fact(), tasks)
+                self._note(self._given_up_fact(), tasks)
                 self._finish(outcome)
             case fx.Join():
-                self._note(self._connected_fact(), tasks)
+                self._note(self._picked_up_fact(), tasks)
                 tasks.create_task(self._performer.perform(effect))
             case _:
                 tasks.create_task(self._performer.perform(effect))
@@ -246,6 +255,8 @@ class CallDriver:
         if self._lease is not None:
             self._lease.release()
         services.registry.remove(self)
+        if self.is_business_initiated and not self._may_have_been_placed(outcome):
+            self.origin.number.placed.take_back(self._created_at)
         if self._claimed_by is not None:  # also one who picked up a moment too late
             services.phones.release(self._claimed_by, call.call_id)
         services.metrics.calls_ended_total.labels(
@@ -260,6 +271,10 @@ class CallDriver:
             duration_s=ended.duration_s if ended else None,
             confirmed=ended is not None,
         )
+
+    def _may_have_been_placed(self, outcome: Outcome) -> bool:
+        """Tell whether Meta counts this call as one that the number placed (see also `placed_calls` of the store)."""
+        return self.call.meta_call_id is not None or outcome.result is Result.INDETERMINATE
 
     async def _abandon(self) -> None:
         """After a bug: leave nothing behind that Meta or the media worker might keep alive."""
@@ -284,24 +299,21 @@ class CallDriver:
 
     # --- facts for the gate ------------------------------------------------------------------------
 
-    def _connected_fact(self) -> Fact:
-        return CallConnected(
-            at=self._services.clock.now(),
-            key=f"connected/{self.call.meta_call_id}",
-            direction=self.call.direction,
-        )
+    def _picked_up_fact(self) -> Fact | None:
+        """Return that we picked up. What Meta tells by webhook, with its own instant, becomes a fact in `inbox`."""
+        call = self.call
+        if self.is_business_initiated or call.meta_call_id is None:
+            return None
+        return event_facts.connected(call.meta_call_id, call.direction, at=self._services.clock.now())
 
-    def _ended_fact(self) -> Fact | None:
-        """Return what the end of a business-initiated call says about the contact, if it says anything."""
-        call, meta_call_id = self.call, self.call.meta_call_id
-        if not self.is_business_initiated or meta_call_id is None or self._accepted_at is not None:
+    def _given_up_fact(self) -> Fact | None:
+        """Return that a call of ours was not answered, where no `terminate` says so."""
+        call = self.call
+        if not self.is_business_initiated or call.meta_call_id is None or self.was_accepted or self._terminated:
             return None
-        if call.outcome is None or call.outcome.result not in (Result.USER, Result.OPERATOR):
+        if call.outcome is None or call.outcome.result is Result.META or call.outcome.reason is EndReason.DECLINED:
             return None
-        at = self._ended_at or self._services.clock.now()
-        if call.outcome.reason is EndReason.DECLINED:
-            return CallRejected(at=at, key=f"unanswered/{meta_call_id}")
-        return CallUnanswered(at=at, key=f"unanswered/{meta_call_id}")
+        return event_facts.unanswered(call.meta_call_id, at=self._ended_at or self._services.clock.now())
 
     def _note(self, fact: Fact | None, tasks: asyncio.TaskGroup) -> None:
         """Apply a fact now if the contact is in memory, so that the next decision already counts it."""

@@ -8,37 +8,28 @@ Source for all shapes: Meta, WhatsApp Business Calling API (user-initiated, busi
 and "Webhooks", read 2026-11-22.
 """
 
-import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Final
 
 import msgspec
 import orjson
 
+from gateway import event_parts as parts
 from gateway import webhook_shapes as shapes
+from gateway.event_parts import BaseEvent
 from gateway.ids import MetaCallId, PhoneNumberId, UserRef
+from gateway.number_events import NumberEvent, read_number_change
 from policy.facts import Direction
 
-NOT_BEFORE: Final = datetime(2020, 1, 1, tzinfo=UTC)
-NUMBER_ID: Final = re.compile(r"[0-9]{1,32}\Z")
 #: Each JSON escape, a surrogate pair as one.
 _ESCAPES: Final = re.compile(rb"\\(u[dD][89abAB]..\\u[dD][c-fC-F]..|(u[dD][89a-fA-F]..)|.)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Event:
-    number_id: PhoneNumberId  #: "" where the change names none
-    at: datetime | None
-    kind: str  #: a metric label: from a closed set
-    dedupe_key: str
-    body: bytes  #: the JSON of this one item, as kept in the journal
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CallOffered(_Event):
+class CallOffered(BaseEvent):
     """A user calls: `connect` with an SDP offer."""
 
     at: datetime
@@ -49,7 +40,7 @@ class CallOffered(_Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CallAnswered(_Event):
+class CallAnswered(BaseEvent):
     """The media path of our own call: `connect` with an SDP answer. Not the pick-up."""
 
     at: datetime
@@ -59,17 +50,18 @@ class CallAnswered(_Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CallStatus(_Event):
+class CallStatus(BaseEvent):
     """RINGING, ACCEPTED or REJECTED of our own call."""
 
     at: datetime
     meta_call_id: MetaCallId
+    user: UserRef | None
     status: str
     opaque: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CallTerminated(_Event):
+class CallTerminated(BaseEvent):
     """The end of any call. People talked if and only if `start_at` is there."""
 
     at: datetime
@@ -81,11 +73,12 @@ class CallTerminated(_Event):
     end_at: datetime | None
     duration_s: int | None
     error: str | None  #: Meta's code and details, safe to show
+    error_code: int | None
     opaque: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PermissionReply(_Event):
+class PermissionReply(BaseEvent):
     """The user (or Meta, `automatic`) granted or took away the permission to be called."""
 
     at: datetime
@@ -99,7 +92,7 @@ class PermissionReply(_Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class UserMessage(_Event):
+class UserMessage(BaseEvent):
     """Any other message of a user: opens the 24-hour customer service window."""
 
     at: datetime
@@ -108,11 +101,12 @@ class UserMessage(_Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class UnknownEvent(_Event):
+class UnknownEvent(BaseEvent):
     """Kept and acknowledged, otherwise left alone."""
 
 
-Event = CallOffered | CallAnswered | CallStatus | CallTerminated | PermissionReply | UserMessage | UnknownEvent
+CallOrUserEvent = CallOffered | CallAnswered | CallStatus | CallTerminated | PermissionReply | UserMessage
+Event = CallOrUserEvent | NumberEvent | UnknownEvent
 
 
 # --- reading ------------------------------------------------------------------------------------------
@@ -137,8 +131,10 @@ def read_delivery(body: bytes) -> list[Event]:
     try:
         delivery = _load(body)
         # Two of Meta's samples are wrapped in an array.
-        parts = delivery if isinstance(delivery, list) else [delivery]
-        events = [event for part in parts for change in _changes(part) for event in _read_change(change)]
+        wrapped = delivery if isinstance(delivery, list) else [delivery]
+        events = [
+            event for part in wrapped for change, sent_at in _changes(part) for event in _read_change(change, sent_at)
+        ]
     except (orjson.JSONDecodeError, orjson.JSONEncodeError):  # the latter: nested too deep to be written again
         events = []
     return events or [_kept_as_is(body)]
@@ -152,16 +148,20 @@ def _load(body: bytes) -> Any:
         return orjson.loads(_ESCAPES.sub(lambda found: rb"\ufffd" if found[2] else found[0], body))
 
 
-def _changes(delivery: object) -> Iterator[object]:
-    """Yield every change; what holds none is yielded itself, so that nothing is lost."""
-    for entry in _each(_get(delivery, "entry")) or [delivery]:
-        yield from _each(_get(entry, "changes")) or [entry]
+def _changes(delivery: object) -> Iterator[tuple[object, object]]:
+    """Yield every change with its entry's time; what holds none is yielded itself, so that nothing is lost."""
+    for entry in parts.each(parts.get(delivery, "entry")) or [delivery]:
+        for change in parts.each(parts.get(entry, "changes")) or [entry]:
+            yield change, parts.get(entry, "time")
 
 
-def _read_change(change: object) -> Iterator[Event]:
-    field, value = _get(change, "field"), _get(change, "value")
+def _read_change(change: object, sent_at: object) -> Iterator[Event]:
+    field, value = parts.get(change, "field"), parts.get(change, "value")
     items = list(_items(value)) if field in ("calls", "messages") else []
-    if not items:
+    about_number = _number_event(change, sent_at)
+    if about_number is not None:
+        yield about_number
+    elif not items:
         kind = field if isinstance(field, str) and field in _KNOWN_FIELDS else "other"
         yield _unknown(f"field.{kind}", _number_id(value), orjson.dumps(change))
     for item in items:
@@ -171,21 +171,27 @@ def _read_change(change: object) -> Iterator[Event]:
             yield _unknown(f"{item.field}.unreadable", item.number_id, item.body())
 
 
+def _number_event(change: object, sent_at: object) -> NumberEvent | None:
+    try:
+        return read_number_change(change, sent_at=sent_at)
+    except ValueError:
+        return None
+
+
 _KNOWN_FIELDS: Final = frozenset({"calls", "messages", "account_update", "account_settings_update", "account_alerts"})
 
 
 def _items(value: object) -> Iterator[_Item]:
     number_id = _number_id(value)
-    contacts = tuple(_contact(raw) for raw in _each(_get(value, "contacts")))
-    errors = _each(_get(value, "errors"))
+    contacts = tuple(_contact(raw) for raw in parts.each(parts.get(value, "contacts")))
+    errors = parts.each(parts.get(value, "errors"))
     for field in ("calls", "statuses", "messages"):
-        for raw in _each(_get(value, field)):
+        for raw in parts.each(parts.get(value, field)):
             yield _Item(number_id, field, raw, contacts, errors)
 
 
 def _number_id(value: object) -> PhoneNumberId:
-    found = _get(_get(value, "metadata"), "phone_number_id")
-    return PhoneNumberId(found if isinstance(found, str) and NUMBER_ID.match(found) else "")
+    return parts.number_id(parts.get(parts.get(value, "metadata"), "phone_number_id"))
 
 
 def _read_item(item: _Item) -> Event:
@@ -199,7 +205,7 @@ def _read_item(item: _Item) -> Event:
 def _read_call(item: _Item, call: shapes.Call) -> Event:
     common: dict[str, Any] = {
         "number_id": item.number_id,
-        "at": _instant(call.timestamp),
+        "at": parts.instant(call.timestamp),
         "dedupe_key": f"calls/{call.id}/{call.event}",
         "body": item.body(),
         "meta_call_id": MetaCallId(call.id),
@@ -227,15 +233,17 @@ def _direction(call: shapes.Call) -> Direction | None:
 def _read_terminate(item: _Item, call: shapes.Call, common: dict[str, Any]) -> CallTerminated:
     direction = _direction(call)
     status = call.status[0] if isinstance(call.status, list) and call.status else call.status
+    error = _first_error([*parts.each(call.errors), *item.errors])
     return CallTerminated(
         kind="call.terminated",
         direction=direction,
         user=_other_side(call, direction, item.contacts),
         status=status.upper()[:32] if isinstance(status, str) else None,
-        start_at=_instant(call.start_time) if call.start_time is not None else None,
-        end_at=_instant(call.end_time) if call.end_time is not None else None,
+        start_at=parts.instant(call.start_time) if call.start_time is not None else None,
+        end_at=parts.instant(call.end_time) if call.end_time is not None else None,
         duration_s=call.duration,
-        error=_error([*_each(call.errors), *item.errors]),
+        error=_text_of(error),
+        error_code=error.code if error else None,
         opaque=call.biz_opaque_callback_data,
         **common,
     )
@@ -256,21 +264,33 @@ def _read_status(item: _Item, status: shapes.Status) -> Event:
         return _unknown("statuses.other", item.number_id, item.body())
     return CallStatus(
         number_id=item.number_id,
-        at=_instant(status.timestamp),
+        at=parts.instant(status.timestamp),
         kind=f"call.{status.status.lower()}",
         dedupe_key=f"statuses/{status.id}/{status.status}",
         body=item.body(),
         meta_call_id=MetaCallId(status.id),
+        user=_recipient(item, status),
         status=status.status,
         opaque=status.biz_opaque_callback_data,
     )
+
+
+def _recipient(item: _Item, status: shapes.Status) -> UserRef | None:
+    """Name the user whom we called; None where the status leaves that open."""
+    named = {"wa_id": status.recipient_id, "user_id": status.recipient_user_id}
+    try:
+        recipient = msgspec.convert(named, shapes.Contact)
+        user, _ = _who(recipient.wa_id, recipient.user_id, item.contacts)
+    except ValueError:  # msgspec.ValidationError is one
+        return None
+    return user
 
 
 def _read_message(item: _Item, message: shapes.Message) -> Event:
     user, name = _who(message.from_, message.from_user_id, item.contacts)
     common: dict[str, Any] = {
         "number_id": item.number_id,
-        "at": _instant(message.timestamp),
+        "at": parts.instant(message.timestamp),
         "dedupe_key": f"messages/{message.id}",
         "body": item.body(),
         "user": user,
@@ -285,7 +305,7 @@ def _read_message(item: _Item, message: shapes.Message) -> Event:
         kind="permission.reply",
         accepted=reply.response == "accept",
         permanent=reply.is_permanent,
-        expires_at=_instant(reply.expiration_timestamp) if reply.expiration_timestamp is not None else None,
+        expires_at=parts.instant(reply.expiration_timestamp) if reply.expiration_timestamp is not None else None,
         automatic=reply.response_source == "automatic",
         request_id=message.context.id if message.context else None,
         **common,
@@ -296,35 +316,15 @@ def _read_message(item: _Item, message: shapes.Message) -> Event:
 
 
 def _unknown(kind: str, number_id: PhoneNumberId, body: bytes) -> UnknownEvent:
-    return UnknownEvent(number_id=number_id, at=None, kind=kind, dedupe_key=_hash(body), body=body)
+    return UnknownEvent(number_id=number_id, at=None, kind=kind, dedupe_key=parts.hashed(body), body=body)
 
 
 def _kept_as_is(body: bytes) -> UnknownEvent:
     """Keep bytes that are no event at all; as a JSON string, so that the journal holds JSON only."""
     text = orjson.dumps(body.decode("utf-8", "backslashreplace"))
-    return UnknownEvent(number_id=PhoneNumberId(""), at=None, kind="malformed", dedupe_key=_hash(body), body=text)
-
-
-def _hash(body: bytes) -> str:
-    return "hash/" + hashlib.sha256(body).hexdigest()
-
-
-def _get(value: object, key: str) -> Any:
-    return value.get(key) if isinstance(value, dict) else None
-
-
-def _each(value: object) -> list[Any]:
-    """Return a list's elements; one that stands without its list is taken for a list of one."""
-    if isinstance(value, list):
-        return value
-    return [] if value is None else [value]
-
-
-def _instant(seconds: int) -> datetime:
-    at = datetime.fromtimestamp(seconds, UTC)
-    if at < NOT_BEFORE:
-        raise ValueError("a time before the Calling API")
-    return at
+    return UnknownEvent(
+        number_id=PhoneNumberId(""), at=None, kind="malformed", dedupe_key=parts.hashed(body), body=text
+    )
 
 
 def _contact(raw: object) -> shapes.Contact:
@@ -358,13 +358,18 @@ def _fits(contact: shapes.Contact, digits: str | None, user_id: str | None) -> b
     return (not digits or contact.wa_id in (None, digits)) and (not user_id or contact.user_id in (None, user_id))
 
 
-def _error(errors: Sequence[Any]) -> str | None:
+def _first_error(errors: Sequence[Any]) -> shapes.MetaError | None:
     """Return the first error; a failed call carries the same ones inside the call and beside it."""
     for raw in errors:
         try:
-            error = msgspec.convert(raw, shapes.MetaError, strict=False)
+            return msgspec.convert(raw, shapes.MetaError, strict=False)
         except msgspec.ValidationError:
             continue
-        details = _get(error.error_data, "details") or error.message or error.title
-        return f"({error.code}) {details}"[:500]
     return None
+
+
+def _text_of(error: shapes.MetaError | None) -> str | None:
+    if error is None:
+        return None
+    details = parts.get(error.error_data, "details") or error.message or error.title
+    return f"({error.code}) {details}"[:500]

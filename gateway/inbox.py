@@ -13,18 +13,19 @@ from typing import Final
 import structlog
 
 from gateway import events as ev
-from gateway import messages as msg
-from gateway import views
+from gateway import number_events as ne
 from gateway.admission import Admission
 from gateway.call import CallInput, InputKind
 from gateway.contacts import Contact
 from gateway.driver import CallDriver
+from gateway.errors import StoreDown
+from gateway.event_facts import said_by
 from gateway.hub import Hub
-from gateway.ids import CallId, MetaCallId, UserRef
-from gateway.numbers import Number, Numbers
+from gateway.ids import CallId, MetaCallId
+from gateway.numbers import Numbers
 from gateway.records import Change, EventRecord, TerminateFacts
 from gateway.services import Services
-from policy import facts
+from policy.facts import Fact
 
 log = structlog.get_logger()
 
@@ -70,11 +71,24 @@ class Inbox:
         for event in events:
             if self._first_time(event):
                 await self._apply(event, now)
-        rows: list[Change] = []
-        for event in events:
-            rows.append(_journal(event, now))
-            rows.extend(await self._facts(event, now))
-        await self._services.store.write(*rows)
+        said = [(event, await self._said(event)) for event in events]
+        await self._keep(said, now)
+
+    async def _keep(self, said: Sequence[tuple[ev.Event, tuple[Contact, Fact] | None]], now: datetime) -> None:
+        """Fold facts and hand them over for writing in one breath: what is written last must have been folded last."""
+        contacts = self._services.contacts
+        rows: list[Change] = [_journal(event, now) for event, _ in said]
+        for event, about in said:
+            if about is not None:
+                contact, fact = about
+                rows.extend(contacts.apply(contact, fact, seen_at=now))
+                if isinstance(event, ev.PermissionReply):
+                    self._show(event, contact)
+        try:
+            await self._services.store.write(*rows)
+        except StoreDown:
+            contacts.owe(rows)
+            raise
 
     def _first_time(self, event: ev.Event) -> bool:
         key = event.dedupe_key
@@ -95,6 +109,8 @@ class Inbox:
                 await self._offered(event)
             case ev.CallAnswered() | ev.CallStatus() | ev.CallTerminated():
                 self._to_call(event, now)
+            case ne.NumberWarned() | ne.NumberRestricted() | ne.NumberSettingsChanged():
+                self._to_number(event, now)
             case ev.UnknownEvent():
                 log.info("event_unknown", kind=event.kind, number_id=event.number_id)
             case _:
@@ -109,6 +125,9 @@ class Inbox:
         await self._admission.incoming(event, ended)
 
     def _to_call(self, event: CallEvent, now: datetime) -> None:
+        number = self._numbers.get(event.number_id)
+        if isinstance(event, ev.CallTerminated) and number is not None:
+            number.meta_reported(event.error_code)
         driver = self._driver_of(event)
         if driver is not None:
             _feed(driver, event)
@@ -139,80 +158,31 @@ class Inbox:
         for event in waiting:
             _feed(driver, event)
 
+    def _to_number(self, event: ne.NumberEvent, now: datetime) -> None:
+        if isinstance(event, ne.NumberSettingsChanged):
+            number = self._numbers.get(event.number_id)
+        else:
+            number = self._numbers.by_digits(event.display_number)
+        if number is None:
+            log.info("event_of_another_number", kind=event.kind, number_id=event.number_id)
+            return
+        log.info("number_event", kind=event.kind, number_id=number.id)
+        number.told(event, now=now)
+
     # --- facts -------------------------------------------------------------------------------------
 
-    async def _facts(self, event: ev.Event, now: datetime) -> tuple[Change, ...]:
-        """Return what this event says about its contact, folded and ready to write. Raises: StoreDown."""
-        number, said = self._numbers.get(event.number_id), _said(event)
+    async def _said(self, event: ev.Event) -> tuple[Contact, Fact] | None:
+        """Return what this event says about which contact. Raises: StoreDown."""
+        number, said = self._numbers.get(event.number_id), said_by(event, self._services.registry.known)
         if number is None or said is None:
-            return ()
-        user, name, fact = said
-        if isinstance(event, ev.CallTerminated) and not self._pick_up_was_missed(event):
-            return ()
-        contact = await self._services.contacts.get(number, user, name)
-        rows = self._services.contacts.apply(contact, fact, seen_at=now)
-        if isinstance(event, ev.PermissionReply):
-            log.info("permission_reply", number_id=number.id, user=user.key, accepted=event.accepted)
-            self._show(number, contact)
-        return rows
-
-    def _pick_up_was_missed(self, event: ev.CallTerminated) -> bool:
-        """Tell whether only this `terminate` says that people talked: our call never became active."""
-        driver = self._services.registry.by_meta_id(event.meta_call_id)
-        if driver is not None:
-            return not driver.was_accepted
-        return not self._services.registry.has_ended(event.meta_call_id)
-
-    def _show(self, number: Number, contact: Contact) -> None:
-        """Tell every operator what the gate says about this contact now."""
-        checked = self._admission.overview(number, contact)
-        self._hub.tell(
-            None,
-            msg.ContactChanged(
-                number_id=number.id,
-                user=views.user_view(contact.user, contact.name),
-                decision=views.decision_view(checked.overview),
-            ),
-        )
-
-
-def _said(event: ev.Event) -> tuple[UserRef, str | None, facts.Fact] | None:
-    """Read an event as a fact about a contact."""
-    match event:
-        case ev.CallOffered(at=at, meta_call_id=call_id):
-            # Source: Meta, pricing: a user's call opens the window whether or not it is taken. Read 2026-11-22.
-            fact: facts.Fact = facts.WindowOpened(at=at, key=f"window/{call_id}", source=facts.WindowSource.USER_CALL)
-            return event.user, event.user_name, fact
-        case ev.UserMessage(at=at, dedupe_key=key):
-            fact = facts.WindowOpened(at=at, key=key, source=facts.WindowSource.MESSAGE)
-            return event.user, event.user_name, fact
-        case ev.PermissionReply():
-            return event.user, event.user_name, _reply_fact(event)
-        case ev.CallTerminated(start_at=start_at, direction=direction, user=user):
-            if start_at is None or direction is None or user is None:
-                return None
-            fact = facts.CallConnected(at=start_at, key=f"connected/{event.meta_call_id}", direction=direction)
-            return user, None, fact
-        case _:
             return None
+        return await self._services.contacts.get(number, said.user, said.name), said.fact
 
-
-def _reply_fact(event: ev.PermissionReply) -> facts.Fact:
-    """Source: Meta, user call permissions (table of replies), read 2026-11-22."""
-    at, key = event.at, event.dedupe_key
-    source = facts.ReplySource.AUTOMATIC if event.automatic else facts.ReplySource.USER_ACTION
-    if event.accepted:
-        return facts.PermissionGranted(
-            at=at,
-            key=key,
-            permanent=event.permanent,
-            expires_at=None if event.permanent else event.expires_at,
-            source=source,
-            request_id=event.request_id,
-        )
-    if event.automatic or event.request_id is None:
-        return facts.PermissionRevoked(at=at, key=key, source=source)
-    return facts.PermissionDeclined(at=at, key=key, source=source, request_id=event.request_id)
+    def _show(self, event: ev.PermissionReply, contact: Contact) -> None:
+        number = self._numbers.get(event.number_id)
+        if number is not None:
+            log.info("permission_reply", number_id=number.id, user=contact.user.key, accepted=event.accepted)
+            self._admission.show(number, contact.current)
 
 
 def _feed(driver: CallDriver, event: CallEvent) -> None:

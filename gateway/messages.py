@@ -55,15 +55,6 @@ class SlotsView(msgspec.Struct, frozen=True, kw_only=True):
     limit: int
 
 
-class NumberView(msgspec.Struct, frozen=True, kw_only=True):
-    number_id: str
-    number: str  #: E.164 with "+"
-    name: str
-    pack: str
-    incoming: SlotsView
-    outgoing: SlotsView
-
-
 class RefusalView(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
     rule: str
@@ -74,6 +65,54 @@ class RefusalView(msgspec.Struct, frozen=True, kw_only=True):
     title: str  #: one English sentence for logs and API users; the page translates `reason`
 
 
+class RestrictionView(msgspec.Struct, frozen=True, kw_only=True):
+    type: str  #: Meta's word, RESTRICTED_BUSINESS_INITIATED_CALLING for example
+    until: datetime | None  #: None: until Meta lifts it
+
+
+class NumberWarningView(msgspec.Struct, frozen=True, kw_only=True):
+    """Meta is not content with a number's calls; nothing is forbidden yet."""
+
+    violation: str  #: Meta's word
+    at: datetime
+    remediation: str | None  #: Meta's advice
+
+
+class CallHoursView(msgspec.Struct, frozen=True, kw_only=True):
+    timezone: str
+    open: bool  #: now
+    opens_at: datetime | None  #: next, if it is closed; None: never
+    enforced: list[str]  #: directions of calls that are refused outside the hours
+
+
+class NumberStatusView(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of a number, and what it may do: whoever the contact is."""
+
+    country: str | None
+    calling: str  #: ENABLED, DISABLED, NOT_SET, UNKNOWN
+    coexistence: bool
+    sip: bool
+    payment_ok: bool
+    messaging_limit: int | None  #: None: not told
+    restrictions: list[RestrictionView]
+    warnings: list[NumberWarningView]
+    hours: CallHoursView | None  #: None: open day and night
+    place: RefusalView | None  #: why no call may be placed; None: as far as the number goes, it may
+    receive: RefusalView | None  #: why no call is taken
+    read_at: datetime | None  #: when Meta was last asked
+
+
+class NumberView(msgspec.Struct, frozen=True, kw_only=True):
+    number_id: str
+    number: str  #: E.164 with "+"
+    name: str
+    pack: str
+    incoming: SlotsView
+    outgoing: SlotsView
+    placed_24h: "CounterView"
+    status: NumberStatusView
+
+
 class DecisionView(msgspec.Struct, frozen=True, kw_only=True):
     allowed: bool
     refusal: RefusalView | None
@@ -81,12 +120,26 @@ class DecisionView(msgspec.Struct, frozen=True, kw_only=True):
     permission_expires_at: datetime | None
     ask_form: str | None  #: free_form or template: how permission would be asked now
     ask: RefusalView | None  #: why it may not be asked now; None: it may
+    asked_at: datetime | None  #: when permission was last asked for
+    declined_at: datetime | None  #: when the contact last declined
+    streak: int  #: unanswered calls in a row
+    streak_limit: int | None  #: at which the permission ends
 
 
 class CounterView(msgspec.Struct, frozen=True, kw_only=True):
     used: int
     limit: int
     next_frees_at: datetime | None
+
+
+class PermissionRequestView(msgspec.Struct, frozen=True, kw_only=True):
+    """A permission request and what became of it."""
+
+    message_id: str | None  #: None: Meta gave no clear answer, so it was perhaps sent
+    form: str  #: free_form or template
+    asked_at: datetime
+    outcome: str  #: pending, granted, declined, lapsed, superseded
+    answered_at: datetime | None
 
 
 class ContactView(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,6 +154,11 @@ class ContactView(msgspec.Struct, frozen=True, kw_only=True):
     requests_7d: CounterView
     ask_free_form: RefusalView | None  #: why a free-form request may not be sent now; None: it may
     ask_template: RefusalView | None
+    checked_at: datetime
+    next_call_at: datetime | None  #: first instant of a yes, `checked_at` if it is yes now; None: waiting does not help
+    next_free_form_at: datetime | None
+    next_template_at: datetime | None
+    requests: list[PermissionRequestView]  #: all permission requests, oldest first
 
 
 # --- requests ------------------------------------------------------------------------------------
@@ -195,7 +253,8 @@ class Ok(Message, frozen=True, kw_only=True, tag="ok"):
 
 class Failed(Message, frozen=True, kw_only=True, tag="error"):
     id: int | None  #: None: the message could not be read
-    #: Stable: bad_message, unauthorized, refused, no_leg, busy, gone, already_taken, graph_error, unavailable.
+    #: Stable: bad_message, unauthorized, refused, no_leg, busy, gone, already_taken, graph_error, unavailable, and
+    #: outcome_unknown: Meta gave no clear answer and may have done it.
     code: str
     title: str
     refusal: RefusalView | None = None
@@ -250,6 +309,13 @@ class SlotsChanged(Message, frozen=True, kw_only=True, tag="slots"):
     outgoing: SlotsView
 
 
+class NumberChanged(Message, frozen=True, kw_only=True, tag="number"):
+    """What is known of a business number changed: a restriction came or ended, its hours began, Meta's settings."""
+
+    number_id: str
+    status: NumberStatusView
+
+
 class ContactChanged(Message, frozen=True, kw_only=True, tag="contact"):
     """What the gate says about a contact changed (a permission reply came)."""
 
@@ -286,7 +352,18 @@ class Notice(Message, frozen=True, kw_only=True, tag="notice"):
     detail: str | None = None
 
 
-Push = Incoming | Gone | CallChanged | SlotsChanged | ContactChanged | LegLost | WorkersChanged | Digit | Notice
+Push = (
+    Incoming
+    | Gone
+    | CallChanged
+    | SlotsChanged
+    | NumberChanged
+    | ContactChanged
+    | LegLost
+    | WorkersChanged
+    | Digit
+    | Notice
+)
 
 #: WebSocket close codes.
 CLOSE_UNAUTHORIZED = 4401

@@ -53,11 +53,17 @@ class Metrics:
         )
         self.slots_in_use = self._gauge("slots_in_use", "Slots taken by calls.", "direction", "number")
         self.slots_limit = self._gauge("slots_limit", "Slots that there are.", "direction", "number")
+        self.number_restricted = self._gauge(
+            "number_restricted", "1 while Meta restricts a business number.", "number", "type"
+        )
         self.gate_decisions_total = self._counter(
             "gate_decisions_total",
             "Answers of the policy gate; reason is empty for a yes.",
             "decision",
             "reason",
+        )
+        self.policy_drift_total = self._counter(
+            "policy_drift_total", "Contradictions between Meta and our state of a contact, by rule.", "rule"
         )
 
     def _edges(self) -> None:

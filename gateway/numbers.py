@@ -6,25 +6,43 @@ the rules (see `policy.gate`).
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from datetime import datetime
 from typing import Final
 
 import phonenumbers
 
+from gateway.errors import GraphError, GraphRefused
 from gateway.graph import Graph
 from gateway.ids import PhoneNumberId, UserRef
+from gateway.number_events import NumberEvent, NumberSettingsChanged
+from gateway.number_facts import (
+    ASK_AGAIN,
+    NO_PAYMENT,
+    ByHand,
+    NumberFacts,
+    asked_by_hand,
+    state_of,
+    with_error,
+    with_event,
+    with_info,
+    with_settings,
+    with_success,
+)
+from gateway.placed_calls import PlacedCalls
 from gateway.settings import NumberSettings
 from gateway.slots import Slots
 from policy.facts import Direction
-from policy.number import NumberState
+from policy.number import CallingStatus
 from policy.pack import Pack
+from policy.reasons import META_CODE, Reason
 
 #: Meta's business-scoped user id, also of a parent account.
 BSUID: Final = re.compile(r"^[A-Z]{2}\.(ENT\.)?[0-9]{6,40}\Z")
+NUMBER_RATE: Final = META_CODE[Reason.NUMBER_RATE]
 
 
 class Number:
-    """One business number."""
+    """One business number: what the settings and Meta say of it, its slots, and the calls it placed."""
 
     def __init__(self, settings: NumberSettings, pack: Pack, on_slots: Callable[["Number"], None]) -> None:
         self.id = PhoneNumberId(settings.phone_number_id)
@@ -32,32 +50,66 @@ class Number:
         self.pack = pack
         self.phone_number = settings.phone_number
         self.name = settings.name or settings.phone_number
-        self.state = NumberState(
-            country=country_of(settings.phone_number),
-            coexistence=settings.coexistence,
-            messaging_limit=settings.messaging_limit,
-        )
+        self.hand = by_hand(settings)
+        self.facts = NumberFacts()
+        self.state = state_of(self.facts, self.hand)
+        self.placed = PlacedCalls(pack.calls_per_24h)
         incoming, outgoing = settings.slots(pack)
         self.incoming = Slots(Direction.USER_INITIATED, incoming, lambda: on_slots(self))
         self.outgoing = Slots(Direction.BUSINESS_INITIATED, outgoing, lambda: on_slots(self))
+        #: Set by `number_keeper`: keep and show what was learned, ask Meta anew.
+        self.on_learned: Callable[[Number], None] = lambda number: None
+        self.on_doubt: Callable[[Number], None] = lambda number: None
 
-    async def read_from_meta(self, graph: Graph) -> None:
-        """Take over what Meta says of this number; what it does not say stays as the settings have it.
+    # --- what is learned of it -------------------------------------------------------------------
 
-        Raises: GraphError.
+    def learn(self, facts: NumberFacts) -> None:
+        """Take over new facts; from the next request on the gate knows them."""
+        if facts == self.facts:
+            return
+        self.facts = facts
+        self.state = state_of(facts, self.hand)
+        self.on_learned(self)
+
+    async def read_from_meta(self, graph: Graph, *, now: datetime, by_hand: bool = False) -> None:
+        """Take over what Meta says of this number; what it does not say stays. Raises: GraphError.
+
+        `by_hand`: somebody asked for it, after mending what no settings tell.
         """
-        calling = await graph.settings(self.id)
-        info = await graph.number_info(self.id)
-        known = self.state
-        self.state = replace(
-            known,
-            calling=calling.calling,
-            sip_enabled=calling.sip_enabled,
-            restrictions=calling.restrictions,
-            hours=calling.hours,
-            coexistence=known.coexistence or bool(info.coexistence),
-            messaging_limit=info.messaging_limit if info.messaging_limit is not None else known.messaging_limit,
-        )
+        if by_hand:
+            self.learn(asked_by_hand(self.facts))
+        try:
+            said = await graph.settings(self.id)
+        except GraphRefused:  # a token for messages alone may not read settings, but may read the rest
+            self.learn(with_info(self.facts, await graph.number_info(self.id)))
+            raise
+        self.learn(with_settings(self.facts, said, asked_at=now))
+        self.learn(with_info(self.facts, await graph.number_info(self.id)))
+
+    def told(self, event: NumberEvent, *, now: datetime) -> None:
+        """Take over what a webhook says. A change of settings names one or two of them: Meta is asked for the rest."""
+        self.learn(with_event(self.facts, event, now=now))
+        if isinstance(event, NumberSettingsChanged) and event.calling:
+            self.on_doubt(self)
+
+    def meta_refused(self, error: GraphError, *, now: datetime) -> None:
+        """Take over what an answer to `connect` or to a permission request says of the number."""
+        if error.code is None:
+            return
+        if error.code == NUMBER_RATE:
+            self.placed.meta_says_full(now=now)
+        self.learn(with_error(self.facts, error.code))
+        if error.code in ASK_AGAIN:
+            self.on_doubt(self)
+
+    def meta_reported(self, code: int | None) -> None:
+        """Take over the error of a call that Meta ended: of all, payment alone speaks of the number."""
+        if code == NO_PAYMENT:
+            self.learn(with_error(self.facts, code))
+
+    def meta_took(self) -> None:
+        """Meta took a call or a permission request."""
+        self.learn(with_success(self.facts))
 
     @property
     def pack_label(self) -> str:
@@ -77,6 +129,19 @@ class Number:
             if phonenumbers.is_possible_number(number):
                 return UserRef(wa_id=phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)[1:])
         return None
+
+
+def by_hand(settings: NumberSettings) -> ByHand:
+    """Return what the settings say of a number."""
+    return ByHand(
+        country=settings.country or country_of(settings.phone_number),
+        calling=CallingStatus(settings.calling) if settings.calling else None,
+        sip_enabled=settings.sip,
+        coexistence=settings.coexistence,
+        messaging_limit=settings.messaging_limit,
+        hours=settings.call_hours.to_hours() if settings.call_hours else None,
+        hours_enforced=frozenset(Direction(word) for word in settings.enforce_hours),
+    )
 
 
 def country_of(phone_number: str) -> str | None:
@@ -101,12 +166,17 @@ class Numbers:
 
     def __init__(self, numbers: Iterable[Number]) -> None:
         self._by_id = {number.id: number for number in numbers}
+        self._by_digits = {number.phone_number.removeprefix("+"): number for number in self._by_id.values()}
 
     def __iter__(self) -> Iterator[Number]:
         return iter(self._by_id.values())
 
     def get(self, number_id: str) -> Number | None:
         return self._by_id.get(PhoneNumberId(number_id))
+
+    def by_digits(self, digits: str) -> Number | None:
+        """Find a number as Meta displays it, digits only: some webhooks name it in no other way."""
+        return self._by_digits.get(digits)
 
     @property
     def ids(self) -> list[PhoneNumberId]:

@@ -45,6 +45,19 @@ class PermissionRequestReply(msgspec.Struct, frozen=True):
     message_id: str
 
 
+class DriftView(msgspec.Struct, frozen=True):
+    """One contradiction between Meta's records and ours; Meta's word holds from now on."""
+
+    rule: str
+    ours: str
+    metas: str
+
+
+class ReconcileReply(msgspec.Struct, frozen=True):
+    contact: msg.ContactView
+    drift: list[DriftView]  #: empty: Meta agrees
+
+
 class ProblemBody(msgspec.Struct, frozen=True, omit_defaults=True):
     """RFC 9457. `code` is stable: branch on it."""
 
@@ -93,7 +106,11 @@ OPERATIONS: Final = (
         answers={201: TicketReply},
         problems=(400, 401, 408, 413, 422, 429),
     ),
-    _keyed("GET", "/v1/numbers", "List the business numbers and their slots", {200: list[msg.NumberView]}),
+    _keyed("GET", "/v1/numbers", "List the business numbers", {200: list[msg.NumberView]}),
+    _keyed("GET", _NUMBER, "Show a business number: slots, restrictions, what it may do", {200: msg.NumberView}, 404),
+    _keyed(
+        "POST", _NUMBER + "/refresh", "Read a business number from Meta anew", {200: msg.NumberView}, 404, 502
+    ),
     _keyed(
         "POST",
         _NUMBER + "/calls",
@@ -111,6 +128,13 @@ OPERATIONS: Final = (
         {201: PermissionRequestReply},
         *_PLACES,
         idempotent=True,
+    ),
+    _keyed(
+        "POST",
+        _NUMBER + "/contacts/{user}/reconcile",
+        "Ask Meta what it has on record about a contact, and take that over",
+        {200: ReconcileReply},
+        *(404, 422, 429, 502),
     ),
     _keyed(
         "GET",

@@ -16,6 +16,7 @@ from gateway.effects import Effect
 from gateway.errors import GraphError, GraphRefused, GraphUnreachable
 from gateway.graph_codes import already_ended
 from gateway.outcome import EndReason
+from gateway.reconcile import CONTRADICTIONS
 from gateway.services import Origin, Services
 from media.engine import LegId, LegStats, Tone
 from media.errors import MediaError, SdpRefused, WorkerGone
@@ -55,12 +56,22 @@ class Performer:
         try:
             await self._work(effect)
         except GraphError as error:
+            if isinstance(effect, fx.SendConnect):
+                self._call.origin.number.meta_refused(error, now=self._services.clock.now())
+                self._look_again(error)
             self._call.feed(_graph_failed(error))
         except MediaError as error:
             self._call.feed(_media_failed(error))
         except Exception:
             log.exception("effect_broken")
             self._call.feed(CallInput(kind=InputKind.BROKEN))
+
+    def _look_again(self, error: GraphError) -> None:
+        """Meta refused what the gate let through: ask what else it has on record about the contact."""
+        origin = self._call.origin
+        contact = self._services.contacts.peek(origin.number.id, origin.user)
+        if contact is not None and error.code in CONTRADICTIONS:
+            self._services.reconcile_soon(origin.number, contact)
 
     def _work(self, effect: Effect) -> Awaitable[None]:
         match effect:
@@ -84,6 +95,7 @@ class Performer:
                 self._call.feed(CallInput(kind=InputKind.ACCEPTED))
             case fx.SendConnect(sdp=sdp):
                 meta_call_id = await graph.connect(number_id, self._call.origin.user, sdp, self._call.call.call_id)
+                self._call.origin.number.meta_took()
                 self._call.feed(CallInput(kind=InputKind.CONNECTED, meta_call_id=meta_call_id))
 
     async def _end_at_meta(self, ask: Callable[[], Awaitable[None]]) -> None:

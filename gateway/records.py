@@ -78,12 +78,23 @@ class ContactRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FactRecord:
-    """One policy fact of one contact, append-only; (contact_id, key) is unique."""
+    """One policy fact of one contact; (contact_id, key) is unique, and of two with one key the later instant stays.
+
+    That is how `policy.contact` folds them, so that the facts lead to the snapshot whatever came first.
+    """
 
     contact_id: str
     key: str
     at: datetime
     fact: Json  #: policy.facts.fact_to_dict
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContactsMerged:
+    """Two contacts turned out to be one person: the facts of the absorbed one become the kept one's, and it is gone."""
+
+    kept: str
+    absorbed: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,5 +112,23 @@ class DecisionRecord:
     refusal: Json | None  #: reason, rule, observed, limit, retry_at, remedy
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NumberSaved:
+    """What is known of a business number; the last one saved is kept."""
+
+    phone_number_id: PhoneNumberId
+    state: Json  #: gateway.number_json.facts_to_json
+    updated_at: datetime
+
+
 #: One row to write; a group of them is one transaction.
-Change = EventRecord | CallRecord | TerminateFacts | ContactRecord | FactRecord | DecisionRecord
+Change = (
+    EventRecord
+    | CallRecord
+    | TerminateFacts
+    | ContactRecord
+    | FactRecord
+    | ContactsMerged
+    | DecisionRecord
+    | NumberSaved
+)

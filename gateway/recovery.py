@@ -12,11 +12,11 @@ import structlog
 from gateway.call import CallState
 from gateway.clock import Clock
 from gateway.errors import GraphError
+from gateway.event_facts import KnownCall
 from gateway.graph import Graph
-from gateway.ids import CallId
 from gateway.outcome import EndReason, Result
 from gateway.records import CallRecord
-from gateway.registry import Registry
+from gateway.registry import LeftOverCall, Registry, contact_keys
 from gateway.store import Store
 
 log = structlog.get_logger()
@@ -32,25 +32,32 @@ class LeftOver:
         self._store = store
         self._graph = graph
         self._clock = clock
-        self._calls: list[CallRecord] = []
+        self._registry = Registry()
+        self._calls: list[tuple[CallRecord, LeftOverCall]] = []
 
     async def find(self, registry: Registry) -> None:
         """Read what was left and remember it as ended, so that none of it rings again. Raises: StoreDown."""
-        self._calls = await self._store.unfinished_calls()
-        for call in self._calls:
+        self._registry = registry
+        self._calls = [(call, LeftOverCall(direction=call.direction)) for call in await self._store.unfinished_calls()]
+        for call, what in self._calls:
+            registry.engage(contact_keys(call.phone_number_id, call.user), what)
             if call.meta_call_id is not None:
-                registry.bury(call.meta_call_id, CallId(call.call_id))
+                registry.bury(call.meta_call_id, KnownCall(user=call.user, direction=call.direction))
 
     async def close(self) -> None:
         """End each at Meta, which may still think it alive, and close its record; some at a time."""
         turns = asyncio.Semaphore(AT_A_TIME)
         async with asyncio.TaskGroup() as tasks:
-            for call in self._calls:
-                tasks.create_task(self._close_one(call, turns))
+            for call, what in self._calls:
+                tasks.create_task(self._close_one(call, what, turns))
 
-    async def _close_one(self, call: CallRecord, turns: asyncio.Semaphore) -> None:
-        async with turns:
-            await self._end_at_meta(call)
+    async def _close_one(self, call: CallRecord, what: LeftOverCall, turns: asyncio.Semaphore) -> None:
+        """End one. Its contact is busy until then; whether or not Meta heard, nothing stays reserved for good."""
+        try:
+            async with turns:
+                await self._end_at_meta(call)
+        finally:
+            self._registry.release(contact_keys(call.phone_number_id, call.user), what)
         self._store.write_soon(
             replace(
                 call,

@@ -3,12 +3,13 @@
 Values and interfaces only; constructed in `app` and `admission`.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 from gateway.call import CallInput, Timeouts
 from gateway.clock import Clock
-from gateway.contacts import Contacts
+from gateway.contacts import Contact, Contacts
 from gateway.effects import StopReason
 from gateway.graph import Graph
 from gateway.ids import CallId, OperatorId, UserRef
@@ -45,6 +46,8 @@ class Services:
     metrics: Metrics
     clock: Clock
     timeouts: Timeouts
+    #: Told when Meta contradicts what we know of a contact (see `reconcile`).
+    reconcile_soon: Callable[[Number, Contact], None] = lambda number, contact: None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +57,6 @@ class Origin:
     number: Number
     user: UserRef
     user_name: str | None
-    contact_key: str  #: equal for all calls with the same user of the same number
+    contact_keys: frozenset[str]  #: one for each name of the user (see `registry`)
     worker: WorkerId | None  #: None only where no media will be made
     first: CallInput  #: START or REFUSED

@@ -16,6 +16,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from gateway import settings_values as values
 from gateway.ids import PhoneNumberId
+from gateway.settings_hours import HoursSettings
 from media.engine import MediaConfig
 from policy.pack import BUILT_IN, Pack, load_pack
 
@@ -78,13 +79,29 @@ class NumberSettings(_Section):
         "Calls to users at a time; without it the rules' 1,000.", "a whole number from 0 to 100000", default=None
     )
     access_token: values.Secret | None = _setting("Token of this number.", "a token of Meta's", default=None)
-    messaging_limit: int | None = _setting(
-        "Messaging limit, where Meta does not tell.", "a whole number", default=None, ge=0
+    country: values.Country | None = _setting(
+        "Its country, where the numbering plan is wrong about it.", "two letters such as BR", default=None
     )
-    coexistence: bool = _setting(
-        "Whether the number is also in the WhatsApp Business app: then it can carry no calls.",
+    messaging_limit: int | None = _setting(
+        "Messaging limit; without it what Meta tells.", "a whole number", default=None, ge=0
+    )
+    coexistence: bool | None = _setting(
+        "Whether the number is also in the WhatsApp Business app: then it can carry no calls. Without it what Meta"
+        " tells.",
         "true or false",
-        default=False,
+        default=None,
+    )
+    calling: Literal["ENABLED", "DISABLED"] | None = _setting(
+        "Whether it may carry calls; without it what Meta tells.", "ENABLED or DISABLED", default=None
+    )
+    sip: bool | None = _setting("Whether it is in SIP mode; without it what Meta tells.", "true or false", default=None)
+    call_hours: HoursSettings | None = _setting(
+        "Call hours; without them those in Meta's settings.", "timezone, weekly and holidays", default=None
+    )
+    enforce_hours: tuple[Literal["USER_INITIATED", "BUSINESS_INITIATED"], ...] = _setting(
+        "Which calls are refused outside the call hours; Meta itself keeps users from calling then.",
+        "a list of USER_INITIATED, BUSINESS_INITIATED",
+        default=(),
     )
     permission_text: str = _setting(
         "Text of a free-form permission request.",
@@ -180,6 +197,13 @@ class Settings(BaseSettings):
     )
     data_dir: Path = _setting(
         "Folder of the gateway's own database.", "a folder", default_factory=values.default_data_dir
+    )
+    contact_cache: int = _setting(
+        "How many names of contacts (most have two) are kept in memory; any other costs one read.",
+        "a whole number, from 1000 to 10000000",
+        default=50_000,
+        ge=1_000,
+        le=10_000_000,
     )
 
     # Ringing

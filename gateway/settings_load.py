@@ -34,6 +34,7 @@ from gateway.settings import (
     Settings,
     TemplateSettings,
 )
+from gateway.settings_hours import HolidaySettings, HoursSettings, OpeningSettings
 
 DEFAULT_FILE: Final = "gateway.toml"
 MASK: Final = "•••"
@@ -46,6 +47,9 @@ _KNOWN_WITH_FILES: Final = _KNOWN | {f"{name}_file" for name in SECRETS}
 _SECTIONS: Final[Mapping[str, type[BaseModel]]] = {
     "numbers": NumberSettings,
     "permission_template": TemplateSettings,
+    "call_hours": HoursSettings,
+    "weekly": OpeningSettings,
+    "holidays": HolidaySettings,
 }
 
 #: The value of a field that was given and cannot be read; the problem is told already.
@@ -311,7 +315,7 @@ def _line(error: ErrorDetails, found: Mapping[str, Found], shorts: Mapping[str, 
     if error["type"] == "missing":
         return f"{label} is not set: expected {expected}"
     if error["type"] == "extra_forbidden":
-        section = TemplateSettings if "permission_template" in loc else NumberSettings
+        section = next(_SECTIONS[str(part)] for part in reversed(loc[:-1]) if part in _SECTIONS)
         near = difflib.get_close_matches(str(loc[-1]), [*section.model_fields], n=1)
         return f"{label}: unknown" + (f"; did you mean {near[0]}?" if near else "")
     shown = "" if isinstance(error["input"], dict | list) else f"={MASK if secret else repr(error['input'])[:80]}"

@@ -25,6 +25,7 @@ from gateway.driver import CallDriver
 from gateway.errors import GatewayError, GraphError
 from gateway.hub import Hub, Phone
 from gateway.ids import CallId
+from gateway.number_views import number_view
 from gateway.numbers import Numbers
 from gateway.registry import Registry
 from gateway.softphone_line import SoftphoneLine
@@ -216,7 +217,7 @@ class Softphones:
             resumed=resumed,
             available=phone.available,
             workers=[int(worker) for worker in self._media.workers],
-            numbers=[views.number_view(number) for number in self._numbers],
+            numbers=[number_view(number, now=self._clock.now()) for number in self._numbers],
             calls=([driver.view()] if driver else []) + self._hub.ringing_views(phone),
             heartbeat_s=HEARTBEAT_S,
         )
@@ -370,7 +371,8 @@ def _failed(request_id: int, error: GatewayError | MediaError) -> msg.Failed:
     if isinstance(error, CannotDial):
         return msg.Failed(id=request_id, code=error.reason, title=error.public)
     if isinstance(error, GraphError):
-        return msg.Failed(id=request_id, code="graph_error", title=error.public)
+        code = "outcome_unknown" if error.maybe_sent else "graph_error"
+        return msg.Failed(id=request_id, code=code, title=error.public)
     if isinstance(error, SdpRefused):
         return msg.Failed(id=request_id, code="bad_message", title=f"The SDP cannot be used: {error}"[:300])
     title = error.public if isinstance(error, GatewayError) else f"The audio path failed: {error.reason}"

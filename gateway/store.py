@@ -16,7 +16,7 @@ import structlog
 from gateway.errors import StoreDown, StoreError
 from gateway.ids import CallId, MetaCallId, OperatorId, PhoneNumberId, UserRef
 from gateway.migrate import bundled, migrate
-from gateway.records import CallRecord, Change, ContactRecord, DecisionRecord, FactRecord, Json
+from gateway.records import CallRecord, Change, ContactRecord, DecisionRecord, FactRecord, Json, NumberSaved
 from gateway.sql import QUERIES, rows
 from gateway.sql.link import PostgresLink, connect_options, driver, prepare, translated
 from gateway.writer import Writer, WriterLimits
@@ -76,6 +76,10 @@ class Store(Protocol):
         """Find a user, by BSUID first; by number only where the BSUIDs do not contradict."""
         ...
 
+    async def contacts_named(self, phone_number_id: PhoneNumberId, user: UserRef) -> list[ContactRecord]:
+        """Find everybody who may be a user of whom both names are known: who has the BSUID, then who has no BSUID."""
+        ...
+
     async def facts(self, contact_id: str) -> list[FactRecord]:
         """Return all facts in the order they happened."""
         ...
@@ -98,6 +102,16 @@ class Store(Protocol):
         self, phone_number_id: PhoneNumberId, *, user_key: str | None = None, limit: int = 50
     ) -> list[DecisionRecord]:
         """Return what the gate answered, the latest first."""
+        ...
+
+    async def numbers(self) -> list[NumberSaved]:
+        """Return what was known of each business number."""
+        ...
+
+    async def placed_calls(
+        self, phone_number_ids: Sequence[PhoneNumberId], since: datetime
+    ) -> dict[PhoneNumberId, list[datetime]]:
+        """Return when each number placed a call that counts, later than `since`, in order."""
         ...
 
     async def recent_event_keys(self, since: datetime) -> set[str]:
@@ -213,6 +227,10 @@ class PostgresStore:
         found = await self._fetch("find_contact", phone_number_id, user.user_id, user.wa_id)
         return rows.contact(found[0]) if found else None
 
+    async def contacts_named(self, phone_number_id: PhoneNumberId, user: UserRef) -> list[ContactRecord]:
+        found = await self._fetch("find_contacts", phone_number_id, user.user_id, user.wa_id)
+        return [rows.contact(row) for row in found]
+
     async def facts(self, contact_id: str) -> list[FactRecord]:
         return [rows.fact(row) for row in await self._fetch("facts", contact_id)]
 
@@ -245,6 +263,17 @@ class PostgresStore:
         else:
             found = await self._fetch("decisions_of_user", phone_number_id, limit, user_key)
         return [rows.decision(row) for row in found]
+
+    async def numbers(self) -> list[NumberSaved]:
+        return [rows.number(row) for row in await self._fetch("numbers")]
+
+    async def placed_calls(
+        self, phone_number_ids: Sequence[PhoneNumberId], since: datetime
+    ) -> dict[PhoneNumberId, list[datetime]]:
+        found: dict[PhoneNumberId, list[datetime]] = {number_id: [] for number_id in phone_number_ids}
+        for row in await self._fetch("placed_calls", list(found), since):
+            found[PhoneNumberId(row["phone_number_id"])].append(row["created_at"])
+        return found
 
     async def recent_event_keys(self, since: datetime) -> set[str]:
         return {row["dedupe_key"] for row in await self._fetch("recent_event_keys", since)}

@@ -6,6 +6,7 @@ Responsible for who may have a ticket and for its single use. Not responsible fo
 
 import hmac
 import secrets
+from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Final
 
@@ -22,7 +23,7 @@ class Tickets:
     def __init__(self, *, operators: Mapping[str, str], api_key: str | None) -> None:
         self._keys = {name: key.encode() for name, key in operators.items()}
         self._api_key = api_key.encode() if api_key else None
-        self._open: dict[str, tuple[OperatorId, float]] = {}
+        self._open: OrderedDict[str, tuple[OperatorId, float]] = OrderedDict()  # the first to expire is the first
 
     def operator_with_key(self, operator: str, key: str) -> OperatorId | None:
         """Return the operator if the key is theirs."""
@@ -34,7 +35,8 @@ class Tickets:
 
     def issue(self, operator: OperatorId, *, now: float) -> str | None:
         """Return a new ticket, None if too many are open. `now` is loop time."""
-        self._open = {ticket: row for ticket, row in self._open.items() if row[1] > now}
+        while self._open and next(iter(self._open.values()))[1] <= now:
+            self._open.popitem(last=False)
         if len(self._open) >= MAX_OPEN:
             return None
         ticket = secrets.token_urlsafe(24)

@@ -3,6 +3,8 @@
 Not responsible for who may see them (see `hub`, `api`).
 """
 
+from collections.abc import Iterable
+from datetime import datetime
 from typing import Final
 
 from gateway.call import CallState
@@ -12,18 +14,17 @@ from gateway.messages import (
     ContactView,
     CounterView,
     DecisionView,
-    NumberView,
     OutcomeView,
+    PermissionRequestView,
     RefusalView,
     SlotsView,
     UserView,
 )
-from gateway.numbers import Number
 from gateway.records import CallRecord, Json
 from gateway.slots import Slots
-from policy.decision import Allow, Refusal
+from policy.decision import Allow, Decision, Refusal
 from policy.facts import RequestForm
-from policy.overview import Counter, Overview
+from policy.overview import Counter, Overview, RequestView
 from policy.reasons import Reason
 
 #: What a person needs to know of a state.
@@ -91,17 +92,6 @@ def slots_view(slots: Slots) -> SlotsView:
     return SlotsView(used=slots.in_use, limit=slots.limit)
 
 
-def number_view(number: Number) -> NumberView:
-    return NumberView(
-        number_id=number.id,
-        number=number.phone_number,
-        name=number.name,
-        pack=number.pack_label,
-        incoming=slots_view(number.incoming),
-        outgoing=slots_view(number.outgoing),
-    )
-
-
 def refusal_view(refusal: Refusal) -> RefusalView:
     return RefusalView(
         reason=refusal.reason.value,
@@ -125,6 +115,10 @@ def decision_view(overview: Overview) -> DecisionView:
         permission_expires_at=place.permission_expires_at if isinstance(place, Allow) else None,
         ask_form=overview.form.value,
         ask=refusal_view(ask) if isinstance(ask, Refusal) else None,
+        asked_at=overview.asked_at,
+        declined_at=overview.declined_at,
+        streak=overview.permission.streak,
+        streak_limit=overview.streak_limit,
     )
 
 
@@ -137,10 +131,16 @@ def refused_view(refusal: Refusal) -> DecisionView:
         permission_expires_at=None,
         ask_form=None,
         ask=refusal_view(refusal),
+        asked_at=None,
+        declined_at=None,
+        streak=0,
+        streak_limit=None,
     )
 
 
-def contact_view(user: UserRef, name: str | None, overview: Overview) -> ContactView:
+def contact_view(
+    user: UserRef, name: str | None, overview: Overview, requests: Iterable[RequestView] = ()
+) -> ContactView:
     """Show all that the gate knows of a contact now."""
     return ContactView(
         user=user_view(user, name),
@@ -152,6 +152,25 @@ def contact_view(user: UserRef, name: str | None, overview: Overview) -> Contact
         requests_7d=_counter_view(overview.requests_7d),
         ask_free_form=refusal_view(overview.ask_free_form) if isinstance(overview.ask_free_form, Refusal) else None,
         ask_template=refusal_view(overview.ask_template) if isinstance(overview.ask_template, Refusal) else None,
+        checked_at=overview.at,
+        next_call_at=_next_yes(overview.place, overview.at),
+        next_free_form_at=_next_yes(overview.ask_free_form, overview.at),
+        next_template_at=_next_yes(overview.ask_template, overview.at),
+        requests=[_request_view(request) for request in requests],
+    )
+
+
+def _next_yes(decision: Decision, now: datetime) -> datetime | None:
+    return decision.retry_at if isinstance(decision, Refusal) else now
+
+
+def _request_view(view: RequestView) -> PermissionRequestView:
+    return PermissionRequestView(
+        message_id=view.request.request_id,
+        form=view.request.form.value,
+        asked_at=view.request.at,
+        outcome=view.outcome.value,
+        answered_at=view.answered_at,
     )
 
 

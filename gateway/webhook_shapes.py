@@ -51,6 +51,8 @@ class Status(msgspec.Struct):
     status: str
     timestamp: Instant
     type: str | None = None
+    recipient_id: Any = None  #: never worth losing an ACCEPTED for
+    recipient_user_id: Any = None
     biz_opaque_callback_data: str | None = None
 
 

@@ -109,6 +109,25 @@ def demo(
     raise typer.Exit(asyncio.run(run_demo(config, Console())))
 
 
+@app.command()
+def gate(
+    contacts: Annotated[int, typer.Option(min=1_000, max=10_000_000, help="Contacts in PostgreSQL.")] = 1_000_000,
+    seed: Annotated[int, typer.Option(help="Of their histories.")] = 20261122,
+) -> None:
+    """Measure what a decision of the gate costs on this machine; exit code 1 if a goal is missed."""
+    from rich.console import Console
+
+    from loadtest.gate_bench import BenchFailed, measure, show
+
+    console = Console()
+    try:
+        figures = asyncio.run(measure(contacts, seed, console))
+    except BenchFailed as failure:
+        typer.echo(str(failure), err=True)
+        raise typer.Exit(2) from None
+    raise typer.Exit(0 if show(figures, console) else 1)
+
+
 def _people(users: list[str], answers: Behaviour | None, after_s: float) -> tuple[UserSpec, ...]:
     """Return the people of the command line. Raises: ValueError."""
     people = [_person(text) for text in users] or list(PEOPLE)

@@ -58,6 +58,10 @@ class SimUser:
         """Decline the ringing call of the business."""
         return self._sim.calls.user_declines(self.wa_id)
 
+    def let_it_ring_out(self) -> Call:
+        """Do not answer the ringing call of the business: it ends now, as it would in the end."""
+        return self._sim.calls.ring_out(self.wa_id)
+
     def hang_up(self) -> Call:
         """End, give up or decline the current call."""
         return self._sim.calls.user_hangs_up(self.wa_id)

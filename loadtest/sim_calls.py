@@ -239,6 +239,12 @@ class Calls:
             self._end(call, EndReason.USER_HUNG_UP)
         return call
 
+    def ring_out(self, wa_id: str) -> Call:
+        """Let the ringing call of the business end unanswered, as if its time had passed. Raises: NotPossible."""
+        call = self._ringing_call(wa_id)
+        self._end(call, EndReason.NO_ANSWER)
+        return call
+
     def current(self, wa_id: str) -> Call | None:
         """Return the user's live call (the newest, if several businesses call)."""
         calls = self._world.live_calls(user=wa_id)

@@ -135,7 +135,6 @@ class Contact:
     def grant(self, *, permanent: bool, now: float) -> Permission:
         """Give permission; the streak of unanswered calls starts anew."""
         self.unanswered = 0
-        self.declined_at = None
         if permanent and self.limits.permanent_permission:
             self.permission = Permission(kind=PermissionKind.PERMANENT, expires_at=None)
         else:

@@ -54,7 +54,7 @@ KEPT: Final = MAX_LIMIT
 #: How far back before the newest fact answers are still exact.
 SLACK: Final = timedelta(days=1)
 #: Format of `state_to_dict`.
-SNAPSHOT_VERSION: Final = 1
+SNAPSHOT_VERSION: Final = 2
 
 F = TypeVar("F", bound=Fact)
 
@@ -160,10 +160,11 @@ def last_connected_at(state: ContactState) -> datetime | None:
 def window_opened_at(state: ContactState) -> datetime | None:
     """Say when the customer service window was last opened; None: never, or closed by Meta's word since.
 
-    A connected call opens it in either direction: the contact called, or accepted.
+    A call of ours that is picked up opens it. A call of the contact's does so when it is placed, taken or not, which is
+    a WindowOpened of its own: to take it opens nothing anew.
     Source: Meta, "Calling API pricing", read 2026-11-22.
     """
-    opened = latest(state.window_opened.at if state.window_opened else None, last_connected_at(state))
+    opened = latest(state.window_opened.at if state.window_opened else None, last_answered_at(state))
     closed = state.window_closed
     return None if opened is None or (closed is not None and closed.at >= opened) else opened
 
@@ -174,6 +175,21 @@ def calls_counted(state: ContactState) -> list[datetime]:
     if usage is None:
         return [call.at for call in state.connected]
     return [usage.at] * min(usage.used_24h, KEPT) + [call.at for call in state.connected if call.at >= usage.at]
+
+
+def missed_calls(state: ContactState, *, rejected: bool) -> list[datetime]:
+    """List, sorted, the business-initiated calls that nobody picked up, with those that were declined or without.
+
+    One call ends in one way, however many facts tell of it: theirs share what follows the "/" of their keys. A call that
+    was picked up after all is not missed, and one that was declined is that and nothing else.
+    """
+    if not state.unanswered and not state.rejected:
+        return []
+    answered, declined = _names(state.connected), _names(state.rejected)
+    missed = [call.at for call in state.unanswered if _name(call) not in answered | declined]
+    if rejected:
+        missed += [call.at for call in state.rejected if _name(call) not in answered]
+    return sorted(missed)
 
 
 def requests_counted(state: ContactState, *, window: timedelta) -> list[datetime]:
@@ -207,6 +223,15 @@ def latest(left: datetime | None, right: datetime | None) -> datetime | None:
     if left is None or right is None:
         return left or right
     return max(left, right)
+
+
+def _name(fact: Fact) -> str:
+    """Name the call behind a fact: "unanswered/X" and "connected/X" are of one call."""
+    return fact.key.partition("/")[2]
+
+
+def _names(facts: Iterable[Fact]) -> set[str]:
+    return {name for fact in facts if (name := _name(fact))}
 
 
 def _singleton(fact: Fact) -> ContactState:  # one arm a kind

@@ -51,7 +51,7 @@ class ReplySource(StrEnum):
 
 
 class WindowSource(StrEnum):
-    """What opened the customer service window. Connected calls open it by themselves (`contact.py`)."""
+    """What opened the customer service window. Calls of ours that connect open it by themselves (`contact.py`)."""
 
     MESSAGE = "message"
     USER_CALL = "user_call"  #: whether or not we took it

@@ -45,6 +45,7 @@ class NumberState:
 
     country: str | None = None  #: ISO 3166-1 alpha-2 by numbering plan (+1 876 is JM); None: not known
     country_refused: bool = False  #: Meta answered 138013: it is the authority on countries
+    eligibility_refused: bool = False  #: Meta answered 138015: the messaging limit is too low, whatever it is
     calling: CallingStatus = CallingStatus.UNKNOWN
     coexistence: bool = False  #: shared with the WhatsApp Business app
     sip_enabled: bool = False

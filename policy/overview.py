@@ -7,10 +7,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import Final
 
 from policy.contact import ContactState, calls_counted, requests_counted
 from policy.decision import Decision
-from policy.facts import Fact, PermissionDeclined, PermissionGranted, PermissionRequested, RequestForm
+from policy.facts import (
+    Fact,
+    PermissionDeclined,
+    PermissionGranted,
+    PermissionRequested,
+    ReplySource,
+    RequestForm,
+)
 from policy.gate import evaluate
 from policy.number import NumberState
 from policy.pack import Pack
@@ -33,7 +41,11 @@ class Counter:
 class Overview:
     """A contact at an instant."""
 
+    at: datetime
     permission: Permission
+    streak_limit: int  #: at so many unanswered calls in a row the permission ends
+    asked_at: datetime | None  #: when a permission request was last sent
+    declined_at: datetime | None  #: when the contact last declined one
     window_open_until: datetime | None  #: None: closed
     connected_24h: Counter
     requests_24h: Counter
@@ -60,6 +72,10 @@ def overview(
     free_form = replace(ask, form=RequestForm.FREE_FORM)
     template = replace(ask, form=RequestForm.TEMPLATE)
     return Overview(
+        at=now,
+        streak_limit=pack.streak_revoke,
+        asked_at=contact.requests[-1].at if contact.requests else None,
+        declined_at=contact.declined.at if contact.declined else None,
         permission=permission_at(pack, contact, now=now),
         window_open_until=window_open_until(pack, contact, now=now),
         connected_24h=_counter(calls, pack.connected_per_24h, DAY, now),
@@ -70,6 +86,12 @@ def overview(
         ask_free_form=evaluate(pack, number, contact, free_form, now=now),
         ask_template=evaluate(pack, number, contact, template, now=now),
     )
+
+
+Reply = PermissionGranted | PermissionDeclined
+
+#: A request is recorded when Meta has answered, or failed to; somebody may have replied by then.
+SETTLING: Final = timedelta(minutes=1)
 
 
 class RequestOutcome(StrEnum):
@@ -89,32 +111,47 @@ class RequestView:
 
     request: PermissionRequested
     outcome: RequestOutcome
+    answered_at: datetime | None = None  #: of the reply that counts
 
 
 def request_views(pack: Pack, facts: Iterable[Fact], *, now: datetime) -> tuple[RequestView, ...]:
     """Match requests with replies, oldest first. Of several replies to one request, the newest counts.
 
-    Takes facts as the store has them, not a state: a state keeps no more than the rules need.
+    A request of which Meta told no id has perhaps been sent; a reply to a request that we do not know proves that it
+    was. Takes facts as the store has them, not a state: a state keeps no more than the rules need.
     """
     known = {(type(fact), fact.key): fact for fact in facts}.values()
-    replies: dict[str, PermissionGranted | PermissionDeclined] = {}
+    requests = sorted(
+        (fact for fact in known if isinstance(fact, PermissionRequested)), key=lambda fact: (fact.at, fact.key)
+    )
+    replies: dict[str, Reply] = {}
     for fact in sorted(known, key=lambda fact: fact.at):
-        if isinstance(fact, PermissionGranted | PermissionDeclined) and fact.request_id is not None:
-            replies[fact.request_id] = fact
+        if isinstance(fact, Reply) and (asked := _answered(requests, fact)) is not None:
+            replies[asked.key] = fact
     views: list[RequestView] = []
     newer_answered = False
-    requests = (fact for fact in known if isinstance(fact, PermissionRequested))
-    for request in sorted(requests, key=lambda fact: (fact.at, fact.key), reverse=True):
-        reply = replies.get(request.request_id or "")
-        views.append(RequestView(request=request, outcome=_outcome(pack, request, reply, newer_answered, now)))
+    for request in reversed(requests):
+        reply = replies.get(request.key)
+        outcome = _outcome(pack, request, reply, newer_answered, now)
+        views.append(RequestView(request=request, outcome=outcome, answered_at=reply.at if reply else None))
         newer_answered = newer_answered or reply is not None
     return tuple(reversed(views))
+
+
+def _answered(requests: Sequence[PermissionRequested], reply: Reply) -> PermissionRequested | None:
+    """Find the request that a reply answers: by its id, else the newest before it that has none."""
+    if reply.request_id is None or reply.source is not ReplySource.USER_ACTION:
+        return None
+    named = (request for request in requests if request.request_id == reply.request_id)
+    latest = reply.at + SETTLING
+    nameless = (request for request in reversed(requests) if request.request_id is None and request.at <= latest)
+    return next(named, None) or next(nameless, None)
 
 
 def _outcome(
     pack: Pack,
     request: PermissionRequested,
-    reply: PermissionGranted | PermissionDeclined | None,
+    reply: Reply | None,
     newer_answered: bool,
     now: datetime,
 ) -> RequestOutcome:

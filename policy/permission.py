@@ -20,7 +20,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Final
 
-from policy.contact import ContactState, last_answered_at, latest
+from policy.contact import ContactState, last_answered_at, latest, missed_calls
 from policy.facts import PermissionGranted, PermissionRequested
 from policy.pack import Pack
 from policy.windows import is_within
@@ -130,9 +130,7 @@ def streak_of(pack: Pack, state: ContactState) -> list[datetime]:
     """
     grant = _newest_grant(pack, state)
     since = latest(last_answered_at(state), grant.at if grant else None)
-    calls = [call.at for call in state.unanswered]
-    if pack.streak_counts_rejected:
-        calls = sorted(calls + [call.at for call in state.rejected])
+    calls = missed_calls(state, rejected=pack.streak_counts_rejected)
     return [at for at in calls if since is None or at >= since]
 
 

@@ -116,7 +116,7 @@ def _calling(case: Case) -> Block | None:
 
 def _eligibility(case: Case) -> Block | None:
     known, least = case.number.messaging_limit, case.pack.messaging_limit_min
-    if known is None or known >= least:
+    if not case.number.eligibility_refused and (known is None or known >= least):
         return None
     return Block(reason=Reason.NOT_ELIGIBLE, remedy=Remedy.RAISE_MESSAGING_LIMIT, observed=known, limit=least)
 

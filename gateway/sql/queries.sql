@@ -59,14 +59,38 @@ on conflict (contact_id) do update set
     stored_at = now();
 
 -- name: insert_fact
-insert into facts (contact_id, key, at, fact)
+-- Of two with one key the later instant stays, as in the fold: see policy/contact.py.
+insert into facts as old (contact_id, key, at, fact)
 values ($1, $2, $3, $4)
-on conflict (contact_id, key) do nothing;
+on conflict (contact_id, key) do update set at = excluded.at, fact = excluded.fact, stored_at = now()
+where old.at < excluded.at;
+
+-- name: drop_older_facts
+-- What both contacts ($1 is kept, $2 goes) know under one key is kept as `insert_fact` does.
+delete from facts as old
+using facts as new
+where old.contact_id = $1 and new.contact_id = $2 and new.key = old.key and old.at < new.at;
+
+-- name: move_facts
+update facts as moved set contact_id = $1
+where contact_id = $2
+    and not exists (select from facts as kept where kept.contact_id = $1 and kept.key = moved.key);
+
+-- name: drop_contact
+delete from contacts where contact_id = $1;
 
 -- name: insert_decision
 insert into decisions (decision_id, phone_number_id, user_key, asked_by, request, at, allowed, pack, refusal)
 values ($1, $2, $3, $4, $5, $6, $7, $8, $9)
 on conflict (decision_id) do nothing;
+
+-- name: save_number
+insert into numbers (phone_number_id, state, updated_at)
+values ($1, $2, $3)
+on conflict (phone_number_id) do update set
+    state = excluded.state,
+    updated_at = excluded.updated_at,
+    stored_at = now();
 
 -- name: find_contact
 -- The BSUID first; by number only where that is no other person's (numbers change hands), the latest one then.
@@ -76,6 +100,13 @@ where phone_number_id = $1
     and (user_id = $2::text or (wa_id = $3::text and ($2::text is null or user_id is null)))
 order by (user_id = $2::text) desc nulls last, seen_at desc
 limit 1;
+
+-- name: find_contacts
+-- Everybody who may be the user with this BSUID and this number.
+select contact_id, phone_number_id, wa_id, user_id, name, state, seen_at
+from contacts
+where phone_number_id = $1 and (user_id = $2::text or (wa_id = $3::text and user_id is null))
+order by user_id nulls last, seen_at desc, contact_id;
 
 -- name: facts
 select contact_id, key, at, fact from facts where contact_id = $1 order by at, seq;
@@ -139,6 +170,19 @@ select fingerprint, response from idempotency where key = $1;
 
 -- name: save_idempotency
 update idempotency set response = $3 where key = $1 and fingerprint = $2;
+
+-- name: numbers
+select phone_number_id, state, updated_at from numbers;
+
+-- name: placed_calls
+-- A call counts if Meta took it, or may have: the answer is still to come, or never came.
+select phone_number_id, created_at
+from calls
+where phone_number_id = any($1::text[])
+    and direction = 'BUSINESS_INITIATED'
+    and created_at > $2
+    and (meta_call_id is not null or result is null or result = 'indeterminate')
+order by created_at;
 
 -- name: schema_version
 select max(version) from schema_migrations;

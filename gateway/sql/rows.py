@@ -17,9 +17,11 @@ from gateway.records import (
     CallRecord,
     Change,
     ContactRecord,
+    ContactsMerged,
     DecisionRecord,
     EventRecord,
     FactRecord,
+    NumberSaved,
     TerminateFacts,
 )
 from gateway.sql import QUERIES
@@ -118,6 +120,10 @@ def _fact(record: FactRecord) -> Values:
     return record.contact_id, record.key, _utc(record.at), record.fact
 
 
+def _merged(merged: ContactsMerged) -> Values:
+    return merged.kept, merged.absorbed
+
+
 def _decision(record: DecisionRecord) -> Values:
     return (
         record.decision_id,
@@ -132,14 +138,23 @@ def _decision(record: DecisionRecord) -> Values:
     )
 
 
-#: In this order each kind finds what it refers to: facts their contact, `terminate` its call.
+def _number(record: NumberSaved) -> Values:
+    return record.phone_number_id, record.state, _utc(record.updated_at)
+
+
+#: In this order each kind finds what it refers to: facts their contact, a merge both, `terminate` its call. A merge may
+#: come after all saves of its transaction: whoever is absorbed has no BSUID, so that no two ever share one.
 _WRITES: Final[tuple[tuple[type[Any], str, Callable[[Any], Values]], ...]] = (
     (EventRecord, QUERIES["insert_event"], _event),
     (ContactRecord, QUERIES["save_contact"], _contact),
     (FactRecord, QUERIES["insert_fact"], _fact),
+    (ContactsMerged, QUERIES["drop_older_facts"], _merged),
+    (ContactsMerged, QUERIES["move_facts"], _merged),
+    (ContactsMerged, QUERIES["drop_contact"], lambda merged: (merged.absorbed,)),
     (CallRecord, QUERIES["save_call"], _call),
     (TerminateFacts, QUERIES["fill_terminate"], _terminate),
     (DecisionRecord, QUERIES["insert_decision"], _decision),
+    (NumberSaved, QUERIES["save_number"], _number),
 )
 
 
@@ -148,11 +163,11 @@ def statements(changes: Iterable[Change]) -> Iterator[tuple[str, Sequence[Values
     by_kind: dict[type[Any], list[Change]] = {}
     for change in changes:
         by_kind.setdefault(type(change), []).append(change)
+    if unknown := by_kind.keys() - {kind for kind, _, _ in _WRITES}:
+        raise TypeError(f"no row for {next(iter(unknown)).__name__}")
     for kind, sql, values in _WRITES:
-        if of_kind := by_kind.pop(kind, None):
+        if of_kind := by_kind.get(kind):
             yield sql, [values(change) for change in of_kind]
-    if by_kind:
-        raise TypeError(f"no row for {next(iter(by_kind)).__name__}")
 
 
 # --- rows to records; asyncpg reads timestamptz as aware UTC ------------------------------------------
@@ -210,4 +225,10 @@ def decision(row: Row) -> DecisionRecord:
         allowed=row["allowed"],
         pack=row["pack"],
         refusal=row["refusal"],
+    )
+
+
+def number(row: Row) -> NumberSaved:
+    return NumberSaved(
+        phone_number_id=PhoneNumberId(row["phone_number_id"]), state=row["state"], updated_at=row["updated_at"]
     )

@@ -126,6 +126,7 @@ const PUSHES = {
   gone: ({ call_id, reason, detail }) => gone(call_id, reason, detail),
   call: ({ call }) => calls.update(call),
   slots: (message) => numbers.slots(message),
+  number: (message) => numbers.status(message),
   contact: (message) => dial.contact(message),
   leg_lost: ({ worker }) => legs.remake(worker),
   workers: ({ workers }) => {
@@ -227,7 +228,10 @@ function callsChanged(before, after) {
   if (!after || (before?.call_id === after.call_id && before.state === after.state)) return;
   const now = `${userName(after.user)}: ${words("state", after.state)}`;
   notices.announce(after.state === "ended" ? outcomeWords(after) : now);
-  if (after.state === "ended" && before?.state !== "ended") refreshRecent(null, after);
+  if (after.state === "ended" && before?.state !== "ended") {
+    refreshRecent(null, after);
+    dial.refresh();
+  }
 }
 
 function ring() {

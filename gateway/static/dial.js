@@ -55,6 +55,11 @@ export class Dial {
     else if (digits(user.number).slice(-8) === digits(to).slice(-8)) this.check();
   }
 
+  /** Ask again if an answer is shown: a call that ended may have changed it. */
+  refresh() {
+    if (this.#current()) this.check();
+  }
+
   async check() {
     const { to, number_id } = this.#target();
     clearTimeout(this.#pause);

@@ -64,16 +64,30 @@ function daysFromToday(date, now) {
   return (midnight(date) - midnight(now)) / 86_400_000;
 }
 
-/** An instant in local time as one would say it: "14:05", "tomorrow 14:05", "Tuesday 14:05", "3 Dec 14:05". */
-export function when(iso, now = new Date()) {
+/** An instant in local time: how far it is, the words for its day, and the time of day. */
+function spoken(iso, now) {
   const date = new Date(iso);
   const time = dateFormat(date, { hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
   const days = daysFromToday(date, now);
-  if (days === 0) return time;
-  if (Math.abs(days) === 1) {
-    return `${new Intl.RelativeTimeFormat(currentLanguage(), { numeric: "auto" }).format(days, "day")} ${time}`;
+  if (Math.abs(days) <= 1) {
+    const day = new Intl.RelativeTimeFormat(currentLanguage(), { numeric: "auto" }).format(days, "day");
+    return { distance: days === 0 ? "today" : "near", day, time };
   }
-  if (Math.abs(days) < 7) return `${dateFormat(date, { weekday: "long" })} ${time}`;
+  if (Math.abs(days) < 7) return { distance: "week", day: dateFormat(date, { weekday: "long" }), time };
   const year = date.getFullYear() === now.getFullYear() ? undefined : "numeric";
-  return `${dateFormat(date, { day: "numeric", month: "short", year })} ${time}`;
+  return { distance: "far", day: dateFormat(date, { day: "numeric", month: "short", year }), time };
+}
+
+/** An instant as one would say it: "14:05", "tomorrow 14:05", "Tuesday 14:05", "3 Dec 14:05". */
+export function when(iso, now = new Date()) {
+  const { distance, day, time } = spoken(iso, now);
+  return distance === "today" ? time : `${day} ${time}`;
+}
+
+const ON = { today: "on.near", near: "on.near", week: "on.week", far: "on.far" };
+
+/** The same inside a sentence: "today at 14:05", "on Tuesday at 14:05". */
+export function onDay(iso, now = new Date()) {
+  const { distance, day, time } = spoken(iso, now);
+  return t(ON[distance], { day, time });
 }

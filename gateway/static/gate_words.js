@@ -1,6 +1,6 @@
 // The gate's answer in plain words: what, which figures, when again, what to do. Codes: policy/reasons.py.
 
-import { count, span, when } from "/static/format.js";
+import { count, onDay, span, when } from "/static/format.js";
 import { has, t, words } from "/static/i18n.js";
 
 // These count seconds, all others count calls, requests or people.
@@ -28,22 +28,39 @@ export function refusalLines(refusal) {
   ].filter(Boolean);
 }
 
+const streakFigures = ({ streak, streak_limit }) => ({ streak: count(streak), limit: count(streak_limit ?? 0) });
+
 /** What the answer to `check` says: `{tone, headline, lines, rule}`. */
 export function decisionWords(decision) {
   if (!decision.allowed) {
     const [headline, ...lines] = refusalLines(decision.refusal);
+    if (decision.refusal.remedy === "wait_for_reply" && decision.asked_at) {
+      lines.push(t("gate.asked", { when: onDay(decision.asked_at) }));
+    }
     return { tone: "no", headline, lines, rule: decision.refusal.rule };
   }
   const until = decision.permission_expires_at;
   const lines = [
     until ? t("gate.until", { when: when(until) }) : t("gate.no_end"),
-    ...decision.warnings.map((code) => words("warning", code)),
+    ...decision.warnings.map((code) => words("warning", code, null, streakFigures(decision))),
   ];
   return { tone: decision.warnings.length ? "warn" : "yes", headline: t("gate.allowed"), lines, rule: null };
+}
+
+/** When one may ask again and what has happened, in one sentence; null where there is no such instant. */
+function askAgain({ ask, asked_at, declined_at }) {
+  const again = ask.retry_at && onDay(ask.retry_at);
+  if (again && ask.reason === "after_decline" && declined_at) {
+    return t("ask.after_decline", { when: again, declined: onDay(declined_at) });
+  }
+  if (again && ask.reason === "request_limit" && asked_at) {
+    return t("ask.request_limit", { when: again, asked: onDay(asked_at) });
+  }
+  return null;
 }
 
 /** What stands beside the button that asks for permission: the form it would take, or why not now. */
 export function askWords(decision) {
   if (!decision.ask) return words("ask_form", decision.ask_form);
-  return t("ask.refused", { why: refusalLines(decision.ask).join(" ") });
+  return askAgain(decision) ?? t("ask.refused", { why: refusalLines(decision.ask).join(" ") });
 }

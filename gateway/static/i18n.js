@@ -19,9 +19,9 @@ export function t(key, values = {}) {
 export const has = (key) => tables.get("en")?.[key] !== undefined;
 
 /** Words for a code of the server's; one this page does not know falls back to the server's own text. */
-export function words(prefix, code, fallback = null) {
+export function words(prefix, code, fallback = null, values = {}) {
   const key = `${prefix}.${code}`;
-  return has(key) ? t(key) : (fallback ?? String(code));
+  return has(key) ? t(key, values) : (fallback ?? String(code));
 }
 
 /** Call `render` now and whenever the language changes. */

@@ -3,6 +3,7 @@
 import { byId, h, icon, keyed, say } from "/static/dom.js";
 import { count, duration, phoneNumber, userName, userNumber, when } from "/static/format.js";
 import { onLanguage, t } from "/static/i18n.js";
+import { numberWords } from "/static/number_words.js";
 import { outcomeTone, outcomeWords } from "/static/outcome_words.js";
 
 export class Numbers {
@@ -22,6 +23,11 @@ export class Numbers {
     this.render();
   }
 
+  status({ number_id, status }) {
+    this.#numbers = this.#numbers.map((n) => (n.number_id === number_id ? { ...n, status } : n));
+    this.render();
+  }
+
   label(number_id) {
     const number = this.#numbers.find((n) => n.number_id === number_id);
     return number ? `${number.name} (${phoneNumber(number.number)})` : number_id;
@@ -32,6 +38,7 @@ export class Numbers {
       row.querySelector(".name").textContent = n.name;
       row.querySelector(".sub").textContent = phoneNumber(n.number);
       for (const direction of ["incoming", "outgoing"]) this.#slots(row.querySelector(`.${direction}`), n, direction);
+      this.#note(row.querySelector(".note"), n.status);
     });
   }
 
@@ -42,7 +49,14 @@ export class Numbers {
         h("span", { class: "slots-count", dataset: { testid: `slots-${number_id}-${direction}` } }),
         h("meter", { min: 0 }));
     return h("li", {}, h("div", { class: "who" }, h("span", { class: "name" }), h("span", { class: "sub" })),
-      slots("incoming"), slots("outgoing"));
+      slots("incoming"), slots("outgoing"),
+      h("p", { class: "hint note", role: "status", dataset: { testid: `number-note-${number_id}` } }));
+  }
+
+  #note(element, status) {
+    const { tone, lines } = numberWords(status);
+    say(element, lines.join(" "));
+    element.dataset.tone = tone ?? "";
   }
 
   #slots(element, number, direction) {

@@ -5,6 +5,7 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 from datetime import timedelta, timezone
 from types import MappingProxyType
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -13,6 +14,7 @@ from gateway.embedded import EmbeddedServer
 from gateway.errors import StoreDown, StoreError
 from gateway.ids import CallId, MetaCallId, OperatorId, UserRef
 from gateway.outcome import EndReason, Result
+from gateway.records import CallRecord, NumberSaved
 from gateway.store import PostgresStore, Replay, ReplayState, Store
 from policy.facts import Direction
 from tests.support import records as make
@@ -391,3 +393,42 @@ async def test_a_closed_store_is_down_and_may_be_closed_again(store: Store) -> N
         await store.write(make.event())
     with pytest.raises(StoreDown):
         await store.unfinished_calls()
+
+
+# --- business numbers --------------------------------------------------------------------------------
+
+
+async def test_the_last_word_about_a_number_is_kept(store: Store) -> None:
+    assert await store.numbers() == []
+    first = NumberSaved(phone_number_id=NUMBER, state={"calling": "ENABLED"}, updated_at=T0)
+    other = replace(first, phone_number_id=OTHER_NUMBER)
+    await store.write(first, other, replace(first, state={"calling": "DISABLED"}))
+    await store.write(last := replace(first, state={"hours": {"weekly": [1]}}, updated_at=at(-3_600)))
+    found = {saved.phone_number_id: saved for saved in await store.numbers()}
+    assert found == {NUMBER: last, OTHER_NUMBER: other}
+
+
+async def test_placed_calls_are_those_that_meta_took_or_may_have(store: Store) -> None:
+    ours = make.call(direction=Direction.BUSINESS_INITIATED, created_at=at(10))
+    numbers = (NUMBER, OTHER_NUMBER)
+    await store.write(
+        ours,
+        make.call(direction=Direction.USER_INITIATED, created_at=at(1)),
+        new(ours, 5, meta_call_id=None, state="connecting"),
+        new(ours, 6, meta_call_id=None, result=Result.INDETERMINATE, reason=EndReason.TIMEOUT),
+        new(ours, 7, meta_call_id=None, result=Result.META, reason=EndReason.GRAPH_ERROR),
+        new(ours, 8, result=Result.USER, reason=EndReason.DECLINED),
+        new(ours, 0),
+        new(ours, 9, phone_number_id=OTHER_NUMBER),
+    )
+    found = await store.placed_calls(numbers, T0)
+    assert found == {NUMBER: [at(s) for s in (5, 6, 8, 10)], OTHER_NUMBER: [at(9)]}
+    assert await store.placed_calls(numbers, at(10)) == {number: [] for number in numbers}
+    assert await store.placed_calls([], T0) == {}
+
+
+def new(call: CallRecord, second: float, **changes: Any) -> CallRecord:
+    """Return another call like this one, begun at another second."""
+    call_id = make.new_id()
+    more = {"call_id": call_id, "meta_call_id": f"wacid.{call_id}", "created_at": at(second)}
+    return replace(call, **{**more, **changes})

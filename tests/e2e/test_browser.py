@@ -1,6 +1,7 @@
 """The softphone page in a real Chromium: a person hears a person, in each direction, and only after the pick-up."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -24,6 +25,7 @@ MICROPHONE_HZ = 1000
 USER_HZ = 440
 RINGBACK_HZ = 425
 SILENCE_DB = -90.0
+HH_MM = "[0-9]{2}:[0-9]{2}"
 
 
 @asynccontextmanager
@@ -102,6 +104,55 @@ async def test_an_operators_call_from_a_browser_reaches_whatsapp(database: str, 
         await both_hear(page, call)
         await page.get_by_test_id("hangup").click()
         await run.sim.until(lambda: run.ana.current_call is None)
+        assert run.sim.state()["violations"] == []
+
+
+async def check_ana(page: Page) -> None:
+    await page.get_by_test_id("dial-input").fill("+55 11 90000-0001")
+    await page.get_by_test_id("dial-check").click()
+
+
+@pytest.mark.parametrize(
+    ("locale", "sentence"),
+    [
+        ("en-US", f"You may ask again (tomorrow|today) at {HH_MM}; this person declined (today|yesterday) at {HH_MM}."),
+        ("pt-BR", f"pedir de novo a partir de (amanhã|hoje) às {HH_MM}; esta pessoa recusou (hoje|ontem) às {HH_MM}."),
+    ],
+)
+async def test_after_a_decline_the_page_says_when_one_may_ask_again(
+    database: str, tmp_path: Path, locale: str, sentence: str
+) -> None:
+    async with running(database) as run, page_of_ana(run, tmp_path, locale=locale) as page:
+        await check_ana(page)
+        await page.get_by_test_id("ask-permission").click()
+        await run.sim.until(lambda: bool(run.sim.state()["users"][0]["numbers"]))
+        run.ana.answer_permission(accept=False)
+        await expect(page.get_by_test_id("ask-hint")).to_have_text(re.compile(sentence))
+        await expect(page.get_by_test_id("ask-permission")).to_be_disabled()
+
+
+async def test_after_two_unanswered_calls_the_page_warns_and_after_four_it_offers_to_ask(
+    database: str, tmp_path: Path
+) -> None:
+    async with running(database) as run, page_of_ana(run, tmp_path) as page:
+        run.ana.grant()
+        await check_ana(page)
+        answer = page.get_by_test_id("gate-answer")
+        for unanswered in range(1, 5):
+            await expect(answer).to_have_attribute("data-allowed", "true")
+            await page.get_by_test_id("dial-call").click()
+            await run.sim.until(lambda: run.ana.current_call is not None)
+            await expect(page.get_by_test_id("call-state")).to_contain_text("Ringing")
+            await page.get_by_test_id("hangup").click()
+            await run.sim.until(lambda: run.ana.current_call is None)
+            if unanswered in (2, 3):
+                await expect(answer).to_contain_text(
+                    f"{unanswered} calls in a row were not answered. Meta has asked this person whether calls are "
+                    "welcome; at 4 the permission ends."
+                )
+        await expect(answer).to_have_attribute("data-reason", "permission_revoked")
+        await expect(answer).to_contain_text("4 calls in a row were not answered; the permission ends at 4.")
+        await expect(page.get_by_test_id("ask-permission")).to_be_enabled()
         assert run.sim.state()["violations"] == []
 
 

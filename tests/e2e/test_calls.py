@@ -342,3 +342,12 @@ async def test_two_calls_at_once_are_carried_by_two_media_workers(database: str)
         assert set(ana.peers) == set(bia.peers) == {0, 1}
         workers = {await talk(run, ana, "5511900000001"), await talk(run, bia, "5511900000002")}
         assert workers == {0, 1}
+
+
+async def test_a_task_that_breaks_takes_no_call_with_it(database: str) -> None:
+    async def broken() -> None:
+        raise RuntimeError("a bug")
+
+    async with running(database) as run, run.operator() as bot:
+        run.gateway._spawn(broken())
+        await talk(run, bot, "5511900000001")

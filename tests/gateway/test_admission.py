@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from gateway.admission import Asked, CannotDial
+from gateway.admission import CannotDial
+from gateway.asking import Asked
 from gateway.driver import CallDriver
 from gateway.ids import OperatorId
 from gateway.outcome import EndReason, Result
@@ -28,7 +29,7 @@ async def test_a_contact_without_permission_is_not_called() -> None:
         answer = await place(world)
         assert isinstance(answer, Refusal)
         assert (answer.reason, answer.rule) == (Reason.NO_PERMISSION, "contact/permission")
-        assert not world.graph.ops()
+        assert world.graph.ops() == ["call_permissions"]
         (kept,) = await world.store.decisions(NUMBER_ID)
         assert (kept.allowed, kept.asked_by, kept.request) == (False, "ana", "place")
         assert kept.refusal is not None

@@ -455,3 +455,34 @@ async def test_the_record_holds_no_sdp_and_the_statistics_of_the_leg() -> None:
         assert record.leg_stats["meta_leg"]["rtp_packets_received"] == 50
         assert "v=0" not in repr(record)
         assert record.meta_call_id == WACID
+
+
+@pytest.mark.parametrize(
+    ("cause", "counts"),
+    [
+        (CallInput(kind=InputKind.OPERATOR_HANGUP, operator=OPERATOR), True),
+        (CallInput(kind=InputKind.MEDIA_FAILED, reason=EndReason.MEDIA_TIMEOUT), True),
+        (CallInput(kind=InputKind.SHUTDOWN), True),
+        (None, False),  # Meta's own failure
+    ],
+)
+async def test_whoever_ended_it_a_call_that_rang_in_vain_counts_as_unanswered(
+    cause: CallInput | None, counts: bool
+) -> None:
+    """Meta cannot tell why we stopped ringing, and its streak revokes the permission (guide R10)."""
+    async with a_world() as world:
+        driver = await dialled(world)
+        assert driver.call.meta_call_id is not None
+        await world.meta_says("RINGING", driver.call.meta_call_id)
+        await world.until(lambda: driver.call.state.value == "ringing")
+        if cause is not None:
+            driver.feed(cause)
+            await world.graph.arrival("terminate")
+        status = "COMPLETED" if counts else "FAILED"
+        await world.meta_terminates(driver.call.meta_call_id, direction="BUSINESS_INITIATED", status=status)
+        await world.ended(driver)
+        contact = world.contacts.peek(NUMBER_ID, ANA)
+        assert contact is not None
+        assert [call.key for call in contact.state.unanswered] == (
+            [f"unanswered/{driver.call.meta_call_id}"] if counts else []
+        )

@@ -49,7 +49,7 @@ def test_an_attribute_is_named_as_its_series() -> None:
 
 def test_no_label_can_hold_a_user() -> None:
     labels = {label for value in vars(Metrics()).values() for label in getattr(value, "_labelnames", ())}
-    assert labels <= {"direction", "number", "result", "reason", "decision", "op", "status", "kind"}
+    assert labels <= {"direction", "number", "result", "reason", "decision", "op", "status", "kind", "rule", "type"}
 
 
 def test_the_page_is_prometheus_text() -> None:

@@ -40,6 +40,7 @@ TEST_IDS = [
     "dial-check",
     "dial-call",
     "ask-permission",
+    "ask-hint",
     "gate-answer",
     "call-card",
     "call-state",
@@ -62,6 +63,7 @@ FAILED_CODES = [
     "gone",
     "already_taken",
     "graph_error",
+    "outcome_unknown",
     "unavailable",
     "offline",
     "timeout",
@@ -84,6 +86,7 @@ COMPLETED = [
     "ask_form",
     "direction",
     "slots",
+    "violation",
 ]
 
 

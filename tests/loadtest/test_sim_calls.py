@@ -112,6 +112,18 @@ async def test_whether_a_decline_counts_as_unanswered(profile: Profile, streak: 
         assert sim.world.contact(sim.number, sim.user(ANA).spec).unanswered == streak
 
 
+async def test_a_user_who_does_not_answer_need_not_be_waited_for() -> None:
+    async with running() as sim, graph(sim) as api:
+        sim.user(ANA).grant()
+        call_id = await place(sim, api)
+        await sim.until(lambda: sim.world.calls[call_id].state.value == "ringing")
+        call = sim.user(ANA).let_it_ring_out()
+        assert (call.live, call.end_reason) == (False, "no_answer")
+        assert sim.world.contact(sim.number, sim.user(ANA).spec).unanswered == 1
+        with pytest.raises(NotPossible):
+            sim.user(ANA).let_it_ring_out()
+
+
 async def test_a_users_call_rings_until_nobody_answered() -> None:
     async with running(timers=replace(QUICK, user_initiated_ring_s=0.03)) as sim:
         call = sim.user(ANA).call()

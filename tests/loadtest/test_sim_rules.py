@@ -151,6 +151,15 @@ def test_a_decision_can_be_changed_until_the_request_expires() -> None:
     assert one.open_requests(now=T + 2 * HOUR + 7 * DAY_S) == []
 
 
+def test_the_wait_after_a_decline_is_not_shortened_by_a_later_yes() -> None:
+    one = contact(Profile.GUIDE)
+    request = one.add_request("wamid.1", "", now=T)
+    one.answer(request, accept=False, permanent=False, now=T)
+    one.grant(permanent=False, now=T + 1)
+    one.call_connected(by_business=False, now=T + 2)
+    assert [may_ask(one, T + after) for after in (DAY_S - 1, DAY_S)] == [138009, 0]
+
+
 def test_acting_on_a_newer_request_ends_the_older() -> None:
     one = contact()
     one.add_request("wamid.1", "", now=T)

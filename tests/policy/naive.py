@@ -1,9 +1,10 @@
 """The rules about a contact once more: deliberately naive, with lists and loops over all facts, for comparison.
 
-Shares the fact types and the pack with the real thing, and nothing else. It knows no state, no horizon, no table.
+Shares the fact types and the pack with the real thing, and nothing else. It knows no state, no horizon, no table, and
+finds the first instant of a yes by trying every instant at which anything could change, one after the other.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 
 from policy.facts import (
@@ -31,11 +32,12 @@ DAYS_7 = timedelta(days=7)
 
 
 def unique(facts: Iterable[Fact]) -> list[Fact]:
-    """Drop repetitions."""
+    """Drop repetitions: one kind and key is one fact, of two tales the later instant."""
     seen: list[Fact] = []
     for fact in facts:
-        if fact not in seen:
-            seen.append(fact)
+        twins = [other for other in seen if type(other) is type(fact) and other.key == fact.key]
+        if all(twin.at < fact.at for twin in twins):
+            seen = [other for other in seen if other not in twins] + [fact]
     return sorted(seen, key=lambda fact: fact.at)
 
 
@@ -83,7 +85,9 @@ def _end(pack: Pack, grant: PermissionGranted) -> datetime:
 
 def window_open(pack: Pack, facts: list[Fact], now: datetime) -> bool:
     """Tell whether free-form messages may be sent."""
-    openings = [fact.at for fact in facts if isinstance(fact, WindowOpened | CallConnected)]
+    openings = [fact.at for fact in facts if isinstance(fact, WindowOpened)]
+    calls = [fact for fact in facts if isinstance(fact, CallConnected)]
+    openings += [call.at for call in calls if call.direction is Direction.BUSINESS_INITIATED]  # theirs: when placed
     closings = [fact.at for fact in facts if isinstance(fact, WindowClosed)]
     for opened in openings:
         fresh = now < opened + timedelta(seconds=pack.service_window_s)
@@ -153,3 +157,22 @@ def may_ask(pack: Pack, facts: list[Fact], now: datetime, in_flight: int, form: 
     if _meta_says_no(facts, Action.SEND_REQUEST, now, talks):
         return False
     return form is not RequestForm.FREE_FORM or window_open(pack, facts, now)
+
+
+def first_yes(
+    pack: Pack, facts: list[Fact], now: datetime, says: Callable[[datetime], bool], others: Iterable[datetime] = ()
+) -> datetime | None:
+    """Wait: try every instant after `now` at which anything could change; None if none of them is a yes.
+
+    `others` are further instants, of what `says` looks at besides the facts.
+    """
+    spans = {HOURS_24, DAYS_7}
+    for seconds in (pack.after_decline_s, pack.service_window_s, pack.permission_lifetime_s):
+        spans.add(timedelta(seconds=seconds))
+    instants = {fact.at + span for fact in facts for span in spans} | set(others)
+    for fact in facts:
+        if isinstance(fact, LimitReported):
+            instants.add(fact.until)
+        elif isinstance(fact, PermissionGranted) and fact.expires_at is not None:
+            instants.add(fact.expires_at)
+    return next((at for at in sorted(instants) if at > now and says(at)), None)

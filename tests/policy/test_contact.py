@@ -198,7 +198,9 @@ def test_the_last_talk_is_the_later_of_both_directions() -> None:
         ([], None),
         ([message(T0)], T0),
         ([message(T0), message(hours(1))], hours(1)),
-        ([user_call(T0)], T0),
+        ([user_call(T0)], None),  # it opened the window when it was placed: a fact of its own
+        ([message(hours(-1)), user_call(T0)], hours(-1)),
+        ([answered(T0)], T0),
         ([answered(T0), message(hours(-1))], T0),
         ([window_closed(T0)], None),
         ([message(T0), window_closed(hours(1))], None),

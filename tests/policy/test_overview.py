@@ -9,7 +9,7 @@ from policy.contact import EMPTY, fold
 from policy.decision import Allow, Refusal
 from policy.facts import Fact, RequestForm
 from policy.gate import evaluate
-from policy.overview import Counter, RequestOutcome, overview, request_views
+from policy.overview import SETTLING, Counter, RequestOutcome, overview, request_views
 from policy.pack import load_pack
 from policy.permission import PermissionStatus
 from policy.reasons import Reason
@@ -21,12 +21,14 @@ from tests.policy.make import (
     TICK,
     WEEK,
     answered,
+    callback,
     contact,
     declined,
     granted,
     hours,
     message,
     requested,
+    unanswered,
 )
 from tests.policy.strategies import histories
 
@@ -67,6 +69,11 @@ def test_of_somebody_known() -> None:
     assert page.ask_template.retry_at == hours(23)
 
 
+def test_what_words_need_to_explain_a_no() -> None:
+    page = overview(GUIDE, GOOD, contact(requested(hours(-3)), declined(hours(-2)), unanswered(hours(-1))), now=T0)
+    assert (page.asked_at, page.declined_at, page.permission.streak) == (hours(-3), hours(-2), 1)
+
+
 def test_what_is_in_flight_is_judged_with() -> None:
     page = overview(
         GUIDE, GOOD, contact(granted()), now=T0, place=PlaceCall(in_flight=5), ask=AskPermission(in_flight=1)
@@ -81,6 +88,7 @@ def test_what_is_in_flight_is_judged_with() -> None:
 def test_the_page_says_what_the_gate_says(facts: list[Fact]) -> None:
     state = fold(facts)
     page = overview(GUIDE, GOOD, state, now=T0)
+    assert (page.at, page.streak_limit) == (T0, GUIDE.streak_revoke)
     assert page.place == evaluate(GUIDE, GOOD, state, PlaceCall(), now=T0)
     for form, decision in (
         (RequestForm.FREE_FORM, page.ask_free_form),
@@ -110,7 +118,13 @@ SECOND = requested(T0 + 2 * DAY, request_id="wamid.B")
         ([SECOND, FIRST], T0 + 3 * DAY, ["pending", "pending"]),
         ([FIRST, SECOND, declined(hours(60), request_id="wamid.B")], hours(61), ["superseded", "declined"]),
         ([FIRST, SECOND, declined(hours(60), request_id="wamid.A")], hours(61), ["declined", "pending"]),
-        ([requested(T0), granted(hours(1), request_id="wamid.A")], hours(2), ["pending"]),
+        # Meta told no id of it; a reply to what nobody else asked proves that it was sent.
+        ([requested(T0), granted(hours(1), request_id="wamid.A")], hours(2), ["granted"]),
+        ([requested(hours(-1)), FIRST, declined(hours(1), request_id="wamid.A")], hours(2), ["superseded", "declined"]),
+        ([requested(T0), declined(T0 - SETTLING, request_id="wamid.A")], hours(2), ["declined"]),
+        ([requested(T0), declined(T0 - SETTLING - TICK, request_id="wamid.A")], hours(2), ["pending"]),
+        ([requested(T0), callback(hours(1))], hours(2), ["pending"]),  # after a call of theirs
+        ([requested(T0), granted(hours(1))], hours(2), ["pending"]),  # granted unasked
     ],
 )
 def test_what_became_of_each_request(facts: list[Fact], now: datetime, expected: list[str]) -> None:
@@ -125,5 +139,6 @@ def test_every_request_before_an_answered_one_is_superseded() -> None:
 
 def test_a_contact_may_change_the_answer() -> None:
     no, yes = declined(hours(1), request_id="wamid.A"), granted(hours(2), request_id="wamid.A")
-    assert outcomes(hours(3), yes, FIRST, no) == ["granted"]
+    (view,) = request_views(GUIDE, [yes, FIRST, no], now=hours(3))
+    assert (view.outcome, view.answered_at) == (RequestOutcome.GRANTED, hours(2))
     assert RequestOutcome("granted") is RequestOutcome.GRANTED

@@ -154,6 +154,14 @@ def test_messaging_limit(request_: Request, pack: Pack, known: int, fits: bool) 
         )
 
 
+@pytest.mark.parametrize("known", [None, 10_000])
+def test_meta_that_refused_for_eligibility_goes_before_what_is_known(known: int | None) -> None:
+    decision = judge(PLACE, granted(), number=number(messaging_limit=known, eligibility_refused=True))
+    assert isinstance(decision, Refusal)
+    assert (decision.reason, decision.observed, decision.limit) == (Reason.NOT_ELIGIBLE, known, 2_000)
+    allowed(judge(RECEIVE, number=number(messaging_limit=known, eligibility_refused=True)))
+
+
 def test_an_unknown_messaging_limit_is_allowed_with_a_warning() -> None:
     unknown = number(messaging_limit=None)
     warning = Warning(code=WarningCode.ELIGIBILITY_UNKNOWN, limit=2_000)
@@ -345,7 +353,7 @@ def test_a_permission_for_good_has_no_end() -> None:
 
 @pytest.mark.parametrize("pack", [GUIDE, META])
 def test_a_users_call_grants_no_permission(pack: Pack) -> None:
-    refusal = refused(judge(PLACE, user_call(hours(-1)), pack=pack))
+    refusal = refused(judge(PLACE, message(hours(-1.01)), user_call(hours(-1)), pack=pack))
     assert (refusal.reason, refusal.remedy) == (Reason.NO_PERMISSION, Remedy.ASK_FREE_FORM)
 
 
@@ -465,9 +473,16 @@ def test_the_window_is_open_for_24_hours(now: datetime, is_open: bool) -> None:
         assert (decision.observed, decision.limit, decision.retry_at) == (86_400, 86_400, None)
 
 
-@pytest.mark.parametrize("opens", [message, user_call, answered])
-def test_messages_and_calls_open_the_window(opens: Any) -> None:
+@pytest.mark.parametrize("opens", [message, answered])
+def test_messages_and_calls_of_ours_open_the_window(opens: Any) -> None:
     allowed(judge(ASK_FREE, opens(hours(-1))))
+
+
+def test_a_users_call_opens_the_window_when_it_is_placed_and_not_when_it_is_taken() -> None:
+    placed, taken = message(hours(-1)), user_call(hours(-0.5))
+    assert refused(judge(ASK_FREE, taken)).reason is Reason.WINDOW_CLOSED
+    allowed(judge(ASK_FREE, placed, taken, now=hours(23) - TICK))
+    assert refused(judge(ASK_FREE, placed, taken, now=hours(23))).reason is Reason.WINDOW_CLOSED
 
 
 def test_a_window_that_never_opened() -> None:

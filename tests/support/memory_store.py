@@ -10,18 +10,22 @@ import orjson
 
 from gateway.errors import StoreDown, StoreError
 from gateway.ids import CallId, MetaCallId, OperatorId, PhoneNumberId, UserRef
+from gateway.outcome import Result
 from gateway.records import (
     CallRecord,
     Change,
     ContactRecord,
+    ContactsMerged,
     DecisionRecord,
     EventRecord,
     FactRecord,
     Json,
+    NumberSaved,
     TerminateFacts,
 )
 from gateway.sql.rows import json_bytes
 from gateway.store import IDEMPOTENCY_TTL, Replay, ReplayState
+from policy.facts import Direction
 
 _META_FIELDS = ("meta_status", "meta_start_at", "meta_end_at", "duration_s")
 _TYPED_BY_PEOPLE = {"user_name", "name", "detail", "meta_status"}
@@ -35,6 +39,7 @@ class _Tables:
     contacts: dict[str, ContactRecord] = field(default_factory=dict)
     facts: dict[tuple[str, str], FactRecord] = field(default_factory=dict)
     decisions: dict[str, DecisionRecord] = field(default_factory=dict)
+    numbers: dict[PhoneNumberId, NumberSaved] = field(default_factory=dict)
 
 
 class MemoryStore:
@@ -59,6 +64,12 @@ class MemoryStore:
         waiting, self.waiting = self.waiting, []
         for group in waiting:
             self.write_soon(*group)
+
+    def forget_the_past(self) -> None:
+        """Drop what only records the past: each write copies the tables, and a long test has many."""
+        self.written.clear()
+        for table in (self._tables.events, self._tables.calls, self._tables.decisions):
+            table.clear()
 
     @property
     def events(self) -> list[EventRecord]:
@@ -100,6 +111,21 @@ class MemoryStore:
         found.sort(key=lambda contact: user.user_id is None or contact.user.user_id != user.user_id)
         return found[0] if found else None
 
+    async def contacts_named(self, phone_number_id: PhoneNumberId, user: UserRef) -> list[ContactRecord]:
+        self._check()
+        found = [
+            contact
+            for contact in self._tables.contacts.values()
+            if contact.phone_number_id == phone_number_id
+            and (
+                contact.user.user_id == user.user_id
+                or (contact.user.user_id is None and contact.user.wa_id == user.wa_id)
+            )
+        ]
+        found.sort(key=lambda contact: contact.contact_id)
+        found.sort(key=lambda contact: contact.seen_at, reverse=True)
+        return sorted(found, key=lambda contact: contact.user.user_id is None)
+
     async def facts(self, contact_id: str) -> list[FactRecord]:
         self._check()
         found = [fact for fact in self._tables.facts.values() if fact.contact_id == contact_id]
@@ -140,6 +166,23 @@ class MemoryStore:
             if decision.phone_number_id == phone_number_id and user_key in (None, decision.user_key)
         ]
         return sorted(found, key=lambda decision: decision.at, reverse=True)[:limit]
+
+    async def numbers(self) -> list[NumberSaved]:
+        self._check()
+        return list(self._tables.numbers.values())
+
+    async def placed_calls(
+        self, phone_number_ids: Sequence[PhoneNumberId], since: datetime
+    ) -> dict[PhoneNumberId, list[datetime]]:
+        self._check()
+        return {
+            number_id: sorted(
+                call.created_at
+                for call in self._tables.calls.values()
+                if call.phone_number_id == number_id and call.created_at > since and _counts_as_placed(call)
+            )
+            for number_id in phone_number_ids
+        }
 
     async def recent_event_keys(self, since: datetime) -> set[str]:
         self._check()
@@ -195,7 +238,9 @@ class MemoryStore:
             case FactRecord():
                 if change.contact_id not in self._tables.contacts:
                     raise StoreError("a fact of nobody")
-                self._tables.facts.setdefault((change.contact_id, change.key), change)
+                self._put_fact(change)
+            case ContactsMerged():
+                self._merge(change)
             case CallRecord():
                 self._put_call(change)
             case TerminateFacts():
@@ -208,6 +253,8 @@ class MemoryStore:
                 if change.request not in ("place", "receive", "ask_permission"):
                     raise StoreError("an unknown request")
                 self._tables.decisions.setdefault(change.decision_id, change)
+            case NumberSaved():
+                self._tables.numbers[change.phone_number_id] = change
 
     def _put_contact(self, new: ContactRecord) -> None:
         for other in self._tables.contacts.values():
@@ -222,6 +269,20 @@ class MemoryStore:
             new = replace(old, user=user, name=name, state=new.state, seen_at=seen_at)
         self._tables.contacts[new.contact_id] = new
 
+    def _put_fact(self, new: FactRecord) -> None:
+        old = self._tables.facts.get((new.contact_id, new.key))
+        if old is None or old.at < new.at:
+            self._tables.facts[(new.contact_id, new.key)] = new
+
+    def _merge(self, merged: ContactsMerged) -> None:
+        moved = [fact for fact in self._tables.facts.values() if fact.contact_id == merged.absorbed]
+        if moved and merged.kept not in self._tables.contacts:
+            raise StoreError("facts for nobody")
+        for fact in moved:
+            del self._tables.facts[(fact.contact_id, fact.key)]
+            self._put_fact(replace(fact, contact_id=merged.kept))
+        self._tables.contacts.pop(merged.absorbed, None)
+
     def _put_call(self, new: CallRecord) -> None:
         for other in self._tables.calls.values():
             same = (other.meta_call_id, other.phone_number_id) == (new.meta_call_id, new.phone_number_id)
@@ -234,8 +295,13 @@ class MemoryStore:
             self._tables.calls[new.call_id] = _filled(new, old)
 
 
+def _counts_as_placed(call: CallRecord) -> bool:
+    maybe = call.meta_call_id is not None or call.result in (None, Result.INDETERMINATE)
+    return maybe and call.direction is Direction.BUSINESS_INITIATED
+
+
 def _rank(change: Change) -> int:
-    order = (EventRecord, ContactRecord, FactRecord, CallRecord, TerminateFacts, DecisionRecord)
+    order = (EventRecord, ContactRecord, FactRecord, ContactsMerged, CallRecord, TerminateFacts, DecisionRecord, NumberSaved)
     return order.index(type(change))
 
 

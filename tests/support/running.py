@@ -6,11 +6,13 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from gateway.app import Gateway
+from gateway.ids import OperatorId
 from gateway.settings_load import load
 from loadtest.meta_sim import MetaSim
 from loadtest.sim_config import SimConfig
 from loadtest.softphone_bot import SoftphoneBot
 from loadtest.stack import free_port
+from tests.support.waiting import until
 
 KEYS = {"ana": "key-of-ana", "bia": "key-of-bia"}
 API_KEY = "key-of-the-api"
@@ -32,6 +34,9 @@ class Running:
         bot = SoftphoneBot(self.url, operator=name, key=KEYS[name], tone_hz=tone_hz)
         try:
             await bot.start()
+            # The gateway hears of the leg a moment later than the bot, and until then refuses to dial.
+            phone = self.gateway.hub.phone(OperatorId(name))
+            await until(lambda: phone is not None and phone.connected == set(phone.legs.values()))
             yield bot
         finally:
             await bot.close()

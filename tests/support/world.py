@@ -17,14 +17,16 @@ from gateway.hub import Hub, Phone
 from gateway.ids import CallId, MetaCallId, OperatorId, PhoneNumberId, UserRef
 from gateway.inbox import Inbox
 from gateway.metrics import Metrics
+from gateway.number_keeper import NumberKeeper
 from gateway.numbers import Number, Numbers
+from gateway.reconcile import Reconciler
 from gateway.records import CallRecord
 from gateway.registry import Registry
 from gateway.services import Services
 from gateway.settings import NumberSettings
 from media.engine import LegConnected, LegFailed, LegId, MediaEvent, WorkerId
 from policy.facts import PermissionGranted
-from policy.pack import load_pack
+from policy.pack import Pack, load_pack
 from tests.support.fake_clock import FakeClock
 from tests.support.fake_graph import FakeGraph
 from tests.support.fake_media import FakeMedia
@@ -61,11 +63,21 @@ class FakeLine:
 class World:
     """Everything a test needs at hand."""
 
-    def __init__(self, tasks: asyncio.TaskGroup, *, incoming_slots: int, outgoing_slots: int) -> None:
+    def __init__(
+        self,
+        tasks: asyncio.TaskGroup,
+        *,
+        incoming_slots: int,
+        outgoing_slots: int,
+        clock: FakeClock | None = None,
+        graph: Any = None,
+        media: type[FakeMedia] = FakeMedia,
+        pack: Pack | None = None,
+    ) -> None:
         self.tasks = tasks
-        self.clock = FakeClock()
-        self.graph = FakeGraph()
-        self.media = FakeMedia(self._on_media)
+        self.clock = clock or FakeClock()
+        self.graph: FakeGraph = graph or FakeGraph()
+        self.media = media(self._on_media)
         self.store = MemoryStore()
         self.metrics = Metrics()
         self.registry = Registry()
@@ -77,10 +89,29 @@ class World:
             incoming_slots=incoming_slots,
             outgoing_slots=outgoing_slots,
         )
-        self.number = Number(settings, load_pack("guide"), on_slots=lambda number: None)
+        self.number = Number(settings, pack or load_pack("guide"), on_slots=lambda number: None)
         self.numbers = Numbers([self.number])
+        self.keeper = NumberKeeper(
+            self.numbers,
+            graph=self.graph,
+            store=self.store,
+            metrics=self.metrics,
+            clock=self.clock,
+            tell=lambda push: self.hub.tell(None, push),
+            look_s=0.02,
+        )
         self.hub = Hub(media=self.media, registry=self.registry, metrics=self.metrics, later=self._close_legs)
         self.contacts = Contacts(self.store)
+        self.reconciler = Reconciler(
+            graph=self.graph,
+            contacts=self.contacts,
+            store=self.store,
+            metrics=self.metrics,
+            clock=self.clock,
+            start=tasks.create_task,
+            patience_s=0.2,
+            soon_s=0.0,
+        )
         services = Services(
             graph=self.graph,
             media=self.media,
@@ -91,8 +122,11 @@ class World:
             metrics=self.metrics,
             clock=self.clock,
             timeouts=Timeouts(),
+            reconcile_soon=self.reconciler.reconcile_soon,
         )
-        self.admission = Admission(services, self.numbers, self.hub, ring_timeout_s=30.0, start=self._start)
+        self.admission = Admission(
+            services, self.numbers, self.hub, self.reconciler, ring_timeout_s=30.0, start=self._start
+        )
         self.inbox = Inbox(services, self.numbers, self.admission, self.hub)
 
     # What happens
