@@ -174,7 +174,7 @@ def _taken(call: Call) -> Effect:
 
 def _ending_effects(before: Call, after: Call, received: CallInput) -> list[Effect]:
     asked: list[Effect] = []
-    if before.state is not S.ENDING and after.outcome is not None:
+    if before.outcome is None and after.outcome is not None:  # the first step towards the end
         asked += [
             fx.StopRinging(reason=_stop_reason(after.outcome), detail=after.outcome.detail),
             fx.CloseMedia(),

@@ -226,6 +226,11 @@ def test_an_operator_who_gives_up_before_the_id_is_known_terminates_as_soon_as_i
     assert of_type(effects, fx.SendTerminate) == [fx.SendTerminate(meta_call_id=WACID)]
 
 
+def test_media_that_failed_before_the_id_was_known_is_closed_once() -> None:
+    _, effects = walk(business_call(), IN.START, IN.MEDIA_READY, IN.MEDIA_FAILED, IN.CONNECTED, IN.META_TERMINATE)
+    assert len(of_type(effects, fx.CloseMedia)) == len(of_type(effects, fx.StopRinging)) == 1
+
+
 def test_a_pick_up_that_crosses_a_cancel_is_still_terminated() -> None:
     call, effects = walk(business_call(), IN.START, IN.MEDIA_READY, IN.OPERATOR_HANGUP, IN.META_ACCEPTED)
     assert call.state is S.ENDING
