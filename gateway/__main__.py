@@ -1,4 +1,4 @@
-"""The command line: `gateway serve`, `check`, `migrate`, `ticket`, `numbers`, `version`.
+"""The command line: `gateway serve`, `check`, `migrate`, `rebuild`, `ticket`, `numbers`, `version`.
 
 Responsible for arguments, exit codes and what a person reads in the terminal. Heavy modules are imported inside the
 commands that need them, so that `--help` answers at once.
@@ -90,6 +90,23 @@ def migrate(config: ConfigOption = None, settings: SetOption = None) -> None:
 
 
 @app.command()
+def rebuild(
+    check: Annotated[bool, typer.Option("--check", help="Only compare; exit code 1 if anything differs.")] = False,
+    config: ConfigOption = None,
+    settings: SetOption = None,
+) -> None:
+    """Fold every contact's facts again and correct the stored state where it differs.
+
+    Stop the gateway first. With `--check` and a database of your own (`DATABASE_URL`) it may run on.
+    """
+    loaded = _load(config, settings)
+    from gateway.log import configure_logging
+
+    configure_logging(level="error", log_format=loaded.log_format)
+    _run(lambda: _rebuild(loaded, check))
+
+
+@app.command()
 def ticket(
     operator: Annotated[str, typer.Argument(help="Who will log in.")],
     config: ConfigOption = None,
@@ -169,7 +186,13 @@ async def _bench(config: Any, run_bench: Any) -> None:
     def say(line: dict[str, Any]) -> None:
         typer.echo(orjson.dumps(line).decode())
 
-    say({"figures": await run_bench(config, say)})
+    me = asyncio.current_task()
+    if me is not None:  # its PostgreSQL must not outlive it
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, me.cancel)
+    try:
+        say({"figures": await run_bench(config, say)})
+    except asyncio.CancelledError:
+        raise typer.Exit(143) from None
 
 
 async def _migrate(loaded: Any) -> None:
@@ -186,6 +209,33 @@ async def _migrate(loaded: Any) -> None:
     for migration in applied:
         typer.echo(f"applied {migration.version:04d} {migration.name}")
     typer.echo("The schema is up to date.")
+
+
+async def _rebuild(loaded: Any, check: bool) -> None:
+    from contextlib import AsyncExitStack
+
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from gateway.embedded import embedded_postgres
+    from gateway.rebuild import rebuild as run_rebuild
+
+    columns = (TextColumn("contacts"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    async with AsyncExitStack() as stack:
+        dsn = loaded.database_url_text()
+        if dsn is None:
+            dsn = await stack.enter_async_context(embedded_postgres(loaded.data_dir))
+        bar = stack.enter_context(Progress(*columns, console=Console(stderr=True), transient=True))
+        task = bar.add_task("contacts", total=None)
+        found = await run_rebuild(
+            dsn, check=check, progress=lambda done, total: bar.update(task, completed=done, total=total)
+        )
+    outdated = f", {found.outdated} of another version" if found.outdated else ""
+    typer.echo(f"{found.contacts} contacts, {found.facts} facts: {found.differing} snapshots differed{outdated}.")
+    if check and found.differing:
+        _fail("Run `gateway rebuild` without --check to correct them.")
+    if found.differing:
+        typer.echo(f"{found.corrected} corrected.")
 
 
 async def _ticket(loaded: Any, operator: str) -> None:
@@ -256,12 +306,16 @@ def _run(work: Callable[[], Awaitable[None]]) -> None:
 
 
 def _lines(group: BaseExceptionGroup[Any]) -> list[str]:
+    """Return a line for each error. Whoever sits at the terminal may read all that is wrong with the database."""
+    from gateway.errors import StoreError
+
     lines: list[str] = []
     for error in group.exceptions:
         if isinstance(error, BaseExceptionGroup):
             lines += _lines(error)
         else:
-            lines.append(getattr(error, "public", None) or str(error))
+            public = None if isinstance(error, StoreError) else getattr(error, "public", None)
+            lines.append(public or str(error))
     return lines
 
 

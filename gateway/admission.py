@@ -21,7 +21,7 @@ from gateway.contacts import Contact
 from gateway.decisions import keep_decision
 from gateway.drift import Drift
 from gateway.driver import CallDriver
-from gateway.errors import GatewayError
+from gateway.errors import GatewayError, GraphRefused
 from gateway.events import CallOffered, CallTerminated
 from gateway.hub import Hub, Phone
 from gateway.ids import CallId, OperatorId, UserRef
@@ -293,7 +293,11 @@ class Admission:
         if isinstance(decision, Refusal):
             return decision
         form = choose_form(number.pack, contact.state, now=now)
-        return await self._asking.send(number, contact, form, asked_by=asked_by)
+        try:
+            return await self._asking.send(number, contact, form, asked_by=asked_by)
+        except GraphRefused:
+            self.show(number, contact.current)
+            raise
 
     # --- shared ------------------------------------------------------------------------------------
 

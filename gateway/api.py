@@ -22,7 +22,7 @@ from gateway.admission import Admission, CannotDial, Checked
 from gateway.call import CallInput, InputKind
 from gateway.clock import Clock
 from gateway.drift import Drift
-from gateway.errors import GatewayError, GraphError, StoreDown
+from gateway.errors import GatewayError, GraphError, GraphRefused, StoreDown
 from gateway.ids import CallId, OperatorId, UserRef
 from gateway.messages import ContactView
 from gateway.number_views import number_view
@@ -303,7 +303,7 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
     except StoreDown as error:
         return Problem(503, "store_down", error.public).response()
     except GraphError as error:
-        return Problem(502, "graph_error", error.public, detail=MAYBE_SENT if error.maybe_sent else None).response()
+        return _graph_problem(error).response()
     except TooOften as error:
         return Problem(429, error.reason, error.public, retry_after_s=1).response()
     except GatewayError as error:
@@ -320,6 +320,18 @@ _HTTP: Final = {
     405: ("method_not_allowed", "This address does not take that method."),
     413: ("too_large", "The body is larger than 64 kB."),
 }
+
+
+def _graph_problem(error: GraphError) -> Problem:
+    """Say what Meta said; and where it knew better than the gate, what the gate answers from now on."""
+    refusal = error.refusal if isinstance(error, GraphRefused) else None
+    return Problem(
+        502,
+        "graph_error",
+        error.public,
+        detail=MAYBE_SENT if error.maybe_sent else None,
+        members={"refusal": msgspec.to_builtins(views.refusal_view(refusal))} if refusal is not None else None,
+    )
 
 
 def _json(data: Any, *, status: int = 200) -> web.Response:

@@ -148,6 +148,7 @@ class Gateway:
             clock=self.clock,
             timeouts=Timeouts(ring_s=settings.outgoing_ring_timeout_s),
             reconcile_soon=reconciler.reconcile_soon,
+            contact_changed=lambda number, contact: reconciler.on_changed(number, contact),
         )
         self._admission = admission = Admission(
             services,

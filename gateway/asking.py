@@ -13,11 +13,12 @@ from dataclasses import dataclass
 import structlog
 
 from gateway.contacts import Contact
+from gateway.contradiction import take_over
 from gateway.errors import GraphError
 from gateway.numbers import Number
-from gateway.reconcile import CONTRADICTIONS
 from gateway.services import Services
 from policy.facts import PermissionRequested, RequestForm
+from policy.request import AskPermission
 
 log = structlog.get_logger()
 
@@ -45,16 +46,21 @@ class Asking:
 
     def in_flight(self, contact: Contact) -> int:
         """Return how many requests to this contact are sent and not yet facts."""
-        return int(contact.contact_id in self._on_its_way)
+        return sum(contact_id in self._on_its_way for contact_id in contact.current.ids)
 
     def on_its_way(self, contact: Contact, *, asked_by: str) -> Awaitable[Asked] | None:
         """Return the answer to come if the same person has just asked: somebody clicked twice."""
-        sent = self._on_its_way.get(contact.contact_id)
+        sent = self._sent_to(contact)
         return asyncio.shield(sent.answer) if sent is not None and sent.asked_by == asked_by else None
+
+    def _sent_to(self, contact: Contact) -> _OnItsWay | None:
+        """Find a request on its way, also one to either of two contacts that have become one meanwhile."""
+        sent = (self._on_its_way.get(contact_id) for contact_id in contact.current.ids)
+        return next((each for each in sent if each is not None), None)
 
     async def send(self, number: Number, contact: Contact, form: RequestForm, *, asked_by: str) -> Asked:
         """Ask, or wait for the answer to the request that is on its way already. Raises: GraphError."""
-        sent = self._on_its_way.get(contact.contact_id)
+        sent = self._sent_to(contact)
         if sent is not None:
             return await asyncio.shield(sent.answer)
         answer: asyncio.Future[Asked] = asyncio.get_running_loop().create_future()
@@ -85,8 +91,7 @@ class Asking:
             number.meta_refused(error, now=self._services.clock.now())
             if error.maybe_sent:
                 self._record(number, contact, form, None)
-            if error.code in CONTRADICTIONS:
-                self._services.reconcile_soon(number, contact)
+            take_over(self._services, number, contact, error, AskPermission(form=form))
             raise
         number.meta_took()
         self._record(number, contact, form, message_id)

@@ -55,9 +55,9 @@ class Contacts:
     """A bounded cache; a contact that is not in it costs one indexed read.
 
     There is one `Contact` a person for as long as anybody holds it, also one that the cache has dropped. When an event
-    ties a number to a BSUID that was known by itself, the two become one: states merge (what both hold counts once), the
-    store moves the facts in the same transaction, and the contact known by BSUID is the one that stays, whichever of the
-    two was heard of first.
+    ties a number to a BSUID that was known by itself, the two become one: states merge (what both hold counts once),
+    the store moves the facts in the same transaction, and the contact known by BSUID is the one that stays, whichever
+    of the two was heard of first.
     """
 
     def __init__(self, store: Store, *, cache_size: int = CACHE_SIZE) -> None:

@@ -257,6 +257,8 @@ class CallDriver:
         services.registry.remove(self)
         if self.is_business_initiated and not self._may_have_been_placed(outcome):
             self.origin.number.placed.take_back(self._created_at)
+        if outcome.reason is EndReason.GRAPH_ERROR and self.is_business_initiated:
+            self._show_contact()  # Meta's refusal may have changed the gate's answer
         if self._claimed_by is not None:  # also one who picked up a moment too late
             services.phones.release(self._claimed_by, call.call_id)
         services.metrics.calls_ended_total.labels(
@@ -271,6 +273,11 @@ class CallDriver:
             duration_s=ended.duration_s if ended else None,
             confirmed=ended is not None,
         )
+
+    def _show_contact(self) -> None:
+        contact = self._services.contacts.peek(self.origin.number.id, self.origin.user)
+        if contact is not None:
+            self._services.contact_changed(self.origin.number, contact)
 
     def _may_have_been_placed(self, outcome: Outcome) -> bool:
         """Tell whether Meta counts this call as one that the number placed (see also `placed_calls` of the store)."""

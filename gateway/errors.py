@@ -17,6 +17,8 @@ errors (see `media.errors`) nor for refusals of the policy gate, which are value
 from collections.abc import Sequence
 from datetime import datetime
 
+from policy.decision import Refusal
+
 
 class GatewayError(Exception):
     """Something of ours, or beside us, went wrong."""
@@ -108,6 +110,8 @@ class GraphRefused(GraphError):
         self.retryable = retryable
         self.transient = transient
         self.retry_at = retry_at  #: aware UTC; None: Meta did not say
+        #: The gate's own no to the same request, now that it knows what Meta knows (see `contradiction`).
+        self.refusal: Refusal | None = None
 
 
 class GraphUnreachable(GraphError):

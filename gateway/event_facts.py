@@ -1,9 +1,10 @@
 """Webhook events as facts about a contact, for the gate. [P]
 
-Theory of operation. Everything that Meta counts it also tells by webhook, with its own instant, so facts come from there
-wherever they can: they are written in one transaction with the journal, and the same facts come of the same webhooks in
-whatever order and however often they are delivered, also if the call that they speak of is long forgotten, or was never
-ours. A key names the call and what befell it, so that what a live call notes by itself (see `driver`) is the same fact.
+Theory of operation. Everything that Meta counts it also tells by webhook, with its own instant, so facts come from
+there wherever they can: they are written in one transaction with the journal, and the same facts come of the same
+webhooks in whatever order and however often they are delivered, also if the call that they speak of is long forgotten,
+or was never ours. A key names the call and what befell it, so that what a live call notes by itself (see `driver`) is
+the same fact.
 
 Not responsible for what facts mean (see `policy.contact`) nor for keeping them (see `contacts`).
 """

@@ -11,15 +11,17 @@ from typing import Final, Protocol
 import structlog
 
 from gateway import effects as fx
+from gateway import views
 from gateway.call import Call, CallInput, InputKind
+from gateway.contradiction import take_over
 from gateway.effects import Effect
-from gateway.errors import GraphError, GraphRefused, GraphUnreachable
+from gateway.errors import GraphError, GraphRefused, GraphUnreachable, StoreError
 from gateway.graph_codes import already_ended
 from gateway.outcome import EndReason
-from gateway.reconcile import CONTRADICTIONS
 from gateway.services import Origin, Services
 from media.engine import LegId, LegStats, Tone
 from media.errors import MediaError, SdpRefused, WorkerGone
+from policy.request import PlaceCall
 
 log = structlog.get_logger()
 
@@ -58,7 +60,7 @@ class Performer:
         except GraphError as error:
             if isinstance(effect, fx.SendConnect):
                 self._call.origin.number.meta_refused(error, now=self._services.clock.now())
-                self._look_again(error)
+                await self._contradicted(error)
             self._call.feed(_graph_failed(error))
         except MediaError as error:
             self._call.feed(_media_failed(error))
@@ -66,12 +68,15 @@ class Performer:
             log.exception("effect_broken")
             self._call.feed(CallInput(kind=InputKind.BROKEN))
 
-    def _look_again(self, error: GraphError) -> None:
-        """Meta refused what the gate let through: ask what else it has on record about the contact."""
+    async def _contradicted(self, error: GraphError) -> None:
+        """Meta refused what the gate let through: whatever that says of the contact counts from the next dial on."""
         origin = self._call.origin
-        contact = self._services.contacts.peek(origin.number.id, origin.user)
-        if contact is not None and error.code in CONTRADICTIONS:
-            self._services.reconcile_soon(origin.number, contact)
+        try:
+            contact = await self._services.contacts.get(origin.number, origin.user)
+        except StoreError as unread:
+            log.warning("refusal_not_kept", code=error.code, detail=unread.public)
+            return
+        take_over(self._services, origin.number, contact, error, PlaceCall())
 
     def _work(self, effect: Effect) -> Awaitable[None]:
         match effect:
@@ -173,7 +178,9 @@ def _graph_failed(error: GraphError) -> CallInput:
         return CallInput(kind=InputKind.CONNECT_UNKNOWN, detail=error.public)
     if isinstance(error, GraphRefused) and error.op != "connect" and already_ended(error):
         return CallInput(kind=InputKind.META_CLOSING, detail=error.public)
-    return CallInput(kind=InputKind.GRAPH_FAILED, detail=error.public)
+    refusal = error.refusal if isinstance(error, GraphRefused) else None
+    detail = f"{error.public} {views.TITLES[refusal.reason]}" if refusal is not None else error.public
+    return CallInput(kind=InputKind.GRAPH_FAILED, detail=detail)
 
 
 def _media_failed(error: MediaError) -> CallInput:

@@ -48,6 +48,8 @@ class Services:
     timeouts: Timeouts
     #: Told when Meta contradicts what we know of a contact (see `reconcile`).
     reconcile_soon: Callable[[Number, Contact], None] = lambda number, contact: None
+    #: Told when the gate's answer about a contact may have changed, so that operators see it.
+    contact_changed: Callable[[Number, Contact], None] = lambda number, contact: None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,7 +22,7 @@ from gateway.admission import Admission, CannotDial, Checked
 from gateway.call import CallInput, InputKind
 from gateway.clock import Clock
 from gateway.driver import CallDriver
-from gateway.errors import GatewayError, GraphError
+from gateway.errors import GatewayError, GraphError, GraphRefused
 from gateway.hub import Hub, Phone
 from gateway.ids import CallId
 from gateway.number_views import number_view
@@ -372,7 +372,9 @@ def _failed(request_id: int, error: GatewayError | MediaError) -> msg.Failed:
         return msg.Failed(id=request_id, code=error.reason, title=error.public)
     if isinstance(error, GraphError):
         code = "outcome_unknown" if error.maybe_sent else "graph_error"
-        return msg.Failed(id=request_id, code=code, title=error.public)
+        refusal = error.refusal if isinstance(error, GraphRefused) else None
+        view = views.refusal_view(refusal) if refusal is not None else None
+        return msg.Failed(id=request_id, code=code, title=error.public, refusal=view)
     if isinstance(error, SdpRefused):
         return msg.Failed(id=request_id, code="bad_message", title=f"The SDP cannot be used: {error}"[:300])
     title = error.public if isinstance(error, GatewayError) else f"The audio path failed: {error.reason}"

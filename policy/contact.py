@@ -180,8 +180,8 @@ def calls_counted(state: ContactState) -> list[datetime]:
 def missed_calls(state: ContactState, *, rejected: bool) -> list[datetime]:
     """List, sorted, the business-initiated calls that nobody picked up, with those that were declined or without.
 
-    One call ends in one way, however many facts tell of it: theirs share what follows the "/" of their keys. A call that
-    was picked up after all is not missed, and one that was declined is that and nothing else.
+    One call ends in one way, however many facts tell of it: theirs share what follows the "/" of their keys. A call
+    that was picked up after all is not missed, and one that was declined is that and nothing else.
     """
     if not state.unanswered and not state.rejected:
         return []

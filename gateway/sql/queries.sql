@@ -111,6 +111,29 @@ order by user_id nulls last, seen_at desc, contact_id;
 -- name: facts
 select contact_id, key, at, fact from facts where contact_id = $1 order by at, seq;
 
+-- name: count_contacts
+select count(*) from contacts;
+
+-- name: contacts_after
+-- Page by page through everybody, along the primary key.
+select contact_id, phone_number_id, wa_id, user_id, name, state, seen_at
+from contacts
+where contact_id > $1
+order by contact_id
+limit $2;
+
+-- name: facts_of_contacts
+select contact_id, key, at, fact from facts where contact_id = any($1::text[]) order by contact_id, at, seq;
+
+-- name: correct_snapshot
+-- Only if it is still what was compared.
+update contacts set state = $3, stored_at = now() where contact_id = $1 and state = $2 returning contact_id;
+
+-- name: other_gateways
+select count(*)
+from pg_stat_activity
+where application_name = $1 and datname = current_database() and pid <> pg_backend_pid();
+
 -- name: call
 select * from calls where call_id = $1;
 

@@ -14,7 +14,7 @@ from gateway.embedded import EmbeddedServer
 from gateway.errors import StoreDown, StoreError
 from gateway.ids import CallId, MetaCallId, OperatorId, UserRef
 from gateway.outcome import EndReason, Result
-from gateway.records import CallRecord, NumberSaved
+from gateway.records import CallRecord, ContactsMerged, NumberSaved
 from gateway.store import PostgresStore, Replay, ReplayState, Store
 from policy.facts import Direction
 from tests.support import records as make
@@ -234,6 +234,75 @@ async def test_facts_come_back_once_and_in_the_order_they_happened(store: Store)
     await store.write(replace(late, at=at(0)))
     assert await store.facts(contact.contact_id) == [first, second, late]
     assert await store.facts("nobody") == []
+
+
+async def test_of_two_facts_with_one_key_the_later_stays_whichever_came_first(store: Store) -> None:
+    contact = make.contact()
+    early, late = (make.fact(contact.contact_id, "connected/1", at=at(s), fact={"s": s}) for s in (1, 2))
+    await store.write(contact, early, late, early)
+    assert await store.facts(contact.contact_id) == [late]
+    other = make.contact(user=UserRef(user_id="BR.2"))
+    facts = [replace(fact, contact_id=other.contact_id) for fact in (late, early)]
+    await store.write(other, facts[0])
+    await store.write(facts[1])
+    assert await store.facts(other.contact_id) == [facts[0]]
+
+
+async def test_everybody_is_found_who_may_be_a_user_known_by_both_names(store: Store) -> None:
+    user = UserRef(wa_id="5511900000002", user_id="BR.1")
+    by_id = make.contact(user=UserRef(user_id="BR.1", wa_id="5511900000009"), seen_at=at(0))
+    by_number = make.contact(user=UserRef(wa_id="5511900000002"), seen_at=at(9))
+    older = make.contact(user=UserRef(wa_id="5511900000002"), seen_at=at(8))
+    former = make.contact(user=UserRef(wa_id="5511900000002", user_id="BR.2"), seen_at=at(10))
+    elsewhere = make.contact(phone_number_id=OTHER_NUMBER, user=user)
+    await store.write(older, by_number, by_id, former, elsewhere)
+    assert await store.contacts_named(NUMBER, user) == [by_id, by_number, older]
+    assert await store.contacts_named(NUMBER, UserRef(wa_id="5511900000003", user_id="BR.3")) == []
+
+
+async def test_two_contacts_become_one_with_every_fact_once(store: Store) -> None:
+    kept, absorbed = make.contact(user=UserRef(user_id="BR.1")), make.contact(user=UserRef(wa_id="5511900000002"))
+    mine = [make.fact(kept.contact_id, key, at=at(s)) for key, s in (("a", 1), ("both", 5), ("older", 2))]
+    theirs = [make.fact(absorbed.contact_id, key, at=at(s)) for key, s in (("b", 3), ("both", 4), ("older", 6))]
+    await store.write(kept, *mine, absorbed, *theirs)
+    both = replace(kept, user=UserRef(wa_id="5511900000002", user_id="BR.1"), state={"joined": True})
+    merged = ContactsMerged(kept=kept.contact_id, absorbed=absorbed.contact_id)
+    for _ in range(2):  # a group may be written again
+        await store.write(merged, both)
+        found = [(fact.key, fact.at) for fact in await store.facts(kept.contact_id)]
+        assert found == [("a", at(1)), ("b", at(3)), ("both", at(5)), ("older", at(6))]
+        assert await store.facts(absorbed.contact_id) == []
+        for user in (both.user, UserRef(wa_id="5511900000002"), UserRef(user_id="BR.1")):
+            assert await store.contact(NUMBER, user) == both
+
+
+async def test_a_merge_in_the_group_of_both_contacts_finds_them_and_the_kept_one_may_be_new(store: Store) -> None:
+    absorbed, kept = make.contact(user=UserRef(wa_id="5511900000002")), make.contact()
+    merged = ContactsMerged(kept=kept.contact_id, absorbed=absorbed.contact_id)
+    await store.write(absorbed, make.fact(absorbed.contact_id, "a"), kept, merged)
+    assert [fact.key for fact in await store.facts(kept.contact_id)] == ["a"]
+    assert await store.contact(NUMBER, absorbed.user) is None
+
+
+async def test_three_contacts_become_one_in_two_steps_of_one_group(store: Store) -> None:
+    contacts = [make.contact(user=UserRef(wa_id="5511900000002")) for _ in range(2)] + [make.contact()]
+    first, second, last = (contact.contact_id for contact in contacts)
+    await store.write(
+        *contacts,
+        *(make.fact(contact.contact_id, contact.contact_id) for contact in contacts),
+        ContactsMerged(kept=second, absorbed=first),
+        ContactsMerged(kept=last, absorbed=second),
+    )
+    assert {fact.key for fact in await store.facts(last)} == {first, second, last}
+
+
+async def test_facts_cannot_be_moved_to_nobody(store: Store) -> None:
+    absorbed = make.contact()
+    await store.write(absorbed, make.fact(absorbed.contact_id, "a"))
+    with pytest.raises(StoreError):
+        await store.write(ContactsMerged(kept="nobody", absorbed=absorbed.contact_id))
+    assert [fact.key for fact in await store.facts(absorbed.contact_id)] == ["a"]
+    await store.write(ContactsMerged(kept="nobody", absorbed="nobody either"))
 
 
 async def test_a_fact_of_nobody_is_an_error(store: Store) -> None:

@@ -4,8 +4,10 @@ from typing import Any, cast
 
 from gateway import registry as registry_module
 from gateway.driver import CallDriver
-from gateway.ids import CallId, MetaCallId
-from gateway.registry import Registry
+from gateway.event_facts import KnownCall
+from gateway.ids import CallId, MetaCallId, PhoneNumberId, UserRef
+from gateway.registry import LeftOverCall, Registry, contact_keys
+from policy.facts import Direction
 from tests.support.world import a_world
 
 
@@ -21,8 +23,11 @@ class _Driver:
         self, call_id: str, meta_call_id: str | None = None, *, contact: str = "c", open_: bool = True
     ) -> None:
         self.call = _Call(call_id, meta_call_id)
-        self.contact_key = contact
+        self.contact_keys = frozenset(contact.split())
         self.may_connect = open_
+
+    def known(self) -> KnownCall:
+        return KNOWN
 
 
 def a_driver(*args: Any, **more: Any) -> CallDriver:
@@ -30,6 +35,8 @@ def a_driver(*args: Any, **more: Any) -> CallDriver:
 
 
 WACID = MetaCallId("wacid.1")
+NUMBER = PhoneNumberId("100000000000001")
+KNOWN = KnownCall(user=UserRef(wa_id="5511900000001"), direction=Direction.BUSINESS_INITIATED)
 
 
 def test_a_call_is_found_by_both_ids_until_it_is_removed() -> None:
@@ -42,6 +49,7 @@ def test_a_call_is_found_by_both_ids_until_it_is_removed() -> None:
     registry.remove(driver)
     assert (registry.get(CallId("1")), registry.by_meta_id(WACID), len(registry)) == (None, None, 0)
     assert registry.has_ended(WACID)
+    assert registry.known(WACID) is KNOWN
 
 
 def test_metas_id_may_be_learnt_later_and_is_told_once() -> None:
@@ -71,7 +79,7 @@ def test_a_call_that_never_had_an_id_leaves_no_stone() -> None:
     driver = a_driver("1")
     registry.add(driver)
     registry.remove(driver)
-    assert not registry.is_busy("c")
+    assert not registry.is_busy(["c"])
 
 
 def test_a_contact_is_busy_while_any_call_with_them_lives() -> None:
@@ -79,18 +87,49 @@ def test_a_contact_is_busy_while_any_call_with_them_lives() -> None:
     first, second = a_driver("1"), a_driver("2", open_=False)
     for driver in (first, second, a_driver("3", contact="other")):
         registry.add(driver)
-    assert (registry.is_busy("c"), registry.in_flight("c"), registry.in_flight("nobody")) == (True, 1, 0)
+    assert (registry.is_busy(["c"]), registry.in_flight(["c"]), registry.in_flight(["nobody"])) == (True, 1, 0)
     registry.remove(first)
-    assert (registry.is_busy("c"), registry.in_flight("c")) == (True, 0)
+    assert (registry.is_busy(["c"]), registry.in_flight(["c"])) == (True, 0)
     registry.remove(second)
-    assert not registry.is_busy("c")
-    assert registry.is_busy("other")
+    assert not registry.is_busy(["c"])
+    assert registry.is_busy(["other"])
+
+
+def test_a_call_counts_under_every_name_and_once() -> None:
+    registry = Registry()
+    by_number, by_both = a_driver("1", contact="n/551"), a_driver("2", contact="n/551 n/BR.1")
+    registry.add(by_number)
+    registry.add(by_both)
+    assert registry.in_flight(["n/551"]) == registry.in_flight(["n/551", "n/BR.1"]) == 2
+    assert registry.in_flight(["n/BR.1"]) == 1
+    registry.remove(by_both)
+    assert (registry.is_busy(["n/BR.1"]), registry.is_busy(["n/BR.1", "n/551"])) == (False, True)
+
+
+def test_a_name_is_one_with_one_number_only() -> None:
+    both = contact_keys(NUMBER, UserRef(wa_id="551"), UserRef(wa_id="551", user_id="BR.1"))
+    assert both == {f"{NUMBER}/551", f"{NUMBER}/BR.1"}
+    assert not both & contact_keys(PhoneNumberId("2"), UserRef(wa_id="551", user_id="BR.1"))
+
+
+def test_what_a_crash_left_keeps_a_contact_busy_until_it_is_let_go() -> None:
+    registry = Registry()
+    ours = LeftOverCall(direction=Direction.BUSINESS_INITIATED)
+    theirs = LeftOverCall(direction=Direction.USER_INITIATED)
+    registry.engage(["c"], ours)
+    registry.engage(["c"], theirs)
+    assert (registry.is_busy(["c"]), registry.in_flight(["c"])) == (True, 1)
+    registry.release(["c"], ours)
+    registry.release(["c"], ours)
+    assert (registry.is_busy(["c"]), registry.in_flight(["c"])) == (True, 0)
+    registry.release(["c"], theirs)
+    assert not registry.is_busy(["c"])
 
 
 def test_so_many_ended_calls_are_remembered_and_no_more() -> None:
     registry = Registry()
     for number in range(registry_module.TOMBSTONES + 1):
-        registry.bury(MetaCallId(str(number)), CallId(str(number)))
+        registry.bury(MetaCallId(str(number)))
     assert not registry.has_ended(MetaCallId("0"))
     assert registry.has_ended(MetaCallId("1"))
 

@@ -1,8 +1,12 @@
 """The benchmark of the gate in a short form, and how PostgreSQL finds a contact among many."""
 
+import asyncio
+import os
 import sys
+from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from rich.console import Console
 from typer.testing import CliRunner
@@ -16,6 +20,7 @@ from loadtest.__main__ import app
 
 once = pytest.mark.asyncio(loop_factories=["uvloop"])  # the loop makes no difference
 CONTACTS = 20_000
+ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 def figures(**changes: Any) -> dict[str, Any]:
@@ -100,3 +105,31 @@ def test_the_exit_code_says_whether_goals_were_met(monkeypatch: pytest.MonkeyPat
 async def test_a_process_that_fails_says_why() -> None:
     with pytest.raises(gate_bench.BenchFailed, match="contacts"):
         await gate_bench.measure(5, 1, Console(file=sys.stderr))
+
+
+@once
+@pytest.mark.timeout(60)
+async def test_a_benchmark_that_is_stopped_leaves_nothing_behind(tmp_path: Path) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "gateway", "bench", "--contacts", "1000000", "--decisions", "1000"),
+        cwd=ROOT,
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    assert process.stdout is not None
+    while b'"load"' not in (line := await process.stdout.readline()):
+        assert line
+    assert [one for one in psutil.process_iter() if str(tmp_path) in " ".join(_command(one))]
+    process.terminate()
+    assert await process.wait() == 143
+    assert not [one for one in psutil.process_iter() if str(tmp_path) in " ".join(_command(one))]
+    assert os.listdir(tmp_path) == []
+    await process.stdout.read()
+
+
+def _command(process: psutil.Process) -> list[str]:
+    try:
+        return list(process.cmdline())
+    except psutil.Error:
+        return []

@@ -301,7 +301,16 @@ def _counts_as_placed(call: CallRecord) -> bool:
 
 
 def _rank(change: Change) -> int:
-    order = (EventRecord, ContactRecord, FactRecord, ContactsMerged, CallRecord, TerminateFacts, DecisionRecord, NumberSaved)
+    order = (
+        EventRecord,
+        ContactRecord,
+        FactRecord,
+        ContactsMerged,
+        CallRecord,
+        TerminateFacts,
+        DecisionRecord,
+        NumberSaved,
+    )
     return order.index(type(change))
 
 

@@ -70,6 +70,7 @@ class World:
         incoming_slots: int,
         outgoing_slots: int,
         clock: FakeClock | None = None,
+        store: MemoryStore | None = None,
         graph: Any = None,
         media: type[FakeMedia] = FakeMedia,
         pack: Pack | None = None,
@@ -78,7 +79,7 @@ class World:
         self.clock = clock or FakeClock()
         self.graph: FakeGraph = graph or FakeGraph()
         self.media = media(self._on_media)
-        self.store = MemoryStore()
+        self.store = store or MemoryStore()
         self.metrics = Metrics()
         self.registry = Registry()
         self.drivers: list[CallDriver] = []
@@ -123,6 +124,7 @@ class World:
             clock=self.clock,
             timeouts=Timeouts(),
             reconcile_soon=self.reconciler.reconcile_soon,
+            contact_changed=lambda number, contact: self.reconciler.on_changed(number, contact),
         )
         self.admission = Admission(
             services, self.numbers, self.hub, self.reconciler, ring_timeout_s=30.0, start=self._start
@@ -257,10 +259,19 @@ class World:
 
 
 @asynccontextmanager
-async def a_world(*, incoming_slots: int = 10, outgoing_slots: int = 10) -> AsyncIterator[World]:
-    """Yield a world; afterwards every call is cut and every task gone."""
+async def a_world(
+    *,
+    incoming_slots: int = 10,
+    outgoing_slots: int = 10,
+    clock: FakeClock | None = None,
+    store: MemoryStore | None = None,
+) -> AsyncIterator[World]:
+    """Yield a world; afterwards every call is cut and every task gone.
+
+    With the clock and the store of another that is over: what a new process finds after a crash.
+    """
     async with asyncio.TaskGroup() as tasks:
-        world = World(tasks, incoming_slots=incoming_slots, outgoing_slots=outgoing_slots)
+        world = World(tasks, incoming_slots=incoming_slots, outgoing_slots=outgoing_slots, clock=clock, store=store)
         await world.store.start()
         yield world
         world.hub.close()
