@@ -412,6 +412,16 @@ async def test_metas_no_is_a_bad_gateway(error: Any) -> None:
         is_problem(await ask(opened, "POST", ASK), 502, "graph_error")
 
 
+async def test_where_meta_knew_better_the_gates_own_no_comes_along() -> None:
+    async with a_world() as world, doors(world) as opened:
+        world.graph.fail("request_permission_template", refused("request_permission", 138009, "Limit reached"))
+        answer = await ask(opened, "POST", ASK)
+        is_problem(answer, 502, "graph_error")
+        assert "Limit reached" in answer.body["title"]
+        assert answer.body["refusal"]["reason"] == "request_limit"
+        assert answer.body["refusal"]["retry_at"]
+
+
 # --- Idempotency-Key ---------------------------------------------------------------------------------
 
 ONCE = {"Idempotency-Key": "order-42"}

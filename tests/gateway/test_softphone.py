@@ -456,6 +456,7 @@ async def test_metas_no_is_shown_in_metas_words() -> None:
         answer = await socket.ask("ask_permission", number_id=NUMBER_ID, to=TO)
         assert answer["code"] == "graph_error"
         assert "Limit reached" in answer["title"]
+        assert answer["refusal"]["reason"] == "request_limit"  # and what the gate answers from now on
 
 
 @pytest.mark.parametrize(

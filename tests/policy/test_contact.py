@@ -23,12 +23,13 @@ from policy.contact import (
     latest,
     limited_until,
     merge,
+    missed_calls,
     requests_counted,
     state_from_dict,
     state_to_dict,
     window_opened_at,
 )
-from policy.facts import Action, CallConnected, CallUnanswered, Direction, Fact, FactError, RequestForm
+from policy.facts import Action, CallConnected, CallRejected, CallUnanswered, Direction, Fact, FactError, RequestForm
 from policy.pack import MAX_LIMIT
 from policy.windows import DAY, WEEK
 from tests.policy.make import (
@@ -287,3 +288,46 @@ def test_what_is_no_fact_is_a_mistake_of_ours() -> None:
 def test_the_later_of_two_instants_of_which_either_may_be_missing() -> None:
     assert latest(None, None) is None
     assert latest(T0, None) == latest(None, T0) == latest(T0, hours(-1)) == T0
+
+
+# --- missed calls ------------------------------------------------------------------------------------
+
+
+def _of_call(kind: type[CallUnanswered] | type[CallRejected], name: str, at: datetime) -> Fact:
+    return kind(at=at, key=f"{'unanswered' if kind is CallUnanswered else 'rejected'}/{name}")
+
+
+def _picked_up(name: str, at: datetime) -> Fact:
+    return CallConnected(at=at, key=f"connected/{name}", direction=Direction.BUSINESS_INITIATED)
+
+
+@pytest.mark.parametrize(
+    ("facts", "all_missed", "without_rejected"),
+    [
+        ([], [], []),
+        ([_of_call(CallUnanswered, "1", T0)], [T0], [T0]),
+        ([_of_call(CallRejected, "1", T0)], [T0], []),
+        # one call, told of twice
+        ([_of_call(CallRejected, "1", T0), _of_call(CallUnanswered, "1", hours(1))], [T0], []),
+        # two calls
+        ([_of_call(CallRejected, "1", T0), _of_call(CallUnanswered, "2", hours(1))], [T0, hours(1)], [hours(1)]),
+        (
+            [_of_call(CallRejected, "2", hours(1)), _of_call(CallUnanswered, "1", hours(2))],
+            [hours(1), hours(2)],
+            [hours(2)],
+        ),
+        # picked up after all
+        ([_of_call(CallUnanswered, "1", hours(1)), _picked_up("1", T0)], [], []),
+        ([_of_call(CallUnanswered, "2", hours(1)), _picked_up("1", T0)], [hours(1)], [hours(1)]),
+        ([_of_call(CallRejected, "1", hours(1)), _picked_up("1", T0)], [], []),
+        # keys that name no call are of different calls
+        ([unanswered(T0), rejected(T0)], [T0, T0], [T0]),
+    ],
+)
+def test_a_call_is_missed_once_however_many_facts_tell_of_it(
+    facts: list[Fact], all_missed: list[datetime], without_rejected: list[datetime]
+) -> None:
+    for told in (facts, facts[::-1], [*facts, *facts]):
+        state = contact(*told)
+        assert missed_calls(state, rejected=True) == all_missed
+        assert missed_calls(state, rejected=False) == without_rejected
