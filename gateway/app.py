@@ -158,7 +158,7 @@ class Gateway:
             ring_timeout_s=settings.ring_timeout_s,
             start=self._start_call,
         )
-        inbox = Inbox(services, self.numbers, admission, self.hub)
+        inbox = Inbox(services, self.numbers, admission)
         inbox.remember(await store.recent_event_keys(self.clock.now() - REMEMBER))
         left_over = LeftOver(store, self.graph, self.clock)
         await left_over.find(self.registry)

@@ -20,7 +20,6 @@ from gateway.contacts import Contact
 from gateway.driver import CallDriver
 from gateway.errors import StoreDown
 from gateway.event_facts import said_by
-from gateway.hub import Hub
 from gateway.ids import CallId, MetaCallId
 from gateway.numbers import Numbers
 from gateway.records import Change, EventRecord, TerminateFacts
@@ -47,11 +46,10 @@ _STATUS_INPUT: Final = {
 class Inbox:
     """Every event of every number comes through here."""
 
-    def __init__(self, services: Services, numbers: Numbers, admission: Admission, hub: Hub) -> None:
+    def __init__(self, services: Services, numbers: Numbers, admission: Admission) -> None:
         self._services = services
         self._numbers = numbers
         self._admission = admission
-        self._hub = hub
         self._seen: OrderedDict[str, None] = OrderedDict()
         self._parked: OrderedDict[MetaCallId, tuple[datetime, list[CallEvent]]] = OrderedDict()
         services.registry.on_learned = self._unpark

@@ -239,6 +239,21 @@ async def test_a_request_on_its_way_to_the_number_is_not_sent_to_the_bsuid_again
         assert len(contacts_of(world)) == 1
 
 
+async def test_who_asks_again_under_the_other_name_gets_the_answer_that_is_on_its_way() -> None:
+    async with a_world() as world:
+        answer = world.graph.hold("request_permission_template")
+        await learn(world, BY_BSUID)
+        async with asyncio.TaskGroup() as tasks:
+            first = tasks.create_task(world.admission.ask_permission(NUMBER_ID, NUMBER, asked_by="ana"))
+            await world.graph.arrival("request_permission_template")
+            await world.contacts.get(world.number, ANA)
+            again = tasks.create_task(world.admission.ask_permission(NUMBER_ID, BSUID, asked_by="ana"))
+            await asyncio.sleep(0)
+            answer.set()
+        assert first.result() == again.result()
+        assert world.graph.ops() == ["request_permission_template"]
+
+
 async def test_a_call_ties_the_number_that_we_dialled_to_the_bsuid_that_its_webhooks_name() -> None:
     async with a_world() as world:
         await world.login()

@@ -129,7 +129,7 @@ class World:
         self.admission = Admission(
             services, self.numbers, self.hub, self.reconciler, ring_timeout_s=30.0, start=self._start
         )
-        self.inbox = Inbox(services, self.numbers, self.admission, self.hub)
+        self.inbox = Inbox(services, self.numbers, self.admission)
 
     # What happens
 
