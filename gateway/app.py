@@ -104,8 +104,8 @@ class Gateway:
             stack.push_async_callback(self.media.aclose)
             await self.media.start()
             self.metrics.media_workers_alive.set(len(self.media.workers))
+            preload_numbering_plans()  # before the ports open: it holds the loop for some 85 ms
             softphones = await self._serve(store, stack)
-            preload_numbering_plans()
             gc.collect()
             gc.freeze()  # what lives from here on is calls; a full collection need not walk the program
             log.info("gateway_ready", port=self.port, admin_port=self.admin_port, numbers=len(self.numbers.ids))
