@@ -128,6 +128,34 @@ def gate(
     raise typer.Exit(0 if show(figures, console) else 1)
 
 
+@app.command()
+def chaos(
+    long: Annotated[bool, typer.Option("--long", help="The full sizes: some hours.")] = False,
+    row: Annotated[list[int] | None, typer.Option(min=1, help="Only this row of the table; repeat.")] = None,
+    seed: Annotated[int, typer.Option(help="Of everything random.")] = 20261122,
+    out: Annotated[Path, typer.Option(help="Folder of the report.")] = Path(".chaos"),
+) -> None:
+    """Break things on purpose and hold what happens against what is promised; exit code 1 if a promise is not kept.
+
+    Kills the gateway, its media workers and its PostgreSQL, lets Meta fail, repeat and reorder, floods every door.
+    Everything runs on loopback. Needs a checkout with the tests' dependencies (`make setup-dev`).
+    """
+    from rich.console import Console
+
+    from loadtest.chaos import ChaosFailed, Wanted
+    from loadtest.chaos import chaos as run_chaos
+
+    wanted = Wanted(long=long, seed=seed, rows=tuple(row or ()), out=out)
+    try:
+        raise typer.Exit(asyncio.run(run_chaos(wanted, Console())))
+    except ChaosFailed as failure:
+        typer.echo(str(failure), err=True)
+        raise typer.Exit(2) from None
+    except KeyboardInterrupt:
+        typer.echo("stopped; no report was written", err=True)
+        raise typer.Exit(130) from None
+
+
 def _people(users: list[str], answers: Behaviour | None, after_s: float) -> tuple[UserSpec, ...]:
     """Return the people of the command line. Raises: ValueError."""
     people = [_person(text) for text in users] or list(PEOPLE)
