@@ -14,6 +14,9 @@ from typing import Any, Final
 import pytest
 
 from tests.support.chaos import Chaos, Scale, scale_from, seed_from
+from tests.support.postgres import database, postgres_server
+
+__all__ = ["database", "postgres_server"]
 
 LIMIT_S: Final = {Scale.SHORT: 300, Scale.LONG: 3_600}
 
