@@ -16,13 +16,15 @@ import pylibsrtp
 from media import rtcp
 from media.dtls import SrtpKeys
 from media.dtmf import DtmfReader
-from media.ice import Drops
+from media.ice import Budget, Drops
 from media.rtp import IncomingStream, OutgoingStream, Packet, parse
 from media.sdp import Payloads
 from media.stats import LegStats
 
-#: Sources (SSRCs) that one peer may use in its life; each costs a crypto context.
+#: Sources (SSRCs) that one peer may use in its life, for RTP and for RTCP; each costs a crypto context.
 MAX_SOURCES: Final = 16
+#: Key presses a second that are reported; nobody types faster, and each is a message to the gateway.
+MAX_DIGITS_PER_S: Final = 25
 
 
 class Endpoint:
@@ -30,6 +32,7 @@ class Endpoint:
 
     __slots__ = (
         "_created_at",
+        "_digit_budget",
         "_digits",
         "_dtmf",
         "_first_media_at",
@@ -40,6 +43,7 @@ class Endpoint:
         "_peer_report",
         "_profile",
         "_receive",
+        "_reporters",
         "_rtcp_received",
         "_rtcp_sent",
         "_rtp_bytes_received",
@@ -92,8 +96,10 @@ class Endpoint:
         self._outgoing = OutgoingStream(rng)
         self._incoming = IncomingStream()
         self._sources: dict[bytes, object] = {}
+        self._reporters: set[bytes] = set()
         self._dtmf = DtmfReader()
         self._digits = 0
+        self._digit_budget = Budget(MAX_DIGITS_PER_S)
         self._sender_report: int | None = None
         self._sender_report_at = 0.0
         self._peer_report = rtcp.PeerReport()
@@ -160,7 +166,7 @@ class Endpoint:
                 self.drops.malformed += 1
                 return
             digit = self._dtmf.read(packet.timestamp, packet.payload)
-            if digit is not None:
+            if digit is not None and self._digit_budget.take(now):
                 self._digits += 1
                 self.on_digit(digit)
         if self.peer is not None and packet.payload:  # padding alone is a bandwidth probe
@@ -202,11 +208,16 @@ class Endpoint:
         self._transmit(keys.protect_rtcp(data))
 
     def _rtcp_in(self, keys: SrtpKeys, data: bytes) -> None:
+        name = data[4:8]
+        if name not in self._reporters and len(self._reporters) >= MAX_SOURCES:
+            self.drops.malformed += 1
+            return
         try:
             clear = keys.unprotect_rtcp(data)
         except (pylibsrtp.Error, ValueError):
             self.drops.unprotect_failed += 1
             return
+        self._reporters.add(name)
         now = self._now()
         report = rtcp.read(clear, ssrc=self._outgoing.ssrc, now=now)
         if report is None:

@@ -1,8 +1,8 @@
 """What the gateway asks of the media plane.
 
 `MediaEngine` is the interface. Its implementation is `WorkerPool`, which starts worker processes and speaks
-to them; all ICE, DTLS and SRTP work is done there. This module and everything that it imports must not import
-aiortc, aioice or av: the signalling process runs it.
+to them; all ICE, DTLS and SRTP work is done there. (`NullEngine` only answers, to measure signalling.) This module
+and everything that it imports must not import aiortc, aioice or av: the signalling process runs it.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,6 +21,7 @@ from media.model import (
     WorkerId,
     WorkerUp,
 )
+from media.null import NullEngine
 from media.pool import WorkerPool
 from media.stats import LegStats
 
@@ -35,6 +36,7 @@ __all__ = [
     "MediaConfig",
     "MediaEngine",
     "MediaEvent",
+    "NullEngine",
     "Tone",
     "WorkerDown",
     "WorkerId",

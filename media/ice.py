@@ -9,7 +9,8 @@ What the guard does, and why the stock stack needs it:
   send anything but STUN. aioice hands every other datagram to DTLS, and a stranger's ClientHello then ends the
   handshake (OWASP ASVS 5.0, 17.2.6). libwebrtc, pion and Asterisk check the source as well.
 * RTP and RTCP go straight to the leg, not through aioice's queue, a task and two futures.
-* What a peer may send is bounded: datagrams a second, addresses, handshake datagrams that wait.
+* What a peer may send is bounded: datagrams a second, addresses, handshake datagrams that wait. The bounds on STUN hold
+  for who knows our user fragment or our transaction only: junk of strangers uses nothing up.
 * A request without the right credentials is not answered. aioice answers 400 or 401 to anybody.
 * No gathering: no interface is listed, no STUN server asked, no name looked up.
 """
@@ -33,7 +34,8 @@ WRITTEN_FOR_AIORTC: Final = "1.16.0"
 
 #: Addresses that one peer may use; a phone that changes networks uses a few.
 MAX_ADDRESSES: Final = 32
-#: STUN messages a second to one leg; a peer that connects sends some tens.
+#: STUN messages a second to one leg, from addresses that passed a check and from others; a peer that connects sends
+#: some tens.
 STUN_BUDGET_PER_S: Final = 100
 #: Handshake datagrams that may wait to be read; a flight is three at most.
 MAX_WAITING: Final = 32
@@ -111,6 +113,9 @@ class Link(ice.StunProtocol):
         self.checked: set[Address] = set()
         self._packets = Budget(packet_budget)
         self._checks = Budget(STUN_BUDGET_PER_S)
+        self._knocks = Budget(STUN_BUDGET_PER_S)
+        #: How the USERNAME of every request to us begins.
+        self._name = f"{connection.local_username}:".encode()
 
     def use(self, transport: asyncio.DatagramTransport, address: Address) -> None:
         """Send through this socket; call once, before `LegIce.connect`."""
@@ -162,7 +167,16 @@ class Link(ice.StunProtocol):
             await super().close()
 
     def _stun_received(self, data: bytes, address: Address) -> None:
-        if not self._checks.take(self._now()):
+        known = address in self.checked
+        answers_us = data[8:20] in self.transactions
+        if not answers_us and self._name not in data:
+            if known:
+                self.drops.malformed += 1
+            else:
+                self.drops.from_stranger += 1
+            return
+        budget = self._checks if known or answers_us else self._knocks
+        if not budget.take(self._now()):
             self.drops.over_budget += 1
             return
         try:

@@ -24,7 +24,7 @@ from typing import Final
 
 import msgspec
 
-from media import frames
+from media import frames, sdp
 from media.errors import MediaError, MediaTimeout, NoWorker, UnknownLeg, WorkerGone, from_reason
 from media.model import (
     LegFailed,
@@ -250,6 +250,7 @@ class WorkerPool:
 
     async def answer_meta(self, leg: LegId, worker: WorkerId, offer_sdp: str) -> str:
         """See `MediaEngine`."""
+        sdp.check_size(offer_sdp)  # here, since a frame that is too long would end the worker and all its calls
         return await self._make(leg, worker, frames.AnswerMeta(leg, offer_sdp))
 
     async def offer_meta(self, leg: LegId, worker: WorkerId) -> str:
@@ -258,10 +259,12 @@ class WorkerPool:
 
     async def accept_meta_answer(self, leg: LegId, answer_sdp: str) -> None:
         """See `MediaEngine`."""
+        sdp.check_size(answer_sdp)
         await self._home(leg).ask(frames.AcceptMetaAnswer(leg, answer_sdp))
 
     async def answer_browser(self, leg: LegId, worker: WorkerId, offer_sdp: str) -> str:
         """See `MediaEngine`."""
+        sdp.check_size(offer_sdp)
         return await self._make(leg, worker, frames.AnswerBrowser(leg, offer_sdp))
 
     async def join(self, a: LegId, b: LegId) -> None:

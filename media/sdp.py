@@ -154,6 +154,16 @@ def normalise(text: str | bytes) -> str:
     return "".join(f"{line}\r\n" for line in _lines(text))
 
 
+def check_size(text: str) -> None:
+    """Refuse what no description may be, at the cost of a look at its length. Raises: SdpRefused."""
+    try:
+        too_long = len(text) > MAX_BYTES or len(text.encode()) > MAX_BYTES
+    except UnicodeError:
+        raise SdpRefused("not UTF-8 text") from None
+    if too_long:
+        raise SdpRefused(f"longer than {MAX_BYTES} bytes")
+
+
 def parse_networks(networks: Iterable[str]) -> tuple[Network, ...]:
     """Return networks from their CIDR text. Raises: ValueError."""
     return tuple(ipaddress.ip_network(network) for network in networks)
@@ -206,15 +216,15 @@ def build(local: LocalDescription) -> str:
 
 def _lines(text: str | bytes) -> list[str]:
     """Return the lines without their ends; CRLF and LF are both accepted."""
-    try:
-        if isinstance(text, bytes):
-            too_long, text = len(text) > MAX_BYTES, text[: MAX_BYTES + 1].decode()
-        else:
-            too_long = len(text) > MAX_BYTES or len(text.encode()) > MAX_BYTES
-    except UnicodeError:
-        raise SdpRefused("not UTF-8 text") from None
-    if too_long:
-        raise SdpRefused(f"longer than {MAX_BYTES} bytes")
+    if isinstance(text, bytes):
+        if len(text) > MAX_BYTES:
+            raise SdpRefused(f"longer than {MAX_BYTES} bytes")
+        try:
+            text = text.decode()
+        except UnicodeError:
+            raise SdpRefused("not UTF-8 text") from None
+    else:
+        check_size(text)
     lines = text.replace("\r\n", "\n").split("\n")
     if lines[-1] == "":
         lines.pop()

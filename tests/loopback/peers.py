@@ -8,7 +8,7 @@ import asyncio
 import re
 from collections.abc import Callable
 from struct import pack, unpack_from
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from aiortc import RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 from aiortc.rtcdtlstransport import RTCDtlsTransport
@@ -145,7 +145,7 @@ class Stage:
         self.host = LegHost(config, 0, self.events.append)
         self.peers: list[Peer] = []
 
-    async def __aenter__(self) -> "Stage":
+    async def __aenter__(self) -> Self:
         await self.host.__aenter__()
         return self
 

@@ -10,10 +10,12 @@ from dataclasses import replace
 
 import pytest
 
+from media.bridge import MAX_DIGITS_PER_S
 from media.errors import SdpRefused, TooBusy
 from media.ice import MAX_ADDRESSES
-from media.model import LegFailed, LegFailure, LegId
+from media.model import DtmfReceived, LegFailed, LegFailure, LegId
 from tests.loopback.peers import CONFIG, Peer, Stage, until
+from tests.support.hostile import binding_request, client_hello, datagrams, media_port, with_candidates
 
 
 @pytest.fixture
@@ -23,34 +25,6 @@ def trap() -> Iterator[socket.socket]:
         sock.bind(("127.0.0.1", 0))
         sock.setblocking(False)
         yield sock
-
-
-def datagrams(sock: socket.socket) -> list[bytes]:
-    found = []
-    try:
-        while True:
-            found.append(sock.recv(2048))
-    except BlockingIOError:
-        return found
-
-
-def client_hello() -> bytes:
-    """Return a DTLS ClientHello that no server can accept."""
-    body = b"\xfe\xfd" + os.urandom(32) + b"\0\0" + b"\0\2\0\0" + b"\1\0"
-    size = struct.pack("!I", len(body))[1:]
-    shake = b"\1" + size + b"\0\0" + b"\0\0\0" + size + body
-    return b"\x16\xfe\xfd" + bytes(8) + struct.pack("!H", len(shake)) + shake
-
-
-def with_candidates(text: str, *addresses: str) -> str:
-    """Return the description with these candidates instead of its own."""
-    kept = [line for line in text.splitlines() if not line.startswith(("a=candidate", "a=end-of"))]
-    kept += [f"a=candidate:{n} 1 udp {2130706431 - n} {address} typ host" for n, address in enumerate(addresses)]
-    return "\r\n".join(kept) + "\r\n"
-
-
-def meta_port(text: str) -> int:
-    return int(text.partition("m=audio ")[2].split(" ")[0])
 
 
 async def test_strangers_with_a_client_hello_do_not_disturb_a_set_up(trap: socket.socket) -> None:
@@ -69,7 +43,7 @@ async def test_strangers_with_a_client_hello_do_not_disturb_a_set_up(trap: socke
                 meta, browser = LegId(f"meta{n}"), LegId(f"browser{n}")
                 to_user = await stage.host.answer_meta(meta, await user.offer(lite=True))
                 to_operator = await stage.host.answer_browser(browser, await operator.offer())
-                spraying = group.create_task(spray([meta_port(to_user), stage.host.browser_port]))
+                spraying = group.create_task(spray([media_port(to_user), stage.host.browser_port]))
                 await user.answered(to_user)
                 await operator.answered(to_operator)
                 await stage.connected(meta, user)
@@ -248,6 +222,32 @@ async def test_a_peer_may_not_use_up_memory_with_sources() -> None:
         assert dropped(stage, browser)["received"] == 16
 
 
+async def test_a_peer_may_not_use_up_memory_with_sources_of_reports() -> None:
+    """libsrtp keeps a context for each of them, as for those of RTP."""
+    async with Stage() as stage:
+        browser, operator = await stage.browser()
+        for n in range(40):
+            await raw(operator, operator.dtls._tx_srtp.protect_rtcp(struct.pack("!BBHI", 0x80, 201, 1, n)))
+        await until(lambda: dropped(stage, browser)["malformed"] >= 24)
+
+        stats = stage.host.stats(browser)
+        assert stats is not None
+        assert stats.rtcp_packets_received == 16
+
+
+async def test_key_presses_are_reported_as_fast_as_anybody_types() -> None:
+    async with Stage(replace(CONFIG, packet_budget_per_s=10_000)) as stage:
+        browser, operator = await stage.browser()
+        for n in range(2 * MAX_DIGITS_PER_S):
+            await operator.press(n % 10)
+        await operator.say("end")
+        await until(lambda: dropped(stage, browser)["received"] == 10 * MAX_DIGITS_PER_S + 1)
+        pressed = sum(isinstance(event, DtmfReceived) for event in stage.events)
+
+        # Two seconds' worth, should the second change while they are sent.
+        assert MAX_DIGITS_PER_S <= pressed <= 2 * MAX_DIGITS_PER_S - 1
+
+
 async def test_a_peer_may_not_use_up_memory_with_addresses() -> None:
     async with Stage() as stage:
         leg, _ = await stage.browser()
@@ -260,14 +260,6 @@ async def test_a_peer_may_not_use_up_memory_with_addresses() -> None:
             sock.sendto(binding_request(link.receiver.local_username), ("127.0.0.1", stage.host.browser_port))
             await until(lambda: dropped(stage, leg)["stranger"] == before + 1)
             assert datagrams(sock) == []
-
-
-def binding_request(ufrag: str) -> bytes:
-    """Return a STUN request without credentials."""
-    name = f"{ufrag}:x".encode()
-    name += bytes(-len(name) % 4)
-    username = struct.pack("!HH", 6, len(f"{ufrag}:x")) + name
-    return struct.pack("!HHI12s", 1, len(username), 0x2112A442, os.urandom(12)) + username
 
 
 async def test_a_request_without_credentials_is_not_answered() -> None:

@@ -125,6 +125,21 @@ async def test_errors_of_the_worker_arrive_as_themselves() -> None:
             await g.engine.offer_meta(LegId("a"), worker)
 
 
+@pytest.mark.parametrize("text", ["v=0\r\n" + "x" * (2 << 20), "v=0\r\ns=\ud800\r\n", "v=0\r\ns=\0\r\n"])
+async def test_no_description_ends_a_worker(text: str) -> None:
+    """A frame longer than one megabyte did, with all the calls of that worker."""
+    async with gateway() as g:
+        worker, called = g.engine.pick_worker(), LegId("called")
+        await g.engine.offer_meta(called, worker)
+        for asked in (g.engine.answer_meta, g.engine.answer_browser):
+            with pytest.raises(SdpRefused):
+                await asked(LegId("a"), worker, text)
+        with pytest.raises(SdpRefused):
+            await g.engine.accept_meta_answer(called, text)
+        assert await g.engine.close(called) is not None
+        assert g.events == [WorkerUp(worker)]
+
+
 async def test_a_worker_that_is_killed_loses_its_legs_and_comes_back() -> None:
     async with gateway(replace(FAST, workers=2)) as g:
         (a, _), (b, other) = await g.browser("a"), await g.browser("b")

@@ -92,8 +92,37 @@ async def test_handshake_datagrams_do_not_pile_up() -> None:
 
 
 async def test_checks_have_a_budget_of_their_own() -> None:
-    link = LegIce(controlling=True, packet_budget=1).link
+    one = LegIce(controlling=True, packet_budget=1)
     for _ in range(ice.STUN_BUDGET_PER_S + 5):
-        link.datagram_received(b"\x00", ("192.0.2.9", 5))
+        one.link.datagram_received(message(username=f"{one.ufrag}:theirs"), ("192.0.2.9", 5))
 
-    assert link.drops.over_budget == 5
+    assert one.link.drops.over_budget == 5
+
+
+async def test_junk_of_strangers_uses_up_nobodys_budget() -> None:
+    """Else a hundred datagrams a second from anywhere keep a leg from connecting, or end it."""
+    one = LegIce(controlling=True, packet_budget=1)
+    one.link.checked.add(("192.0.2.1", 5))
+    junk = (b"\x00", message(), message(stun.Class.RESPONSE), b"\x01\x01" + bytes(30))
+    for n in range(3 * ice.STUN_BUDGET_PER_S):
+        one.link.datagram_received(junk[n % 4], ("192.0.2.9", 5))
+        one.link.datagram_received(junk[n % 4], ("192.0.2.1", 5))  # a forged source
+
+    assert one.link.drops.over_budget == 0
+    assert (one.link.drops.from_stranger, one.link.drops.malformed) == (300, 300)
+    for address in (("192.0.2.9", 5), ("192.0.2.1", 5)):
+        before = one.link.drops.from_stranger
+        one.link.datagram_received(message(username=f"{one.ufrag}:theirs"), address)
+        assert one.link.drops.from_stranger == before + 1, "it was looked at, and refused for its credentials"
+
+
+async def test_who_knows_our_name_does_not_use_up_the_budget_of_who_passed_a_check() -> None:
+    one = LegIce(controlling=True, packet_budget=1)
+    one.link.checked.add(("192.0.2.1", 5))
+    request = message(username=f"{one.ufrag}:theirs")
+    for _ in range(ice.STUN_BUDGET_PER_S + 1):
+        one.link.datagram_received(request, ("192.0.2.9", 5))
+    assert one.link.drops.over_budget == 1
+    one.link.datagram_received(request, ("192.0.2.1", 5))
+
+    assert one.link.drops.over_budget == 1
