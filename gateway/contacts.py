@@ -58,6 +58,9 @@ class Contacts:
     ties a number to a BSUID that was known by itself, the two become one: states merge (what both hold counts once),
     the store moves the facts in the same transaction, and the contact known by BSUID is the one that stays, whichever
     of the two was heard of first.
+
+    A number belongs to one person at a time: to whom an event tied it last. Whoever had it before keeps their BSUID and
+    their history and loses the number, in memory and in the store: their permission must not ring somebody else.
     """
 
     def __init__(self, store: Store, *, cache_size: int = CACHE_SIZE) -> None:
@@ -84,13 +87,9 @@ class Contacts:
             read = await self._read(number.id, user)
             # From here on nothing suspends: what was read joins what somebody else may have learned meanwhile.
             found = self._one_of(self._candidates(number.id, user, read), number.id, user)
-        # Whoever is found by BSUID may have a new number: the old one may be somebody else's by now.
-        both = _joined(user, found.user)
-        if both != found.user:
-            self._forget(found)
-            found.user = both
+            self._name(found, user, read)
         found.name = name or found.name
-        self._remember(found, taking=user)
+        self._remember(found)
         return found
 
     def apply(self, contact: Contact, *facts: Fact, seen_at: datetime) -> tuple[Change, ...]:
@@ -170,6 +169,24 @@ class Contacts:
             self._absorb(kept, other)
         return kept
 
+    def _name(self, contact: Contact, user: UserRef, read: Iterable[Contact]) -> None:
+        """Name a contact as an event does, and take the number from whoever had it until now."""
+        if user.wa_id is not None:
+            holder = self._by_name.get((contact.number_id, user.wa_id))
+            others = (*read, *((holder,) if holder is not None else ()))
+            for other in {each.contact_id: each for each in (other.current for other in others)}.values():
+                if other is not contact and other.user.wa_id == user.wa_id and other.user.user_id is not None:
+                    self._take_number(other)
+        self._forget(contact)
+        contact.user = _joined(user, contact.user)
+
+    def _take_number(self, former: Contact) -> None:
+        self._forget(former)
+        former.user = UserRef(user_id=former.user.user_id)
+        log.info("number_changed_hands", number_id=former.number_id, contact_id=former.contact_id)
+        if former.seen_at is not None:
+            self._store.write_soon(*self.apply(former, seen_at=former.seen_at))
+
     def _absorb(self, kept: Contact, other: Contact) -> None:
         """Make one of two, in memory at once and in the store behind everything that was written before."""
         self._forget(other)
@@ -203,14 +220,13 @@ class Contacts:
             seen_at=contact.seen_at,
         )
 
-    def _remember(self, contact: Contact, *, taking: UserRef | None = None) -> None:
-        """Keep a contact under its names. One that is another's by now it takes over only if an event says so."""
+    def _remember(self, contact: Contact) -> None:
+        """Keep a contact under its names, but for one that is another's by now."""
         for name in (contact.user.user_id, contact.user.wa_id):
             if not name:
                 continue
             key = (contact.number_id, name)
-            taken = taking is not None and name in (taking.user_id, taking.wa_id)
-            if taken or self._by_name.get(key, contact) is contact:
+            if self._by_name.get(key, contact) is contact:
                 self._by_name[key] = contact
                 self._by_name.move_to_end(key)
         while len(self._by_name) > self._cache_size:

@@ -12,7 +12,7 @@ from typing import Final
 from gateway.graph_answers import Action as MetasAction
 from gateway.graph_answers import ActionLimit, Permissions
 from gateway.graph_answers import PermissionStatus as MetasStatus
-from policy.contact import KEPT, ContactState, calls_counted, facts_of, limited_until, requests_counted
+from policy.contact import KEPT, ContactState, calls_counted, instant_after, limited_until, requests_counted
 from policy.facts import (
     LONGEST_LIMIT,
     Action,
@@ -29,7 +29,6 @@ from policy.windows import DAY, WEEK, count_in
 
 #: Instants that lie closer together than this are one: Meta writes whole seconds, and its clock is not ours.
 SAME: Final = timedelta(minutes=1)
-_TICK: Final = timedelta(microseconds=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +49,7 @@ def drifts(
     Facts carry the instant at which Meta was asked, so that whatever happens afterwards outweighs them; or the next
     one after what they correct, should Meta's clock be ahead of ours.
     """
-    at = max((fact.at + _TICK for fact in facts_of(state) if fact.at >= asked_at), default=asked_at)
+    at = instant_after(state, now=asked_at)
     found = _permission(pack, state, metas, at)
     if counts:
         found += _calls(pack, state, metas.start_call, at)

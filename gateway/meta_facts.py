@@ -4,17 +4,20 @@ Responsible for the errors that speak of a contact. Those that speak of the busi
 Meta says when it is asked in `drift`. Meta is the authority: where it refuses what the gate let through, the gate is
 wrong, and the fact makes it answer as Meta does.
 
+`drift` makes facts of the same kinds of more than an error tells: ends of permissions, figures, limits that were
+lifted. An error is one no, at one instant; so the two share when such a fact happened, and nothing else.
+
 Source: Meta, "Calling API troubleshooting" (138xxx) and "Error codes" (131047), read 2026-11-22.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from types import MappingProxyType
 from typing import Final
 
 from gateway.errors import GraphError
-from policy.contact import ContactState, facts_of, limited_until
+from policy.contact import ContactState, instant_after, limited_until
 from policy.facts import (
     LONGEST_LIMIT,
     Action,
@@ -29,8 +32,6 @@ from policy.pack import Pack
 from policy.permission import PermissionStatus, permission_at
 from policy.rules import window_open_until
 from policy.windows import DAY
-
-_TICK: Final = timedelta(microseconds=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +59,7 @@ def told_by(error: GraphError, pack: Pack, state: ContactState, *, now: datetime
     if rule_and_make is None:
         return None
     rule, make = rule_and_make
-    at = max((fact.at + _TICK for fact in facts_of(state) if fact.at >= now), default=now)
+    at = instant_after(state, now=now)
     refused = Refused(
         pack=pack,
         state=state,

@@ -17,7 +17,7 @@ What is dropped never changes an answer:
   the streak, under any pack, and both of these marks only ever move forward.
 * All but the newest KEPT facts of a kind. No pack may have a higher limit.
 
-No figure of a pack is needed here; a state serves every pack. What a state means is in `permission.py` and `gate.py`.
+No figure of a pack is needed here; a state serves every pack. What a state means is in `permission.py` and `rules.py`.
 At a tie of instants the stricter reading wins: a request in the very second of a connected call still counts.
 """
 
@@ -53,6 +53,7 @@ from policy.windows import DAY, WEEK
 KEPT: Final = MAX_LIMIT
 #: How far back before the newest fact answers are still exact.
 SLACK: Final = timedelta(days=1)
+_TICK: Final = timedelta(microseconds=1)
 #: Format of `state_to_dict`.
 SNAPSHOT_VERSION: Final = 2
 
@@ -118,6 +119,15 @@ def facts_of(state: ContactState) -> tuple[Fact, ...]:
         elif value is not None:
             kept.append(value)
     return tuple(kept)
+
+
+def instant_after(state: ContactState, *, now: datetime) -> datetime:
+    """Give the first instant from `now` on that lies after every fact of a state: a fact of then outweighs them all.
+
+    For what Meta says when it is asked: whatever its clock, or ours, had said before.
+    """
+    newest = max((fact.at for fact in facts_of(state)), default=None)
+    return now if newest is None or newest < now else newest + _TICK
 
 
 def state_to_dict(state: ContactState) -> dict[str, object]:

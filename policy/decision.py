@@ -1,6 +1,6 @@
 """What the gate answers: yes with what should be known first, or no with everything that explains it.
 
-Values only. The rules that make them are in `gate.py`, the texts in the page and the API.
+Values only. The rules behind them are in `rules.py`, the question in `gate.py`, the texts in the page and the API.
 """
 
 from dataclasses import dataclass

@@ -29,12 +29,17 @@ from policy.pack import Pack
 from policy.permission import permission_at
 from policy.reasons import Reason, Remedy
 from policy.request import AskPermission, PlaceCall, ReceiveCall, Request
-from policy.rules import RULES, WARNINGS, Block, Case, Rule, choose_form, how_to_ask, window_open_until
+from policy.rules import OURS, RULES, WARNINGS, Block, Case, Rule, choose_form, how_to_ask, window_open_until
 
-__all__ = ["RULES", "choose_form", "evaluate", "slot_refusal", "window_open_until"]
+__all__ = ["RULES", "choose_form", "evaluate", "slot_refusal", "source_of", "window_open_until"]
 
 _RULES_ON: Final[Mapping[type[Request], tuple[Rule, ...]]] = MappingProxyType(
     {kind: tuple(rule for rule in RULES if kind in rule.on) for kind in (PlaceCall, ReceiveCall, AskPermission)}
+)
+_SLOTS: Final = MappingProxyType({direction: f"number/slots_{direction.lower()}" for direction in Direction})
+#: Rules that stand on somebody's word; the others are this gateway's own.
+_SOURCES: Final[Mapping[str, str]] = MappingProxyType(
+    {rule.name: rule.source for rule in RULES if rule.source != OURS} | dict.fromkeys(_SLOTS.values(), "guide R14")
 )
 
 
@@ -73,11 +78,16 @@ def slot_refusal(direction: Direction, *, in_use: int, limit: int) -> Refusal:
     """Refuse a call for want of a slot (guide R14). Who counts slots decides that; this only says it."""
     return Refusal(
         reason=Reason.NUMBER_BUSY,
-        rule=f"number/slots_{direction.lower()}",
+        rule=_SLOTS[direction],
         observed=in_use,
         limit=limit,
         remedy=Remedy.FREE_SLOT,
     )
+
+
+def source_of(rule: str) -> str | None:
+    """Say whose rule a refusal names: the guide's sentence, or Meta's page and when it was read; None: our own."""
+    return _SOURCES.get(rule)
 
 
 def _first_block(case: Case) -> tuple[Rule, Block] | None:

@@ -1,6 +1,6 @@
 """What is known of a business number: read from Meta's settings and webhooks, or configured by hand.
 
-Values only; how they are read is the gateway's affair, what they forbid is in `gate.py`.
+Values only; how they are read is the gateway's affair, what they forbid is in `rules.py`.
 """
 
 from dataclasses import dataclass

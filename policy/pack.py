@@ -2,7 +2,7 @@
 
 A pack is a TOML file: a name, a version, a date, and one table for each value with `value`, `effective_from`, `source`
 and, where sources disagree, a `note`. Three come with the package; a user's own is the same text. What the figures do
-is in `gate.py` and `permission.py`.
+is in `rules.py` and `permission.py`.
 """
 
 import tomllib

@@ -157,7 +157,7 @@ def _timeline(
     streak: list[datetime],
 ) -> list[Moment]:
     moments: list[Moment] = []
-    if state.requests:
+    if state.requests and not _is_answered(state, state.requests[-1]):
         asked_at = state.requests[-1].at
         moments += [(asked_at, E.REQUESTED), (asked_at + pack.request_lifetime, E.LAPSED)]
     if state.declined:
@@ -185,7 +185,13 @@ def _pending(pack: Pack, state: ContactState, now: datetime) -> PermissionReques
     if not state.requests:
         return None
     request = state.requests[-1]
-    answered = latest(state.granted.at if state.granted else None, state.declined.at if state.declined else None)
-    if answered is not None and answered >= request.at:
+    if _is_answered(state, request):
         return None
     return request if is_within(request.at, window=pack.request_lifetime, now=now) else None
+
+
+def _is_answered(state: ContactState, request: PermissionRequested) -> bool:
+    """Tell whether the contact has replied since, or to this very request: Meta's clock may be behind ours."""
+    replies = [reply for reply in (state.granted, state.declined) if reply is not None]
+    named = request.request_id is not None and request.request_id in [reply.request_id for reply in replies]
+    return named or any(reply.at >= request.at for reply in replies)

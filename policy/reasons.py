@@ -38,6 +38,10 @@ class Reason(StrEnum):
     # This gateway
     DRAINING = "draining"
     STORE_DOWN = "store_down"
+    #: `retry_at` is no promise here, but an instant at which asking again is fair.
+    OVERLOADED = "overloaded"
+    META_AWAY = "meta_away"
+    TOKEN_REFUSED = "token_refused"
 
 
 class Remedy(StrEnum):
@@ -59,6 +63,7 @@ class Remedy(StrEnum):
     USE_ANOTHER_NUMBER = "use_another_number"
     FIX_SETTINGS = "fix_settings"
     FIX_PAYMENT = "fix_payment"
+    FIX_TOKEN = "fix_token"
     FIX_INPUT = "fix_input"
     CONTACT_SUPPORT = "contact_support"
     #: This gateway will be able to again soon, at an instant that nobody knows.

@@ -20,6 +20,9 @@ class PlaceCall:
     placed_frees_at: datetime | None = None  #: when the number's daily limit lets one more pass; None: not known
     store_up: bool = True
     draining: bool = False
+    #: Meta does not answer, or refuses the access token: it is not asked again before this instant.
+    meta_away_until: datetime | None = None
+    token_refused_until: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +40,9 @@ class AskPermission:
     in_flight: int = 0  #: requests to this contact sent and not yet recorded as facts
     store_up: bool = True
     draining: bool = False
+    #: Meta does not answer, or refuses the access token: it is not asked again before this instant.
+    meta_away_until: datetime | None = None
+    token_refused_until: datetime | None = None
 
 
 Request = PlaceCall | ReceiveCall | AskPermission

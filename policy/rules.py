@@ -93,6 +93,20 @@ def _store(case: Case) -> Block | None:
     return Block(reason=Reason.STORE_DOWN, remedy=Remedy.TRY_AGAIN_SOON)
 
 
+def _token(case: Case) -> Block | None:
+    until = None if isinstance(case.request, ReceiveCall) else case.request.token_refused_until
+    if until is None or until <= case.now:
+        return None
+    return Block(reason=Reason.TOKEN_REFUSED, remedy=Remedy.FIX_TOKEN, until=until)
+
+
+def _meta(case: Case) -> Block | None:
+    until = None if isinstance(case.request, ReceiveCall) else case.request.meta_away_until
+    if until is None or until <= case.now:
+        return None
+    return Block(reason=Reason.META_AWAY, remedy=Remedy.WAIT, until=until)
+
+
 # The business number
 
 
@@ -297,7 +311,8 @@ def _seconds(span: timedelta) -> int:
 
 _CALLING_PAGES: Final = 'Meta, "Configure call settings", read 2026-11-22'
 _TROUBLESHOOTING: Final = 'Meta, "Calling API troubleshooting", read 2026-11-22'
-_OURS: Final = "ours"
+#: Source of the rules that nobody but this gateway makes.
+OURS: Final = "ours"
 _OUT: Final = (PlaceCall, AskPermission)
 _CALLS: Final = (PlaceCall, ReceiveCall)
 _ALL: Final = (PlaceCall, ReceiveCall, AskPermission)
@@ -306,8 +321,10 @@ _ASK: Final = (AskPermission,)
 
 #: What rules out everything comes first, then what the contact has said, then what waiting mends.
 RULES: Final[tuple[Rule, ...]] = (
-    Rule(name="gateway/draining", source=_OURS, on=_ALL, check=_draining),
-    Rule(name="gateway/store", source=_OURS, on=_OUT, check=_store),
+    Rule(name="gateway/draining", source=OURS, on=_ALL, check=_draining),
+    Rule(name="gateway/store", source=OURS, on=_OUT, check=_store),
+    Rule(name="gateway/token", source=OURS, on=_OUT, check=_token),
+    Rule(name="gateway/meta", source=OURS, on=_OUT, check=_meta),
     Rule(name="number/coexistence", source="guide R15", on=_ALL, check=_coexistence),
     Rule(name="number/sip_mode", source=_TROUBLESHOOTING, on=_ALL, check=_sip),
     Rule(name="number/calling_status", source=_CALLING_PAGES, on=_ALL, check=_calling),

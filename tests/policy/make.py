@@ -1,9 +1,11 @@
 """Short ways to write down contacts, numbers and instants in the tests of the policy."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from itertools import count
 
 from policy.contact import ContactState, fold
+from policy.decision import Allow, Refusal
 from policy.facts import (
     Action,
     CallConnected,
@@ -22,7 +24,10 @@ from policy.facts import (
     WindowClosed,
     WindowOpened,
 )
+from policy.gate import evaluate
 from policy.number import CallingStatus, NumberState
+from policy.pack import BUILT_IN, Pack, load_pack
+from policy.request import AskPermission, PlaceCall, ReceiveCall, Request
 
 #: A Sunday.
 T0 = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
@@ -31,6 +36,12 @@ SECOND = timedelta(seconds=1)
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
 WEEK = timedelta(days=7)
+
+GUIDE, META, SANDBOX = PACKS = tuple(load_pack(name) for name in BUILT_IN)
+
+PLACE, RECEIVE, ASK = PlaceCall(), ReceiveCall(), AskPermission()
+ASK_FREE = AskPermission(form=RequestForm.FREE_FORM)
+ASK_TEMPLATE = AskPermission(form=RequestForm.TEMPLATE)
 
 #: A number with nothing against it.
 GOOD = NumberState(country="BR", calling=CallingStatus.ENABLED, messaging_limit=10_000)
@@ -115,3 +126,29 @@ def usage(at: datetime, day: int, week: int = 0, action: Action = Action.START_C
 
 def contact(*facts: Fact) -> ContactState:
     return fold(facts)
+
+
+#: A contact with permission for as long as it matters.
+FRIEND = granted(T0 - 30 * DAY, permanent=True)
+
+
+def misses(count: int, kind: Callable[[datetime], Fact] = unanswered) -> list[Fact]:
+    """Calls of ours in vain, an hour apart, the first 20 hours before T0."""
+    return [kind(hours(-20 + number)) for number in range(count)]
+
+
+def judge(
+    request: Request, *facts: Fact, now: datetime = T0, pack: Pack = GUIDE, number: NumberState = GOOD
+) -> Allow | Refusal:
+    """Ask the gate about somebody of whom these facts are known."""
+    return evaluate(pack, number, contact(*facts), request, now=now)
+
+
+def refused(decision: Allow | Refusal) -> Refusal:
+    assert isinstance(decision, Refusal), decision
+    return decision
+
+
+def allowed(decision: Allow | Refusal) -> Allow:
+    assert isinstance(decision, Allow), decision
+    return decision

@@ -19,6 +19,7 @@ from policy.contact import (
     calls_counted,
     facts_of,
     fold,
+    instant_after,
     last_connected_at,
     latest,
     limited_until,
@@ -122,6 +123,26 @@ def test_a_snapshot_survives_json(facts: list[Fact]) -> None:
 def test_what_is_no_snapshot_is_refused(data: dict[str, object]) -> None:
     with pytest.raises(FactError):
         state_from_dict(data)
+
+
+@pytest.mark.parametrize(
+    ("facts", "expected"),
+    [
+        ([], T0),
+        ([granted(T0 - TICK)], T0),
+        ([granted(T0)], T0 + TICK),
+        ([granted(hours(1)), message(hours(2))], hours(2) + TICK),
+    ],
+)
+def test_metas_word_comes_after_everything_that_is_known(facts: list[Fact], expected: datetime) -> None:
+    assert instant_after(contact(*facts), now=T0) == expected
+
+
+@given(histories())
+def test_what_happens_after_everything_has_the_last_word(facts: list[Fact]) -> None:
+    state = fold(facts)
+    last = revoked(instant_after(state, now=T0))
+    assert apply(state, last).revoked == last
 
 
 def _noisy_life(count: int) -> ContactState:

@@ -12,17 +12,24 @@ import pytest
 
 from policy.contact import EMPTY, fold
 from policy.decision import Allow, Refusal, WarningCode
-from policy.facts import Action, Direction, Fact, RequestForm
+from policy.facts import Action, Direction, Fact
 from policy.gate import evaluate, slot_refusal
 from policy.hours import CallHours, Holiday, Opening
 from policy.number import NumberState, Restriction, RestrictionType
-from policy.pack import BUILT_IN, Pack, load_pack
+from policy.pack import Pack
 from policy.reasons import Reason, Remedy
-from policy.request import AskPermission, PlaceCall, ReceiveCall, Request
+from policy.request import AskPermission, PlaceCall, Request
 from tests.policy.make import (
+    ASK,
+    ASK_FREE,
+    ASK_TEMPLATE,
     DAY,
+    FRIEND,
     GOOD,
     HOUR,
+    PACKS,
+    PLACE,
+    RECEIVE,
     SECOND,
     T0,
     TICK,
@@ -41,12 +48,6 @@ from tests.policy.make import (
     user_call,
     window_closed,
 )
-
-PACKS = tuple(load_pack(name) for name in BUILT_IN)
-PLACE, RECEIVE, ASK = PlaceCall(), ReceiveCall(), AskPermission()
-FREE, TEMPLATE = AskPermission(form=RequestForm.FREE_FORM), AskPermission(form=RequestForm.TEMPLATE)
-#: Permission for as long as anything here takes.
-FRIEND = granted(T0 - 30 * DAY, permanent=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +81,7 @@ def edges_of(pack: Pack) -> Iterator[Edge]:
     for opens in (message, answered):
         facts = [opens(T0), user_call(T0 + HOUR)]
         until = T0 + pack.service_window
-        yield edge(f"R3-{opens.__name__}", FREE, facts, until, before=None, after=Reason.WINDOW_CLOSED)
+        yield edge(f"R3-{opens.__name__}", ASK_FREE, facts, until, before=None, after=Reason.WINDOW_CLOSED)
     # R4: so many requests, the oldest of which comes of age
     day = [requested(T0 + number * SECOND) for number in range(pack.requests_per_24h)]
     yield edge("R4-day", ASK, day, T0 + DAY, before=Reason.REQUEST_LIMIT, **frees)
@@ -243,7 +244,7 @@ def test_country_of_r12(pack: Pack, country: str | None) -> None:
 
 
 @pytest.mark.parametrize("pack", PACKS, ids=lambda pack: pack.name)
-@pytest.mark.parametrize("request_", [PLACE, RECEIVE, ASK, FREE, TEMPLATE])
+@pytest.mark.parametrize("request_", [PLACE, RECEIVE, ASK, ASK_FREE, ASK_TEMPLATE])
 def test_coexistence_of_r15(pack: Pack, request_: Request) -> None:
     facts = [FRIEND] if request_ is PLACE else [message(T0)]
     assert said(pack, request_, *facts) is None
@@ -290,7 +291,7 @@ def test_what_ends_a_streak(pack: Pack, off: timedelta, ends: bool) -> None:
 @pytest.mark.parametrize("pack", PACKS, ids=lambda pack: pack.name)
 def test_the_window_that_meta_calls_closed(pack: Pack) -> None:
     for off, is_open in ((-TICK, True), (timedelta(), False), (TICK, False)):
-        answer = said(pack, FREE, message(T0 - HOUR), window_closed(T0 - HOUR + off))
+        answer = said(pack, ASK_FREE, message(T0 - HOUR), window_closed(T0 - HOUR + off))
         assert answer is (None if is_open else Reason.WINDOW_CLOSED)
 
 

@@ -1,7 +1,7 @@
 """The gate as a whole: order of rules, the first instant of a yes, and agreement with a naive model."""
 
 from dataclasses import replace
-from datetime import datetime, time, timedelta
+from datetime import UTC, datetime, time, timedelta
 from itertools import pairwise
 from zoneinfo import ZoneInfo
 
@@ -23,11 +23,12 @@ from policy.facts import (
     PermissionRequested,
     PermissionRevoked,
     RequestForm,
+    WindowClosed,
 )
-from policy.gate import RULES, evaluate, slot_refusal
+from policy.gate import RULES, evaluate, slot_refusal, source_of
 from policy.hours import CallHours, Opening
 from policy.number import CallingStatus, NumberState, Restriction, RestrictionType
-from policy.pack import BUILT_IN, Pack, load_pack
+from policy.pack import Pack
 from policy.reasons import Reason, Remedy
 from policy.request import AskPermission, PlaceCall, ReceiveCall, Request
 from policy.rules import Block, Rule
@@ -35,7 +36,9 @@ from tests.policy import naive
 from tests.policy.make import (
     DAY,
     GOOD,
+    GUIDE,
     HOUR,
+    PACKS,
     T0,
     TICK,
     WEEK,
@@ -49,8 +52,6 @@ from tests.policy.make import (
     unanswered,
 )
 from tests.policy.strategies import STEP, histories, instants
-
-GUIDE, META, SANDBOX = PACKS = tuple(load_pack(name) for name in BUILT_IN)
 
 
 def reason(decision: Decision) -> Reason | None:
@@ -73,9 +74,12 @@ def test_the_first_rule_that_refuses_is_the_answer() -> None:
         hours=CallHours(timezone="America/Sao_Paulo", weekly=()),
         hours_enforced=frozenset(Direction),
     )
+    later = T0 + timedelta(seconds=9)
     steps = [
         (hopeless, PlaceCall(draining=True, store_up=False)),
         (hopeless, PlaceCall(store_up=False)),
+        (hopeless, PlaceCall(token_refused_until=later, meta_away_until=later)),
+        (hopeless, PlaceCall(meta_away_until=later)),
         (hopeless, PlaceCall()),
         (number := replace(hopeless, coexistence=False), PlaceCall()),
         (number := replace(number, sip_enabled=False), PlaceCall()),
@@ -192,6 +196,17 @@ def test_no_free_slot(direction: Direction, rule: str) -> None:
     )
 
 
+def test_every_rule_of_somebody_elses_names_its_source() -> None:
+    slots = {slot_refusal(direction, in_use=1, limit=1).rule for direction in Direction}
+    known = {rule.name: source_of(rule.name) for rule in RULES}
+    assert {rule for rule, source in known.items() if source is None} == {
+        rule.name for rule in RULES if rule.name.startswith("gateway/")
+    }
+    assert known["contact/connected_per_24h"] == "guide R8"
+    assert {source_of(rule) for rule in slots} == {"guide R14"}
+    assert source_of("number/known") is None
+
+
 # Properties
 
 packs = st.sampled_from(PACKS)
@@ -270,8 +285,12 @@ def _bad_news(draw: st.DrawFn) -> Fact:
     at = draw(instants())
     request = PermissionRequested(at=at, key="bad", form=RequestForm.TEMPLATE)
     limit = LimitReported(at=at, key="bad", action=draw(st.sampled_from(Action)), until=at + DAY)
-    bare = (CallUnanswered, CallRejected, PermissionRevoked, PermissionDeclined)
+    bare = (CallUnanswered, CallRejected, PermissionRevoked, PermissionDeclined, WindowClosed)
     return draw(st.sampled_from([request, limit, *(kind(at=at, key="bad") for kind in bare)]))
+
+
+def _or_never(instant: datetime | None) -> datetime:
+    return instant or datetime.max.replace(tzinfo=UTC)
 
 
 @settings(max_examples=200)
@@ -285,6 +304,7 @@ def test_bad_news_never_turns_a_no_into_a_yes(
     # The end of a permanent permission is the one thing that makes asking possible.
     if isinstance(before, Refusal) and before.reason is not Reason.PERMISSION_EXISTS:
         assert isinstance(after, Refusal)
+        assert _or_never(after.retry_at) >= _or_never(before.retry_at)  # nor does it make a yes come sooner
 
 
 @given(histories(), requests, nows, packs, st.integers(1, 3))

@@ -10,13 +10,13 @@ from policy.decision import Allow, Refusal
 from policy.facts import Fact, RequestForm
 from policy.gate import evaluate
 from policy.overview import SETTLING, Counter, RequestOutcome, overview, request_views
-from policy.pack import load_pack
 from policy.permission import PermissionStatus
 from policy.reasons import Reason
 from policy.request import AskPermission, PlaceCall
 from tests.policy.make import (
     DAY,
     GOOD,
+    GUIDE,
     T0,
     TICK,
     WEEK,
@@ -31,8 +31,6 @@ from tests.policy.make import (
     unanswered,
 )
 from tests.policy.strategies import histories
-
-GUIDE = load_pack("guide")
 
 
 def test_of_a_stranger() -> None:

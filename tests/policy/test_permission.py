@@ -1,5 +1,6 @@
 """The life of a permission: a total table, and statuses at every edge."""
 
+from collections.abc import Callable
 from datetime import datetime, timedelta
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 
 from policy.contact import EMPTY, fold
 from policy.facts import Fact, ReplySource
-from policy.pack import BUILT_IN, Pack, load_pack
+from policy.pack import Pack
 from policy.permission import (
     IGNORED,
     LIVE,
@@ -22,7 +23,11 @@ from policy.permission import (
 from tests.policy import naive
 from tests.policy.make import (
     DAY,
+    GUIDE,
     HOUR,
+    META,
+    SANDBOX,
+    SECOND,
     T0,
     TICK,
     WEEK,
@@ -41,7 +46,6 @@ from tests.policy.make import (
 from tests.policy.strategies import histories, instants
 
 S = PermissionStatus
-GUIDE, META, SANDBOX = (load_pack(name) for name in BUILT_IN)
 
 
 def at(now: datetime, *facts: Fact, pack: Pack = GUIDE) -> Permission:
@@ -157,6 +161,18 @@ def test_a_request_is_pending_until_it_is_answered() -> None:
     assert at(hours(2), ask, granted(hours(1))).pending is None
     assert at(hours(2), ask, declined(hours(2))).pending is None
     assert at(hours(2), ask, callback(hours(2)), pack=META).pending == ask  # not the contact's answer
+
+
+@pytest.mark.parametrize(("reply", "expected"), [(granted, S.TEMPORARY), (declined, S.DECLINED)])
+@pytest.mark.parametrize("behind", [SECOND, HOUR])
+def test_a_reply_that_names_its_request_answers_it_also_if_metas_clock_is_behind_ours(
+    reply: Callable[..., Fact], expected: PermissionStatus, behind: timedelta
+) -> None:
+    ask, older = requested(T0, request_id="wamid.B"), requested(T0 - 3 * HOUR, request_id="wamid.A")
+    permission = at(hours(1), older, ask, reply(T0 - behind, request_id="wamid.B"))
+    assert (permission.status, permission.pending) == (expected, None)
+    other = at(hours(1), older, ask, reply(T0 - behind, request_id="wamid.A"))
+    assert other.pending == ask
 
 
 def test_a_request_sent_while_a_permission_lived_is_still_pending_after_its_end() -> None:

@@ -24,8 +24,11 @@ def test_our_own_reasons_have_no_code_of_metas() -> None:
         Reason.COEXISTENCE,
         Reason.DRAINING,
         Reason.INVALID_USER,
+        Reason.META_AWAY,
         Reason.OUTSIDE_HOURS,
+        Reason.OVERLOADED,
         Reason.STORE_DOWN,
+        Reason.TOKEN_REFUSED,
         Reason.UNKNOWN_NUMBER,
     }
     assert set(Reason) - set(META_CODE) == ours

@@ -6,10 +6,9 @@ bytes would, one after the other, now and then twice. Of media there is none on 
 
 import asyncio
 import json
-import random
 import sys
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
@@ -23,11 +22,9 @@ from gateway.events import read_delivery
 from gateway.graph import GraphClient
 from gateway.hub import Phone
 from gateway.ids import MetaCallId
-from loadtest import sim_calls
 from loadtest.meta_sim import MetaSim, SimUser
-from loadtest.sim_config import NumberSpec, Profile, SimConfig, Timers, UserSpec
+from loadtest.sim_config import NumberSpec, Profile, SimConfig, Timers
 from loadtest.sim_errors import GraphError as MetaRefused
-from loadtest.sim_errors import NotPossible
 from loadtest.sim_payloads import Direction, envelope
 from loadtest.sim_state import Call
 from loadtest.sim_state import CallState as At
@@ -38,15 +35,13 @@ from policy.gate import choose_form, evaluate
 from policy.pack import Pack
 from policy.request import AskPermission
 from tests.loadtest.helpers import answer_sdp, offer_sdp
+from tests.support.day_people import People, people
 from tests.support.fake_clock import FakeClock
 from tests.support.fake_media import FakeMedia
 from tests.support.waiting import until
 from tests.support.world import NUMBER_ID, World
 
 OPERATORS = 12
-PEOPLE = 40
-FAVOURITES = 3  #: people with whom half of everything happens, so that limits are reached
-HIDDEN = 6  #: people who show no number
 FOREVER_S = 86_400.0
 #: Nothing waits for real time: what must happen happens when the day says so.
 TIMERS = Timers(
@@ -78,31 +73,6 @@ class SdpMedia(FakeMedia):
         return offer_sdp()
 
 
-class SilentUser:
-    """A simulated user's media: none (in the place of `loadtest.webrtc_user.UserMedia`)."""
-
-    def __init__(self, *given: object, **more: object) -> None:
-        self.leg = object()
-
-    def offer(self) -> str:
-        return "v=0 offer"
-
-    def answer(self, *given: object) -> str:
-        return "v=0 answer"
-
-    async def connect(self, *given: object) -> None:
-        return
-
-    def welcome(self) -> None:
-        return
-
-    def talk(self) -> None:
-        return
-
-    async def close(self) -> None:
-        return
-
-
 def everywhere(monkeypatch: pytest.MonkeyPatch, real: object, instead: object) -> None:
     """Put something into every module of the gateway that has imported the real one."""
     modules = [module for name, module in sys.modules.items() if name.startswith("gateway.")]
@@ -112,17 +82,12 @@ def everywhere(monkeypatch: pytest.MonkeyPatch, real: object, instead: object) -
                 monkeypatch.setattr(module, name, instead)
 
 
-class Days:
+class Days(People):
     """What happens, and what each side thought of it."""
 
     def __init__(self, world: World, sim: MetaSim, clock: FakeClock, *, seed: int) -> None:
-        self.world, self.sim, self.clock = world, sim, clock
-        self.count = 0
-        self.random = random.Random(seed)
-        self.users = [sim.user(wa_id) for wa_id in sim.world.users]
-        self.heard_of: set[str] = set()  # users of whom a webhook has told both names
-        #: Users who took their permission back in the profile: Meta tells nobody.
-        self.unknowable: set[str] = set()
+        super().__init__(sim, clock, seed=seed)
+        self.world = world
         self.form: RequestForm | None = None
         self.done = Counter[str]()  #: actions
         self.said = Counter[str]()  #: the gate's answers
@@ -193,94 +158,6 @@ class Days:
         self.done[name] += 1
         await self.calm()
         self.clock.advance(self.random.choice([0.0, 0.25, 1.0, 7.5, 20.0]))
-
-    @property
-    def rush(self) -> bool:
-        """For some while one call follows the other, with one person: so that Meta's hundred is reached."""
-        return self.count % 2_500 > 2_000
-
-    def _next_in_a_rush(self) -> str:
-        call = self.users[0].current_call
-        if call is None:
-            return "user_grants" if self.random.random() < 0.02 else "dial"
-        theirs = call.facts.direction is Direction.USER_INITIATED
-        return "user_picks_up" if call.state is At.RINGING and not theirs else "user_hangs_up"
-
-    def _anybody(self) -> SimUser:
-        if self.rush:
-            return self.users[0]
-        few = self.random.random() < 0.5
-        return self.random.choice(self.users[:FAVOURITES] if few else self.users)
-
-    # The user acts
-
-    async def user_calls(self) -> bool:
-        user = self._anybody()
-        return self._tries(user, user.call)
-
-    async def user_writes(self) -> bool:
-        user = self._anybody()
-        return self._tries(user, lambda: user.message("Oi"))
-
-    async def user_grants(self) -> bool:
-        user = self._anybody()
-        return self._decides(user, user.grant)
-
-    async def user_revokes(self) -> bool:
-        user = self._anybody()
-        self.unknowable.add(user.wa_id)
-        user.revoke()
-        return True
-
-    async def user_allows(self) -> bool:
-        user, permanent = self._anybody(), self.random.random() < 0.15
-        permanent = permanent and self.sim.world.limits.permanent_permission
-        return self._decides(user, lambda: user.answer_permission(accept=True, permanent=permanent))
-
-    async def user_declines(self) -> bool:
-        user = self._anybody()
-        return self._decides(user, lambda: user.answer_permission(accept=False))
-
-    def _decides(self, user: SimUser, act: Callable[[], object]) -> bool:
-        """Nobody decides twice within a second, and Meta's webhooks tell no more than the second."""
-        self.clock.advance(1.0)
-        return self._tries(user, act)
-
-    def _tries(self, user: SimUser, act: Callable[[], object]) -> bool:
-        try:
-            act()
-        except NotPossible:
-            return False
-        self.heard_of.add(user.wa_id)
-        return True
-
-    async def user_picks_up(self) -> bool:
-        call = self._one(Direction.BUSINESS_INITIATED, At.RINGING)
-        return call is not None and self._tries(self.sim.user(call.facts.user.wa_id), self._of(call).accept)
-
-    async def user_rejects(self) -> bool:
-        call = self._one(Direction.BUSINESS_INITIATED, At.RINGING)
-        return call is not None and self._tries(self._of(call), self._of(call).decline)
-
-    async def user_does_not_answer(self) -> bool:
-        call = self._one(Direction.BUSINESS_INITIATED, At.RINGING)
-        return call is not None and self._tries(self._of(call), self._of(call).let_it_ring_out)
-
-    async def user_hangs_up(self) -> bool:
-        call = self._one(None, At.ACTIVE, At.PRE_ACCEPTED)
-        return call is not None and self._tries(self._of(call), self._of(call).hang_up)
-
-    def _of(self, call: Call) -> SimUser:
-        return self.sim.user(call.facts.user.wa_id)
-
-    def _one(self, direction: Direction | None, *states: At) -> Call | None:
-        whose = self.users[0].wa_id if self.rush else None
-        found = [
-            call
-            for call in self.sim.world.live_calls(user=whose)
-            if call.state in states and direction in (None, call.facts.direction)
-        ]
-        return self.random.choice(found) if found else None
 
     # The operator acts
 
@@ -453,17 +330,6 @@ ACTIONS = {
 LEAPS_S = (120.0, 3_600.0, 6 * 3_600.0, 25 * 3_600.0, 30 * 3_600.0, 4 * 86_400.0)
 
 
-def people() -> tuple[UserSpec, ...]:
-    return tuple(
-        UserSpec(
-            wa_id=f"55119000010{number:02d}",
-            name=f"Pessoa {number}",
-            hides_number=FAVOURITES <= number < FAVOURITES + HIDDEN,
-        )
-        for number in range(PEOPLE)
-    )
-
-
 @asynccontextmanager
 async def days(
     monkeypatch: pytest.MonkeyPatch, *, profile: Profile, pack: Pack, gate: bool, seed: int, callback: bool = True
@@ -478,9 +344,9 @@ async def days(
         timers=TIMERS,
         history=1_000_000,
         seed=seed,
+        silent=True,
         clock=lambda: clock.now().timestamp(),
     )
-    monkeypatch.setattr(sim_calls, "UserMedia", SilentUser)
     sim = MetaSim(config)
     await sim.start()
     graph = GraphClient(base_url=f"{sim.url}/v26.0", token_for=lambda _: config.access_token, clock=clock)
