@@ -9,7 +9,7 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Final, NoReturn
 
 import typer
 
@@ -20,6 +20,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Self-hosted gateway for WhatsApp Business calls.",
 )
+
+#: Sockets and files that `serve` allows itself, as far as the system lets it.
+_SOCKETS: Final = 65_536
 
 ConfigOption = Annotated[
     Path | None,
@@ -43,6 +46,9 @@ def serve(
 ) -> None:
     """Run the gateway until Ctrl-C or SIGTERM.
 
+    Either lets the calls that are up go on, takes no new ones, and ends the program with the last of them; either once
+    more ends it, and the calls, at once.
+
     Everything can be set by environment (`GATEWAY_…`, secrets also as `GATEWAY_…_FILE`), by a TOML file, or with
     `--set`. `gateway check` shows all settings and where each comes from. Without `DATABASE_URL` the gateway starts a
     PostgreSQL of its own.
@@ -50,7 +56,7 @@ def serve(
     loaded = _load(config, settings, host=host, port=port, data_dir=data_dir)
     from gateway.log import configure_logging
 
-    configure_logging(level=loaded.log_level, log_format=loaded.log_format)
+    configure_logging(level=loaded.log_level, log_format=loaded.log_format, secrets=loaded.secret_texts())
     _run(lambda: _serve(loaded))
 
 
@@ -147,11 +153,20 @@ def version() -> None:
 
 async def _serve(loaded: Any) -> None:
     from gateway.app import Gateway
+    from gateway.drain import Stop
 
-    stop = asyncio.Event()
+    _allow_all_sockets()
+    stop, gateway = Stop(), Gateway(loaded)
+
+    def asked() -> None:
+        if gateway.calls and not stop.is_asked and sys.stdout.isatty():
+            up = "1 call is up and goes on" if gateway.calls == 1 else f"{gateway.calls} calls are up and go on"
+            typer.echo(f"\n{up}; Ctrl-C again ends what is left.")
+        stop.ask()
+
     loop = asyncio.get_running_loop()
     for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(name, stop.set)
+        loop.add_signal_handler(name, asked)
 
     def ready(gateway: Gateway) -> None:
         if sys.stdout.isatty():
@@ -160,7 +175,17 @@ async def _serve(loaded: Any) -> None:
                 f"Softphone: http://{gateway.settings.host}:{gateway.port}/   operators: {names}   (Ctrl-C stops)"
             )
 
-    await Gateway(loaded).run(stop, ready)
+    await gateway.run(stop, ready)
+
+
+def _allow_all_sockets() -> None:
+    """Use as many sockets as the system lets us: the usual 1,024 are used up by as many slow clients."""
+    import resource
+
+    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _SOCKETS if most == resource.RLIM_INFINITY else min(_SOCKETS, most)
+    if resource.RLIM_INFINITY != now < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
 async def _show_numbers(loaded: Any) -> None:

@@ -16,7 +16,7 @@ import structlog
 from gateway import messages as msg
 from gateway import views
 from gateway.asking import Asked, Asking
-from gateway.call import CallInput, InputKind, new_call
+from gateway.call import Call, CallInput, InputKind, new_call
 from gateway.contacts import Contact
 from gateway.decisions import keep_decision
 from gateway.drift import Drift
@@ -24,13 +24,15 @@ from gateway.driver import CallDriver
 from gateway.errors import GatewayError, GraphRefused
 from gateway.events import CallOffered, CallTerminated
 from gateway.hub import Hub, Phone
-from gateway.ids import CallId, OperatorId, UserRef
+from gateway.ids import CallId, MetaCallId, OperatorId, UserRef
 from gateway.numbers import Number, Numbers
 from gateway.outcome import EndReason
+from gateway.overload import Overload, Work
 from gateway.reconcile import Reconciler
 from gateway.registry import contact_keys
 from gateway.services import Origin, Services
-from gateway.slots import Lease
+from gateway.slots import Lease, Slots
+from gateway.turned_away import NO_ROOM, TurnedAway
 from media.engine import WorkerId
 from media.errors import NoWorker
 from policy.contact import EMPTY, ContactState
@@ -84,6 +86,8 @@ class Admission:
         hub: Hub,
         reconciler: Reconciler,
         *,
+        turned_away: TurnedAway,
+        overload: Overload | None = None,
         ring_timeout_s: float,
         start: Callable[[CallDriver], None],
     ) -> None:
@@ -91,6 +95,8 @@ class Admission:
         self._numbers = numbers
         self._hub = hub
         self._reconciler = reconciler
+        self._turned_away = turned_away
+        self._overload = overload or Overload()
         self._ring_timeout_s = ring_timeout_s
         self._start = start
         self._asking = Asking(services)
@@ -101,31 +107,26 @@ class Admission:
     # --- user-initiated ----------------------------------------------------------------------------
 
     async def incoming(self, event: CallOffered, ended: CallTerminated | None) -> None:
-        """Take or refuse a user's call; `ended` is its `terminate`, if that came first. Never suspends."""
+        """Take or refuse a user's call; `ended` is its `terminate`, if that came first.
+
+        Never suspends, and nothing waits between the webhook and this: no `connect` grows old on its way here. One that
+        was kept on disk over a crash has its age in its timestamp.
+        """
         number, now = self._numbers.get(event.number_id), self._services.clock.now()
         if number is None or now - event.at > STALE_AFTER:
             log.warning("call_not_rung", cause="stale" if number else "unknown_number", number_id=event.number_id)
             return
         lease: Lease | None = None
         if ended is None:
-            first, lease = await self._admit_incoming(number, event, now)
+            admitted = await self._admit_incoming(number, event, now)
+            if admitted is None:
+                return
+            first, lease = admitted
         else:
             first = CallInput(kind=InputKind.META_TERMINATE)
         left_s = max(0.0, self._ring_timeout_s - max(0.0, (now - event.at).total_seconds()))
-        call = new_call(
-            CallId(uuid.uuid4().hex),
-            Direction.USER_INITIATED,
-            deadline_at=asyncio.get_running_loop().time() + left_s,
-            meta_call_id=event.meta_call_id,
-        )
-        origin = Origin(
-            number=number,
-            user=event.user,
-            user_name=event.user_name,
-            contact_keys=self._contact_keys(number, event.user),
-            worker=self._free_worker(),
-            first=first,
-        )
+        call = _new_call(Direction.USER_INITIATED, left_s, meta_call_id=event.meta_call_id)
+        origin = self._origin(number, event.user, event.user_name, self._free_worker(), first)
         driver = CallDriver(call, origin, self._services, lease=lease)
         if ended is not None:
             driver.close_with(ended)
@@ -133,20 +134,20 @@ class Admission:
 
     async def _admit_incoming(
         self, number: Number, event: CallOffered, now: datetime
-    ) -> tuple[CallInput, Lease | None]:
+    ) -> tuple[CallInput, Lease | None] | None:
+        """Return how the call begins; None: it was turned away."""
         contact = self._services.contacts.peek(number.id, event.user)
         request = ReceiveCall(draining=self.draining)
         decision = evaluate(number.pack, number.state, contact.state if contact else EMPTY, request, now=now)
-        if isinstance(decision, Refusal):
-            self._keep(number, event.user, request, decision, asked_by="meta", now=now)
-            return _refused(decision, EndReason.POLICY), None
-        slot = await number.incoming.try_acquire()
-        self._keep(
-            number, event.user, request, slot if isinstance(slot, Refusal) else decision, asked_by="meta", now=now
-        )
-        if isinstance(slot, Refusal):
-            return _refused(slot, EndReason.NO_SLOT), None
-        return CallInput(kind=InputKind.START, sdp=event.sdp), slot
+        slot = decision if isinstance(decision, Refusal) else await self._room(number.incoming, Work.INCOMING)
+        answer = slot if isinstance(slot, Refusal) else decision
+        self._keep(number, event.user, request, answer, asked_by="meta", now=now)
+        if not isinstance(slot, Refusal):
+            return CallInput(kind=InputKind.START, sdp=event.sdp), slot
+        if slot.reason in NO_ROOM:
+            self._turned_away.turn_away(number, event, slot)
+            return None
+        return _refused(slot, EndReason.POLICY), None
 
     def _free_worker(self) -> WorkerId | None:
         try:
@@ -158,7 +159,7 @@ class Admission:
 
     async def check(self, number_id: str, to: str) -> Checked | Refusal:
         """Say what the gate would answer, without keeping a decision. Raises: StoreDown."""
-        found = self._find(number_id, to)
+        found = self._find(number_id, to, Work.LOOK_UP)
         if isinstance(found, Refusal):
             return found
         number, user = found
@@ -167,12 +168,12 @@ class Admission:
 
     async def look_up(self, number_id: str, to: str) -> Contact | Refusal:
         """Find a contact and ask nobody about it. Raises: StoreDown."""
-        found = self._find(number_id, to)
+        found = self._find(number_id, to, Work.LOOK_UP)
         return found if isinstance(found, Refusal) else await self._services.contacts.get(*found)
 
     async def reconcile(self, number_id: str, to: str) -> Reconciled | Refusal:
         """Ask Meta about a contact and take over what differs. Raises: TooOften, StoreDown, GraphError."""
-        found = self._find(number_id, to)
+        found = self._find(number_id, to, Work.LOOK_UP)
         if isinstance(found, Refusal):
             return found
         number, user = found
@@ -218,6 +219,11 @@ class Admission:
         if isinstance(found, Refusal):
             return found
         number, user = found
+        overloaded = self.overloaded(Work.OUTGOING)
+        if overloaded is not None:  # said before anybody is asked, and said again below once there is a slot
+            now = self._services.clock.now()
+            self._keep(number, user, PlaceCall(), overloaded, asked_by=operator, now=now)
+            return overloaded
         contact = await self._load(number, user)
         if isinstance(contact, Refusal):
             return contact
@@ -227,7 +233,7 @@ class Admission:
         now = self._services.clock.now()
         request = self._place_request(number, contact)
         decision = self._evaluate(number, contact, request, now)
-        slot = decision if isinstance(decision, Refusal) else await number.outgoing.try_acquire()
+        slot = decision if isinstance(decision, Refusal) else await self._room(number.outgoing, Work.OUTGOING)
         answer = slot if isinstance(slot, Refusal) else decision
         self._keep(number, contact.user, request, answer, asked_by=operator, now=now)
         if isinstance(slot, Refusal):
@@ -235,25 +241,12 @@ class Admission:
         return self._dial(number, contact, phone, worker, slot)
 
     def _dial(self, number: Number, contact: Contact, phone: Phone, worker: WorkerId, lease: Lease) -> CallDriver:
-        services = self._services
-        call = new_call(
-            CallId(uuid.uuid4().hex),
-            Direction.BUSINESS_INITIATED,
-            deadline_at=asyncio.get_running_loop().time() + services.timeouts.prepare_s,
-            operator=phone.operator,
-        )
-        origin = Origin(
-            number=number,
-            user=contact.user,
-            user_name=contact.name,
-            contact_keys=self._contact_keys(number, contact.user),
-            worker=worker,
-            first=CallInput(kind=InputKind.START),
-        )
-        driver = CallDriver(call, origin, services, lease=lease)
+        call = _new_call(Direction.BUSINESS_INITIATED, self._services.timeouts.prepare_s, operator=phone.operator)
+        origin = self._origin(number, contact.user, contact.name, worker, CallInput(kind=InputKind.START))
+        driver = CallDriver(call, origin, self._services, lease=lease)
         number.placed.add(driver.created_at)
-        self._hub.take(phone, call.call_id)
         self._begin(driver)
+        driver.shown_by(lambda: self._hub.take(phone, call.call_id))
         return driver
 
     def _ready_phone(self, operator: OperatorId) -> tuple[Phone, WorkerId]:
@@ -276,7 +269,7 @@ class Admission:
 
         Raises: StoreDown, GraphError.
         """
-        found = self._find(number_id, to)
+        found = self._find(number_id, to, Work.LOOK_UP)
         if isinstance(found, Refusal):
             return found
         number, user = found
@@ -299,27 +292,63 @@ class Admission:
             self.show(number, contact.current)
             raise
 
+    # --- room --------------------------------------------------------------------------------------
+
+    def overloaded(self, work: Work) -> Refusal | None:
+        """Say whether there is too much to do for such work now."""
+        refused = self._overload.refusal(work, now=asyncio.get_running_loop().time())
+        return None if refused is None else refused.refusal(now=self._services.clock.now())
+
+    async def _room(self, slots: Slots, work: Work) -> Lease | Refusal:
+        """Take a slot of the number and a set-up of the gateway's, or say which there is none of. Never suspends."""
+        if slots.in_use < slots.limit:
+            refused = self._overload.take(work, now=asyncio.get_running_loop().time())
+            if refused is not None:
+                return refused.refusal(now=self._services.clock.now())
+        return await slots.try_acquire()
+
     # --- shared ------------------------------------------------------------------------------------
+
+    def _origin(
+        self, number: Number, user: UserRef, user_name: str | None, worker: WorkerId | None, first: CallInput
+    ) -> Origin:
+        return Origin(
+            number=number,
+            user=user,
+            user_name=user_name,
+            contact_keys=self._contact_keys(number, user),
+            worker=worker,
+            first=first,
+        )
 
     def _begin(self, driver: CallDriver) -> None:
         """Register the call before anything else can happen, then let it run."""
-        self._services.registry.add(driver)
-        self._start(driver)
+        try:
+            self._services.registry.add(driver)
+            self._start(driver)
+        except BaseException:
+            driver.never_began()
+            raise
 
-    def _find(self, number_id: str, to: str) -> tuple[Number, UserRef] | Refusal:
+    def _find(self, number_id: str, to: str, work: Work | None = None) -> tuple[Number, UserRef] | Refusal:
         number = self._numbers.get(number_id)
         if number is None:
             return Refusal(reason=Reason.UNKNOWN_NUMBER, rule="number/known", remedy=Remedy.FIX_INPUT)
         user = number.read_user(to)
         if user is None:
             return Refusal(reason=Reason.INVALID_USER, rule="contact/known", remedy=Remedy.FIX_INPUT)
-        return number, user
+        overloaded = self.overloaded(work) if work is not None else None
+        return overloaded or (number, user)
 
     async def _load(self, number: Number, user: UserRef) -> Contact | Refusal:
         """Load the contact; no new outbound action without a store that can count it."""
-        if not self._services.store.up:
+        if not self._can_count():
             return Refusal(reason=Reason.STORE_DOWN, rule="gateway/store", remedy=Remedy.TRY_AGAIN_SOON)
         return await self._services.contacts.get(number, user)
+
+    def _can_count(self) -> bool:
+        """Tell whether what is done now can be counted, and all that was done before is."""
+        return self._services.store.up and self._services.all_counted()
 
     async def _known_better(self, number: Number, contact: Contact) -> Contact:
         """Before a stranger is refused for want of permission: Meta may know better. Never raises but StoreDown."""
@@ -342,14 +371,16 @@ class Admission:
             user_busy=registry.is_busy(keys),
             placed_today=number.placed.count(now=now),
             placed_frees_at=number.placed.frees_at(now=now),
-            store_up=self._services.store.up,
+            **self._services.meta_pauses("connect", number.id),
+            store_up=self._can_count(),
             draining=self.draining,
         )
 
     def _ask_request(self, contact: Contact) -> AskPermission:
         return AskPermission(
             in_flight=self._asking.in_flight(contact),
-            store_up=self._services.store.up,
+            **self._services.meta_pauses("request_template", contact.number_id),
+            store_up=self._can_count(),
             draining=self.draining,
         )
 
@@ -366,6 +397,22 @@ class Admission:
         self, number: Number, user: UserRef, request: Request, decision: Decision, *, asked_by: str, now: datetime
     ) -> None:
         keep_decision(self._services, number, user, request, decision, asked_by=asked_by, now=now)
+
+
+def _new_call(
+    direction: Direction,
+    time_left_s: float,
+    *,
+    meta_call_id: MetaCallId | None = None,
+    operator: OperatorId | None = None,
+) -> Call:
+    return new_call(
+        CallId(uuid.uuid4().hex),
+        direction,
+        deadline_at=asyncio.get_running_loop().time() + time_left_s,
+        meta_call_id=meta_call_id,
+        operator=operator,
+    )
 
 
 def _refused(refusal: Refusal, reason: EndReason) -> CallInput:

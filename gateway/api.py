@@ -21,13 +21,17 @@ from gateway.admin import program_version
 from gateway.admission import Admission, CannotDial, Checked
 from gateway.call import CallInput, InputKind
 from gateway.clock import Clock
+from gateway.doorkeeper import Doorkeeper
 from gateway.drift import Drift
-from gateway.errors import GatewayError, GraphError, GraphRefused, StoreDown
+from gateway.errors import GatewayError, GraphError, GraphPaused, GraphRefused, StoreDown
 from gateway.ids import CallId, OperatorId, UserRef
+from gateway.log import mask_text
 from gateway.messages import ContactView
+from gateway.metrics import Metrics
 from gateway.number_views import number_view
 from gateway.numbers import Number, Numbers
-from gateway.once import Once, Work
+from gateway.once import Once
+from gateway.once import Work as Doing
 from gateway.openapi import (
     DialRequest,
     DriftView,
@@ -36,6 +40,7 @@ from gateway.openapi import (
     TicketReply,
     TicketRequest,
 )
+from gateway.overload import Work
 from gateway.problem import Problem, refused
 from gateway.reconcile import TooOften
 from gateway.records import DecisionRecord
@@ -88,11 +93,13 @@ class Api:
         registry: Registry,
         store: Store,
         clock: Clock,
+        metrics: Metrics,
         refresh: Callable[[Number], Awaitable[None]],
         body_s: float = BODY_S,
     ) -> None:
         self._admission = admission
         self._tickets = tickets
+        self._door = Doorkeeper(tickets, metrics)
         self._numbers = numbers
         self._registry = registry
         self._store = store
@@ -113,14 +120,14 @@ class Api:
                 web.get("/v1/numbers", self._keyed(self.list_numbers)),
                 web.get(number, self._keyed(self.show_number)),
                 web.post(number + "/refresh", self._keyed(self.refresh_number)),
-                web.post(number + "/calls", self._keyed(self.dial)),
+                web.post(number + "/calls", self._keyed(self.dial, None)),  # admission says no, and keeps it
                 web.get(number + "/contacts/{user}", self._keyed(self.show_contact)),
                 web.post(number + "/contacts/{user}/reconcile", self._keyed(self.reconcile)),
                 web.post(number + "/contacts/{user}/permission-requests", self._keyed(self.ask_permission)),
-                web.get(number + "/decisions", self._keyed(self.list_decisions)),
-                web.get("/v1/calls", self._keyed(self.list_calls)),
+                web.get(number + "/decisions", self._keyed(self.list_decisions, Work.REPORT)),
+                web.get("/v1/calls", self._keyed(self.list_calls, Work.REPORT)),
                 web.get("/v1/calls/{call_id}", self._keyed(self.show_call)),
-                web.delete("/v1/calls/{call_id}", self._keyed(self.end_call)),
+                web.delete("/v1/calls/{call_id}", self._keyed(self.end_call, None)),
                 web.get("/v1/softphone.schema.json", _show_wire),
                 web.get("/openapi.json", _show_api),
                 web.get("/", _page),
@@ -129,12 +136,15 @@ class Api:
         )
         return app
 
-    def _keyed(self, handler: Handler) -> Handler:
-        """Let only holders of the API key through."""
+    def _keyed(self, handler: Handler, work: Work | None = Work.LOOK_UP) -> Handler:
+        """Let only holders of the API key through, and nobody while there is too much to do for such work."""
 
         async def checked(request: web.Request) -> web.StreamResponse:
-            if not self._has_api_key(request):
+            if not self._door.has_api_key(request):
                 raise Problem(401, "unauthorized", "Send the gateway's API key as a Bearer token.")
+            overloaded = self._admission.overloaded(work) if work is not None else None
+            if overloaded is not None:
+                raise refused(overloaded, now=self._clock.now())
             return await handler(request)
 
         return checked
@@ -147,27 +157,19 @@ class Api:
         except TimeoutError as error:
             raise Problem(408, "slow_body", "The body did not arrive in time.") from error
 
-    def _has_api_key(self, request: web.Request) -> bool:
-        scheme, _, key = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
-        return scheme.lower() == "bearer" and self._tickets.is_api_key(key.strip())
-
     # --- tickets -----------------------------------------------------------------------------------
 
     async def make_ticket(self, request: web.Request) -> web.StreamResponse:
         """Issue a one-time ticket: to the operator with their key, to anybody with the API key."""
         wanted = _read(await self._body(request), TicketRequest)
-        operator: OperatorId | None
-        if wanted.key is not None:
-            operator = self._tickets.operator_with_key(wanted.operator, wanted.key)
-        else:
-            operator = OperatorId(wanted.operator) if self._has_api_key(request) else None
+        operator = self._door.operator(request, wanted)
         if operator is None:
-            log.warning("ticket_refused", operator=wanted.operator)
             raise Problem(401, "unauthorized", "The operator name and the access key do not match.")
         ticket = self._tickets.issue(operator, now=asyncio.get_running_loop().time())
         if ticket is None:
             raise Problem(429, "too_many", "Too many tickets are open.", retry_after_s=int(TICKET_S))
-        return _json(TicketReply(ticket=ticket, expires_in_s=int(TICKET_S)), status=201)
+        device = self._door.device(operator, wanted.device) if wanted.key is not None else None
+        return _json(TicketReply(ticket=ticket, expires_in_s=int(TICKET_S), device=device), status=201)
 
     # --- numbers and contacts ------------------------------------------------------------------------
 
@@ -219,11 +221,11 @@ class Api:
     async def list_decisions(self, request: web.Request) -> web.StreamResponse:
         number, limit = self._number(request), _limit(request, default=50)
         if "user" not in request.query:
-            return _json(await self._store.decisions(number.id, limit=limit))
+            return _json([views.decided_view(each) for each in await self._store.decisions(number.id, limit=limit)])
         contact = await self._admission.look_up(number.id, request.query["user"])
         if isinstance(contact, Refusal):
             raise refused(contact, now=self._clock.now())
-        return _json(await self._decisions_about(number, contact.user, limit))
+        return _json([views.decided_view(each) for each in await self._decisions_about(number, contact.user, limit)])
 
     async def _decisions_about(self, number: Number, user: UserRef, limit: int) -> list[DecisionRecord]:
         """Find a contact's decisions under both names: the BSUID may have become known later than the number."""
@@ -275,7 +277,7 @@ class Api:
         driver.feed(CallInput(kind=InputKind.ALL_DECLINED))
         return web.Response(status=202)
 
-    async def _once(self, request: web.Request, body: bytes, work: Work) -> web.StreamResponse:
+    async def _once(self, request: web.Request, body: bytes, work: Doing) -> web.StreamResponse:
         status, answer = await self._keys.do(request.headers.get("Idempotency-Key"), request.path, body, work)
         return _json(answer, status=status)
 
@@ -287,6 +289,8 @@ class Api:
 async def problems(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Turn every error into a problem; a bug of ours is logged and shown without its text."""
     try:
+        if request.headers.get(hdrs.CONTENT_ENCODING, "identity") != "identity":
+            raise Problem(415, "unsupported_encoding", "Send the body as it is, not compressed.")
         return await handler(request)
     except Problem as problem:
         return problem.response()
@@ -324,14 +328,13 @@ _HTTP: Final = {
 
 def _graph_problem(error: GraphError) -> Problem:
     """Say what Meta said; and where it knew better than the gate, what the gate answers from now on."""
-    refusal = error.refusal if isinstance(error, GraphRefused) else None
-    return Problem(
-        502,
-        "graph_error",
-        error.public,
-        detail=MAYBE_SENT if error.maybe_sent else None,
-        members={"refusal": msgspec.to_builtins(views.refusal_view(refusal))} if refusal is not None else None,
-    )
+    refusal = error.refusal if isinstance(error, GraphRefused | GraphPaused) else None
+    members = {"refusal": msgspec.to_builtins(views.refusal_view(refusal))} if refusal is not None else None
+    if isinstance(error, GraphPaused):
+        code = error.refusal.reason.value
+        return Problem(503, code, error.public, retry_after_s=error.wait_s, members=members)
+    detail = MAYBE_SENT if error.maybe_sent else None
+    return Problem(502, "graph_error", error.public, detail=detail, members=members)
 
 
 def _json(data: Any, *, status: int = 200) -> web.Response:
@@ -343,9 +346,9 @@ def _read(body: bytes, shape: type[T]) -> T:
     try:
         return msgspec.convert(orjson.loads(body), shape)
     except orjson.JSONDecodeError as error:
-        raise Problem(400, "bad_json", "The body is not JSON.", detail=str(error)) from error
+        raise Problem(400, "bad_json", "The body is not JSON.", detail=mask_text(str(error))) from error
     except msgspec.ValidationError as error:
-        raise Problem(422, "bad_request", "The body does not fit.", detail=str(error)) from error
+        raise Problem(422, "bad_request", "The body does not fit.", detail=mask_text(str(error))) from error
 
 
 def _path(request: web.Request, name: str) -> str:

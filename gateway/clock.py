@@ -2,10 +2,26 @@
 
 `SystemClock` is the only reader of the wall clock in this repository; timers use `loop.time()` instead. Not
 responsible for time zones or windows (see `policy`).
+
+`MetaClock` is what the gateway runs on: every instant that counts (permissions, windows, the age of a call) is set or
+counted by Meta, so it is judged by Meta's clock, as soon as an answer of Meta's has told it. The machine's clock may
+then be an hour off, or be put back and forth, and nothing is decided otherwise.
 """
 
-from datetime import UTC, datetime
-from typing import Protocol
+import time
+from collections import deque
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from statistics import median
+from typing import Final, Protocol
+
+#: A `Date` header has whole seconds and was on its way for a while: two clocks that agree so well are the same.
+AGREED_S: Final = 2.0
+#: Answers that are listened to: the last three, so that one wrong one is outvoted and two right ones are believed.
+HEARD: Final = 3
+#: An answer that took longer says too little about its instant.
+SLOW_S: Final = 2.0
 
 
 class Clock(Protocol):
@@ -21,3 +37,58 @@ class SystemClock:
 
     def now(self) -> datetime:
         return datetime.now(UTC)  # noqa: TID251 - the one place that may ask
+
+
+def steady_s() -> float:
+    """Return seconds that nobody sets, and that do not stand still while the machine sleeps, where it can tell."""
+    boot = getattr(time, "CLOCK_BOOTTIME", None)
+    return time.monotonic() if boot is None else time.clock_gettime(boot)  # noqa: TID251 - as above
+
+
+class MetaClock:
+    """Meta's clock, carried on from its answers by a clock that nobody sets; until the first two, the machine's.
+
+    What two clocks differ by less than `AGREED_S` is noise, and the machine's finer clock is used.
+    """
+
+    def __init__(self, wall: Clock, *, steady: Callable[[], float] = steady_s) -> None:
+        self._wall = wall
+        self.steady = steady
+        self._metas: deque[float] = deque(maxlen=HEARD)  # Meta's UNIX time minus the steady clock
+
+    def now(self) -> datetime:
+        ours, metas = self._wall.now(), self._metas_now()
+        if metas is None or abs((metas - ours).total_seconds()) < AGREED_S:
+            return ours
+        return metas
+
+    @property
+    def offset_s(self) -> float:
+        """Meta's clock minus the machine's; 0 as long as nothing is known."""
+        metas = self._metas_now()
+        return 0.0 if metas is None else (metas - self._wall.now()).total_seconds()
+
+    def heard(self, date: str | None, *, asked_at: float) -> None:
+        """Take the `Date` of an answer to a request that was sent at `asked_at`, both on the steady clock's scale."""
+        took_s = self.steady() - asked_at
+        if date is None or not 0 <= took_s <= SLOW_S:
+            return
+        try:
+            said = parsedate_to_datetime(date)
+        except ValueError:
+            return
+        if said.tzinfo is not None:
+            # Half a second: the header is cut down to whole ones.
+            self._metas.append(said.timestamp() + 0.5 - (asked_at + took_s / 2))
+
+    def _metas_now(self) -> datetime | None:
+        if len(self._metas) < 2:
+            return None
+        try:
+            return datetime.fromtimestamp(median(self._metas) + self.steady(), UTC)
+        except (ValueError, OverflowError, OSError):
+            return None  # no instant that a calendar has
+
+
+#: Beyond this somebody should set the machine's clock, though nothing is decided by it.
+WARN_OFFSET: Final = timedelta(seconds=5)

@@ -11,6 +11,7 @@ from gateway.ids import UserRef
 from gateway.numbers import Number
 from gateway.records import DecisionRecord
 from gateway.services import Services
+from gateway.turned_away import NO_ROOM
 from policy.decision import Decision, Refusal
 from policy.request import AskPermission, PlaceCall, ReceiveCall, Request
 
@@ -38,6 +39,8 @@ def keep_decision(
     services.metrics.gate_decisions_total.labels(
         decision="refuse" if refused else "allow", reason=refused.reason.value if refused else ""
     ).inc()
+    if refused is not None and refused.reason in NO_ROOM and not isinstance(request, AskPermission):
+        services.metrics.setups_refused_total.labels(reason=refused.rule.rpartition("/")[2]).inc()
     log.info(
         "gate_decision",
         number_id=number.id,

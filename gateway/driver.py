@@ -6,8 +6,10 @@ its slot back and touches no other.
 """
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
+from typing import Final
 
 import msgspec
 import structlog
@@ -15,13 +17,14 @@ import structlog
 from gateway import effects as fx
 from gateway import event_facts, views
 from gateway.call import Call, CallInput, CallState, InputKind
-from gateway.contacts import Contact
+from gateway.cancelling import safely, was_cancelled
 from gateway.effects import Effect, StopReason
-from gateway.errors import GatewayError, GraphError
+from gateway.errors import StoreError
 from gateway.event_facts import KnownCall
 from gateway.events import CallTerminated
 from gateway.ids import OperatorId
 from gateway.messages import CallView
+from gateway.noting import note
 from gateway.outcome import EndReason, Outcome, Result
 from gateway.performer import Performer
 from gateway.records import CallRecord
@@ -32,6 +35,9 @@ from media.engine import LegId, LegStats, WorkerId
 from policy.facts import Direction, Fact
 
 log = structlog.get_logger()
+
+#: What a call has asked for may take so long after its end; then it is cut.
+LINGER_S: Final = 15.0
 
 
 class CallDriver:
@@ -46,12 +52,14 @@ class CallDriver:
         self._inputs: asyncio.Queue[CallInput] = asyncio.Queue()
         self._claimed_by: OperatorId | None = call.operator
         self._terminated: CallTerminated | None = None
+        self.was_declined = False  #: Meta has said so, perhaps after its `terminate`
         self._leg_stats: dict[str, object] = {}
         self._created_at = services.clock.now()
         self._ringing_at: datetime | None = None
         self._accepted_at: datetime | None = None
         self._ended_at: datetime | None = None
         self._begun = 0.0
+        self._kept: asyncio.Task[StoreError | None] | None = None
         self._finished = False
         self._performer = Performer(self, services)
 
@@ -119,10 +127,24 @@ class CallDriver:
         self.feed(CallInput(kind=InputKind.OPERATOR_ACCEPT, operator=operator))
         return True
 
+    def shown_by(self, take: Callable[[], None]) -> None:
+        """Let the operator's phone take the call; a call that no phone can end would never end."""
+        try:
+            take()
+        except BaseException:
+            self.feed(CallInput(kind=InputKind.BROKEN))
+            raise
+
     def operator_leg_changed(self) -> None:
         """The operator's browser lost its leg, or made a new one: the user hears hold audio, or the operator."""
         if self.call.state is CallState.ACTIVE and not self.call.held:
             self.feed(CallInput(kind=InputKind.OPERATOR_HOLD, hold=False))
+
+    async def until_kept(self) -> None:
+        """Wait until a restart would find this call: before that nothing leaves for Meta. Raises: StoreError."""
+        error = await self._kept if self._kept is not None else None
+        if error is not None:
+            raise error
 
     def keep_stats(self, stats: LegStats) -> None:
         """Add what the Meta leg counted to the record."""
@@ -133,7 +155,7 @@ class CallDriver:
         return views.call_view(self.record(), worker=self.worker)
 
     def record(self) -> CallRecord:
-        call, ended, origin = self.call, self._terminated, self.origin
+        call, ended, origin, outcome = self.call, self._terminated, self.origin, self._outcome
         return CallRecord(
             call_id=call.call_id,
             version=call.version + (1 if self._leg_stats else 0),
@@ -148,15 +170,22 @@ class CallDriver:
             ringing_at=self._ringing_at,
             accepted_at=self._accepted_at,
             ended_at=self._ended_at,
-            result=call.outcome.result if call.outcome else None,
-            reason=call.outcome.reason if call.outcome else None,
-            detail=call.outcome.detail if call.outcome else None,
+            result=outcome.result if outcome else None,
+            reason=outcome.reason if outcome else None,
+            detail=outcome.detail if outcome else None,
             meta_status=ended.status if ended else None,
             meta_start_at=ended.start_at if ended else None,
             meta_end_at=ended.end_at if ended else None,
             duration_s=ended.duration_s if ended else None,
             leg_stats=self._leg_stats,
         )
+
+    @property
+    def _outcome(self) -> Outcome | None:
+        """How the call ended: who declined did not fail to answer, whichever webhook came first."""
+        outcome = self.call.outcome
+        missed = Outcome(result=Result.USER, reason=EndReason.NOT_ANSWERED)
+        return replace(missed, reason=EndReason.DECLINED) if self.was_declined and outcome == missed else outcome
 
     # --- the loop ----------------------------------------------------------------------------------
 
@@ -169,13 +198,20 @@ class CallDriver:
             await self._run()
 
     async def _run(self) -> None:
-        self._begun = asyncio.get_running_loop().time()
+        loop = asyncio.get_running_loop()
+        self._begun = loop.time()
         try:
-            async with asyncio.TaskGroup() as tasks:
+            async with asyncio.timeout(None) as lingering, asyncio.TaskGroup() as tasks:
                 self.feed(self.origin.first)
                 while self.call.state is not CallState.ENDED:
                     self._take(await self._next(), tasks)
-        except* Exception:
+                lingering.reschedule(loop.time() + LINGER_S)
+        except TimeoutError:  # what a peer never answered is cut; the call has ended
+            log.error("call_lingered", seconds=LINGER_S)
+            safely(self._owe_end)
+        except (Exception, asyncio.CancelledError) as error:
+            if was_cancelled(error):
+                raise
             log.exception("call_broken")
             await self._abandon()
         finally:
@@ -236,10 +272,13 @@ class CallDriver:
             case fx.StopRinging(reason=reason, but=but, detail=detail):
                 phones.stop_ringing(self.call.call_id, reason, but=but, detail=detail)
             case fx.Finish(outcome=outcome):
-                self._note(self._given_up_fact(), tasks)
+                note(self._given_up_fact(), self.origin, self._services, tasks)
                 self._finish(outcome)
+            case fx.MakeOffer():
+                self._kept = tasks.create_task(self._keep())
+                tasks.create_task(self._performer.perform(effect))
             case fx.Join():
-                self._note(self._picked_up_fact(), tasks)
+                note(self._picked_up_fact(), self.origin, self._services, tasks)
                 tasks.create_task(self._performer.perform(effect))
             case _:
                 tasks.create_task(self._performer.perform(effect))
@@ -247,22 +286,38 @@ class CallDriver:
     # --- the end -----------------------------------------------------------------------------------
 
     def _finish(self, outcome: Outcome) -> None:
-        """Give back the slot, close the record, count. Once."""
+        """Give back the slot, close the record, count. Once; a bug in one of these does not keep the others."""
         if self._finished:
             return
         self._finished = True
-        services, call = self._services, self.call
+        services = self._services
         if self._lease is not None:
-            self._lease.release()
-        services.registry.remove(self)
-        if self.is_business_initiated and not self._may_have_been_placed(outcome):
+            safely(self._lease.release)
+        safely(lambda: services.registry.remove(self))
+        operator = self._claimed_by
+        if operator is not None:  # also one who picked up a moment too late
+            safely(lambda: services.phones.release(operator, self.call.call_id))
+        if self.is_business_initiated:
+            safely(lambda: self._settle_dial(outcome))
+        safely(lambda: self._report(outcome))
+
+    def never_began(self) -> None:
+        """Give back what was taken for a call that could not be started."""
+        self._finish(Outcome(result=Result.GATEWAY, reason=EndReason.INTERNAL))
+
+    def _settle_dial(self, outcome: Outcome) -> None:
+        if not self._may_have_been_placed(outcome):
             self.origin.number.placed.take_back(self._created_at)
-        if outcome.reason is EndReason.GRAPH_ERROR and self.is_business_initiated:
-            self._show_contact()  # Meta's refusal may have changed the gate's answer
-        if self._claimed_by is not None:  # also one who picked up a moment too late
-            services.phones.release(self._claimed_by, call.call_id)
-        services.metrics.calls_ended_total.labels(
-            direction=call.direction.value, result=outcome.result.value, reason=outcome.reason.value
+        elif self.call.meta_call_id is None:
+            self._services.endings.expect(self.origin.number.id, self.call.call_id, self.known())
+        if outcome.reason is EndReason.GRAPH_ERROR:
+            contact = self._services.contacts.peek(self.origin.number.id, self.origin.user)
+            if contact is not None:  # Meta's refusal may have changed the gate's answer
+                self._services.contact_changed(self.origin.number, contact)
+
+    def _report(self, outcome: Outcome) -> None:
+        self._services.metrics.calls_ended_total.labels(
+            direction=self.call.direction.value, result=outcome.result.value, reason=outcome.reason.value
         ).inc()
         ended = self._terminated
         log.info(
@@ -274,35 +329,53 @@ class CallDriver:
             confirmed=ended is not None,
         )
 
-    def _show_contact(self) -> None:
-        contact = self._services.contacts.peek(self.origin.number.id, self.origin.user)
-        if contact is not None:
-            self._services.contact_changed(self.origin.number, contact)
-
     def _may_have_been_placed(self, outcome: Outcome) -> bool:
         """Tell whether Meta counts this call as one that the number placed (see also `placed_calls` of the store)."""
         return self.call.meta_call_id is not None or outcome.result is Result.INDETERMINATE
 
     async def _abandon(self) -> None:
         """After a bug: leave nothing behind that Meta or the media worker might keep alive."""
+        call, services = self.call, self._services
         self.call = replace(
-            self.call,
+            call,
             state=CallState.ENDED,
             deadline_at=None,
-            version=self.call.version + 1,
-            outcome=self.call.outcome or Outcome(result=Result.GATEWAY, reason=EndReason.INTERNAL),
+            version=call.version + 1,
+            outcome=call.outcome or self._broken_outcome(),
         )
-        self._ended_at = self._services.clock.now()
-        self._services.phones.stop_ringing(self.call.call_id, StopReason.FAILED)
-        self._services.store.write_soon(self.record())
-        if self.call.operator is not None:
-            self._services.phones.show(self.call.operator, self.view())
-        await self._performer.close_media()
-        if self.call.meta_call_id is not None:
-            try:
-                await self._services.graph.terminate(self.origin.number.id, self.call.meta_call_id)
-            except GraphError as error:
-                log.warning("call_end_not_delivered", detail=error.public)
+        self._ended_at = services.clock.now()
+        safely(self._owe_end)
+        safely(lambda: services.phones.stop_ringing(call.call_id, StopReason.FAILED))
+        safely(lambda: services.store.write_soon(self.record()))
+        if call.operator is not None:
+            operator = call.operator
+            safely(lambda: services.phones.show(operator, self.view()))
+        try:
+            async with asyncio.timeout(LINGER_S):
+                await self._performer.close_media()
+        except (Exception, asyncio.CancelledError) as error:
+            if was_cancelled(error):
+                raise
+            log.exception("call_media_not_closed")
+
+    def _owe_end(self) -> None:
+        call = self.call
+        if call.meta_call_id is not None and self._terminated is None:
+            self._services.endings.keep_trying(self.origin.number.id, call.meta_call_id, call.call_id)
+
+    def _broken_outcome(self) -> Outcome:
+        """A dial that broke after its `connect` left, and of which Meta's id is not known, may ring all the same."""
+        left = self.is_business_initiated and self.call.state is not CallState.PREPARING
+        unknown = left and self.call.meta_call_id is None
+        return Outcome(result=Result.INDETERMINATE if unknown else Result.GATEWAY, reason=EndReason.INTERNAL)
+
+    async def _keep(self) -> StoreError | None:
+        """Make the record durable; while the offer is made, so that it costs no time."""
+        try:
+            await self._services.store.write(self.record())
+        except StoreError as error:
+            return error
+        return None
 
     # --- facts for the gate ------------------------------------------------------------------------
 
@@ -321,26 +394,3 @@ class CallDriver:
         if call.outcome is None or call.outcome.result is Result.META or call.outcome.reason is EndReason.DECLINED:
             return None
         return event_facts.unanswered(call.meta_call_id, at=self._ended_at or self._services.clock.now())
-
-    def _note(self, fact: Fact | None, tasks: asyncio.TaskGroup) -> None:
-        """Apply a fact now if the contact is in memory, so that the next decision already counts it."""
-        if fact is None:
-            return
-        origin = self.origin
-        contact = self._services.contacts.peek(origin.number.id, origin.user)
-        if contact is not None:
-            self._write(contact, fact)
-        else:
-            tasks.create_task(self._load_and_note(fact))
-
-    async def _load_and_note(self, fact: Fact) -> None:
-        origin = self.origin
-        try:
-            self._write(await self._services.contacts.get(origin.number, origin.user, origin.user_name), fact)
-        except GatewayError as error:  # a store that is away must not end the call
-            log.warning("fact_not_kept", fact=type(fact).__name__, detail=error.public)
-
-    def _write(self, contact: Contact, fact: Fact) -> None:
-        services = self._services
-        now = services.clock.now()
-        services.store.write_soon(*services.contacts.apply(contact, fact, seen_at=now))

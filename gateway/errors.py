@@ -4,7 +4,9 @@
     ├── SettingsError           the settings cannot work; `problems` lists every mistake
     ├── StoreError              the database holds, or is, something that we cannot work with
     │   └── StoreDown           the database does not answer
+    ├── SpoolDown               the spool takes no delivery now: full, or its disk is
     └── GraphError              a request to Meta's Graph API did not succeed
+        ├── GraphPaused         nothing was sent: Meta is not asked now
         ├── GraphRefused        Meta answered with a definite no
         └── GraphUnreachable    no usable answer; `maybe_sent` says whether Meta may have acted on it
 
@@ -60,6 +62,14 @@ class StoreDown(StoreError):
     public = "The database does not answer."
 
 
+class SpoolDown(GatewayError):
+    """The spool takes no delivery now: it is full, or its disk is, or does not answer. The text says which."""
+
+    reason = "spool_down"
+    retryable = True
+    public = "The spool takes no deliveries now."
+
+
 class GraphError(GatewayError):
     """A request to Meta did not succeed. `op` is the request's name, `connect` for example."""
 
@@ -112,6 +122,19 @@ class GraphRefused(GraphError):
         self.retry_at = retry_at  #: aware UTC; None: Meta did not say
         #: The gate's own no to the same request, now that it knows what Meta knows (see `contradiction`).
         self.refusal: Refusal | None = None
+
+
+class GraphPaused(GraphError):
+    """Nothing was sent, because Meta does not answer or refuses the token; `refusal` says until when."""
+
+    reason = "graph_paused"
+    retryable = True
+    maybe_sent = False
+
+    def __init__(self, *, op: str, refusal: Refusal, wait_s: int, public: str) -> None:
+        super().__init__(refusal.reason.value, op=op, public=public)
+        self.refusal = refusal
+        self.wait_s = wait_s
 
 
 class GraphUnreachable(GraphError):

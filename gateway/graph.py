@@ -19,6 +19,7 @@ from gateway.errors import GraphRefused, GraphUnreachable
 from gateway.graph_answers import Json, NumberCallingSettings, NumberInfo, Permissions
 from gateway.graph_http import GraphHttp, Observe, Repeat, Request, Retries
 from gateway.ids import MetaCallId, PhoneNumberId, UserRef
+from gateway.meta_health import MetaHealth
 
 #: `biz_opaque_callback_data`. Source: Meta, "Business-initiated calls", read 2026-11-22.
 MAX_OPAQUE: Final = 512
@@ -33,7 +34,7 @@ _INFO_FIELD_SETS: Final = (
 
 
 class Graph(Protocol):
-    """Meta's endpoints. Every method may raise `GraphRefused` and `GraphUnreachable`."""
+    """Meta's endpoints. Every method may raise `GraphRefused`, `GraphUnreachable` and `GraphPaused`."""
 
     async def connect(self, number: PhoneNumberId, to: UserRef, offer_sdp: str, opaque: str) -> MetaCallId:
         """Place a call and return Meta's id of it; sent once, whatever happens."""
@@ -90,14 +91,17 @@ class GraphClient:
         observe: Observe = lambda op, status, seconds: None,
         timeout_s: float = 5.0,
         retries: Retries | None = None,
+        health: MetaHealth | None = None,
+        http: Callable[..., GraphHttp] = GraphHttp,
     ) -> None:
-        self._http = GraphHttp(
+        self._http = http(
             base_url=base_url,
             token_for=token_for,
             clock=clock,
             observe=observe,
             timeout_s=timeout_s,
             retries=retries or Retries(),
+            health=health or MetaHealth(token_for=token_for, clock=clock),
         )
 
     async def start(self) -> None:

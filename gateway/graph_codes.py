@@ -173,6 +173,16 @@ def lookup(code: int, http_status: int) -> MetaCode:
     return CODES.get(code) or (_UNKNOWN_5XX if http_status >= 500 else _UNKNOWN)
 
 
+def refuses_token(code: int | None) -> bool:
+    """Tell whether a code speaks against the token itself: with it nothing at all can be asked."""
+    return code in (0, 190)
+
+
+def lacks_permission(code: int | None) -> bool:
+    """Tell whether a code says that the token may not do this; it may still do other things."""
+    return code is not None and (code in (3, 10, 131005) or 200 <= code <= 299)
+
+
 def error_from(answer: Answer, *, token: str, now: datetime) -> GraphError | None:
     """Return the error that an answer means; None if it means success."""
     body = answer.body

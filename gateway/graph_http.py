@@ -7,7 +7,8 @@ Theory of operation. A try ends in an answer of success, in a definite no (`Grap
 whose `maybe_sent` is False only where no byte of the request can have reached Meta: no connection was made. `Repeat`
 says which of these may be followed by another try. aiohttp itself sends a POST once (it repeats idempotent methods
 only), and redirects are not followed: they would repeat a request, and carry the token away. Neither tokens nor SDP
-are in any error: Meta's own words pass through `mask_text`.
+are in any error: Meta's own words pass through `mask_text`. Whatever happens, whoever asks has an answer `SPARE_S`
+after the limit of one try; before each try `MetaHealth` is asked whether it is worth sending, and told how it went.
 """
 
 import asyncio
@@ -24,15 +25,17 @@ import stamina
 
 from gateway import graph_codes
 from gateway.clock import Clock
-from gateway.errors import GraphRefused, GraphUnreachable
+from gateway.errors import GraphError, GraphRefused, GraphUnreachable
 from gateway.graph_answers import Json
 from gateway.ids import PhoneNumberId
+from gateway.meta_health import MetaHealth
 
 #: Called after each try with the request's name, the status (HTTP's, or a word) and the seconds it took.
 Observe = Callable[[str, str, float], None]
 
 CONNECTIONS: Final = 128
 CONNECT_S: Final = 2.0
+SPARE_S: Final = 0.75
 MAX_ANSWER_BYTES: Final = 256 * 1024
 
 
@@ -69,6 +72,15 @@ class Request:
     settled_if_doubtful: bool = False
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """What came back for one try, unread."""
+
+    status: int
+    raw: bytes
+    headers: Mapping[str, str]
+
+
 class GraphHttp:
     """A pool of connections to Meta."""
 
@@ -81,6 +93,7 @@ class GraphHttp:
         observe: Observe,
         timeout_s: float,
         retries: Retries,
+        health: MetaHealth,
     ) -> None:
         self._base_url = base_url.rstrip("/")
         self._token_for = token_for
@@ -88,6 +101,7 @@ class GraphHttp:
         self._observe = observe
         self._timeout_s = timeout_s
         self._retries = retries
+        self._health = health
         self._session: aiohttp.ClientSession | None = None
 
     async def start(self) -> None:
@@ -107,13 +121,15 @@ class GraphHttp:
             await session.close()
 
     async def send(self, request: Request) -> Json:
-        """Send a request as often as it may be sent, and return the answer of success."""
+        """Send a request as often as it may be sent, and return the answer of success. Raises: GraphError."""
+        begun = asyncio.get_running_loop().time()
+        latest = begun + self._timeout_s + SPARE_S
         if request.repeat is Repeat.NEVER:
-            return await self._try(request)
+            return await self._try(request, latest)
         doubtful = False
         plan = self._retries
         attempts = stamina.retry_context(
-            on=partial(_again, request.repeat, clock=self._clock, longest_s=plan.max_wait_s),
+            on=partial(_again, request.repeat, clock=self._clock, plan=plan, begun=begun),
             attempts=plan.tries,
             timeout=plan.within_s,
             wait_initial=plan.first_wait_s,
@@ -123,7 +139,7 @@ class GraphHttp:
         async for attempt in attempts:
             with attempt:
                 try:
-                    return await self._try(request)
+                    return await self._try(request, latest)
                 except GraphUnreachable as error:
                     doubtful = doubtful or error.maybe_sent
                     raise
@@ -133,30 +149,51 @@ class GraphHttp:
                     raise
         raise AssertionError("unreachable: the last try returns or raises")
 
-    async def _try(self, request: Request) -> Json:
-        """Send a request once."""
+    async def _try(self, request: Request, latest: float) -> Json:
+        """Send a request once, if it is worth it."""
+        permit = self._health.begin(request.op, request.number)
+        try:
+            answer = await self._ask(request, permit.token, latest)
+        except GraphError as error:
+            self._health.end(permit, error)
+            raise
+        except BaseException:
+            self._health.cut(permit)
+            raise
+        self._health.end(permit, None)
+        return answer
+
+    async def _ask(self, request: Request, token: str, latest: float) -> Json:
         loop = asyncio.get_running_loop()
-        started = loop.time()
-        token = self._token_for(request.number)
+        started, asked_at = loop.time(), self._health.steady()
+        timeout = self._timeout(request.repeat, left_s=latest - started)
         status = "cut"
         try:
-            async with self._exchange(request, token) as response:
-                status = str(response.status)
-                raw = await _read(response, request.op)
+            reply = await self._once(request, token, timeout)
+            status = str(reply.status)
         except GraphUnreachable as error:
             status = error.status
             raise
         finally:
             self._observe(request.op, status, loop.time() - started)
-        body = graph_codes.read_json(raw)
-        answer = graph_codes.Answer(op=request.op, status=response.status, body=body, headers=response.headers)
+        body = graph_codes.read_json(reply.raw)
+        if body is not None:  # whatever stands between us and Meta has a clock of its own
+            self._health.heard(reply.headers.get("Date"), asked_at=asked_at)
+        answer = graph_codes.Answer(op=request.op, status=reply.status, body=body, headers=reply.headers)
         failure = graph_codes.error_from(answer, token=token, now=self._clock.now())
         if failure is not None:
             raise failure
         return body or {}
 
+    async def _once(self, request: Request, token: str, timeout: aiohttp.ClientTimeout) -> Reply:
+        """Exchange one request for one answer. Raises: GraphUnreachable."""
+        async with self._exchange(request, token, timeout) as response:
+            return Reply(status=response.status, raw=await _read(response, request.op), headers=response.headers)
+
     @asynccontextmanager
-    async def _exchange(self, request: Request, token: str) -> AsyncIterator[aiohttp.ClientResponse]:
+    async def _exchange(
+        self, request: Request, token: str, timeout: aiohttp.ClientTimeout
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
         """Open one HTTP exchange; whatever goes wrong inside becomes `GraphUnreachable`."""
         op = request.op
         if self._session is None:
@@ -169,7 +206,7 @@ class GraphHttp:
                 params=request.query,
                 data=body,
                 headers={"Authorization": f"Bearer {token}", "Content-Type": "application/json"},
-                timeout=self._timeout(request.repeat),
+                timeout=timeout,
                 allow_redirects=False,
             ) as response:
                 yield response
@@ -180,15 +217,23 @@ class GraphHttp:
         except (aiohttp.ClientError, OSError) as error:
             raise GraphUnreachable(_kind(error), op=op, maybe_sent=True, status="cut") from error
 
-    def _timeout(self, repeat: Repeat) -> aiohttp.ClientTimeout:
+    def _timeout(self, repeat: Repeat, *, left_s: float) -> aiohttp.ClientTimeout:
         # What is repeated gets half the time for each try: a hanging first try leaves room for a second, and the
         # caller has an answer in about the same time as of a request that is sent once.
-        total_s = self._timeout_s / 2 if repeat is Repeat.ALWAYS else self._timeout_s
+        total_s = min(self._timeout_s / 2 if repeat is Repeat.ALWAYS else self._timeout_s, left_s)
         return aiohttp.ClientTimeout(total=total_s, connect=min(CONNECT_S, total_s))
 
 
-def _again(repeat: Repeat, error: Exception, *, clock: Clock, longest_s: float) -> bool | float:
+def _again(repeat: Repeat, error: Exception, *, clock: Clock, plan: Retries, begun: float) -> bool | float:
     """Say whether to try again after an error, or in how many seconds."""
+    again = _worth_it(repeat, error, clock=clock, longest_s=plan.max_wait_s)
+    if again is False:
+        return False
+    wait_s = plan.first_wait_s + plan.jitter_s if again is True else again
+    return again if asyncio.get_running_loop().time() + wait_s <= begun + plan.within_s else False
+
+
+def _worth_it(repeat: Repeat, error: Exception, *, clock: Clock, longest_s: float) -> bool | float:
     if isinstance(error, GraphUnreachable):
         return repeat is Repeat.ALWAYS or not error.maybe_sent
     if not isinstance(error, GraphRefused) or not (error.transient or error.http_status == 429):

@@ -26,6 +26,8 @@ log = structlog.get_logger()
 
 #: A phone that comes back within this time keeps its call.
 RESUME_S: Final = 15.0
+#: A page that said it goes away is loaded again within this time, or was closed.
+LEAVING_S: Final = 5.0
 
 
 class Line(Protocol):
@@ -37,7 +39,7 @@ class Line(Protocol):
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Phone:
-    """One operator's login; outlives its WebSocket by `RESUME_S`."""
+    """One operator's login; outlives its WebSocket by `RESUME_S`, or by `LEAVING_S` if the page went away."""
 
     operator: OperatorId
     resume: str = field(default_factory=lambda: secrets.token_urlsafe(24))
@@ -84,6 +86,7 @@ class Hub:
         self._by_leg: dict[LegId, tuple[Phone, WorkerId]] = {}
         self._ringing: dict[CallId, _Ringing] = {}
         self.resume_s = RESUME_S
+        self.leaving_s = LEAVING_S
 
     # --- logging in and out ------------------------------------------------------------------------
 
@@ -117,15 +120,22 @@ class Hub:
                 return phone
         return None
 
+    def page_left(self, phone: Phone) -> None:
+        """The page says that it goes away: loaded anew it is back in a moment, closed it is not."""
+        if phone.line is not None:
+            self._keep(phone, self.leaving_s)
+
     def line_lost(self, phone: Phone, line: Line) -> None:
         """The WebSocket is gone: keep the phone for a while, ring it no more."""
-        if phone.line is not line:
-            return
+        if phone.line is line:
+            self._keep(phone, self.resume_s)
+
+    def _keep(self, phone: Phone, seconds: float) -> None:
         phone.line = None
         self._metrics.softphones_connected.set(self.connected)
         self._stop_at(phone.operator)
-        phone.lost = asyncio.get_running_loop().call_later(self.resume_s, self.logout, phone)
-        log.info("softphone_lost", operator=phone.operator, call_id=phone.call)
+        phone.lost = asyncio.get_running_loop().call_later(seconds, self.logout, phone)
+        log.info("softphone_lost", operator=phone.operator, call_id=phone.call, kept_s=seconds)
 
     def logout(self, phone: Phone) -> None:
         """Forget the phone; its call ends. Idempotent."""

@@ -5,14 +5,15 @@ are also used for Meta's error texts, which may echo what we sent. Not responsib
 
 Theory of operation: every line, ours or a library's (`logging`), runs through the same chain and is masked as
 the last step before it becomes text; so no call site has to remember it. A value is masked by its key
-(`SECRET_KEYS`), by its looks (`_PATTERN`), or, if it is no plain value, by the looks of its `repr`. When in doubt a
-line loses too much. Meta's call and message ids are shortened as well: their base64 holds the user's number.
+(`SECRET_KEYS`), because it is one of our own secrets (`hide_values`), by its looks (`_PATTERN`), or, if it is no plain
+value, by the looks of its `repr`. When in doubt a line loses too much. Meta's call and message ids are shortened as
+well: their base64 holds the user's number.
 """
 
 import logging
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import date, datetime
 from functools import lru_cache
 from typing import Any, Final, TextIO
@@ -20,6 +21,7 @@ from typing import Any, Final, TextIO
 import orjson
 import stamina.instrumentation
 import structlog
+from aiohttp.http_exceptions import HttpProcessingError
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from gateway.clock import Clock, SystemClock
@@ -80,7 +82,20 @@ _SUSPECT: Final = re.compile(
 )
 
 
+#: Our own secrets, which may look like anything; None: none are known.
+_OURS: re.Pattern[str] | None = None
+#: A shorter one may be a word like any other.
+_SHORTEST_SECRET: Final = 6
+
+
 # --- masking -------------------------------------------------------------------------------------
+
+
+def hide_values(secrets: Iterable[str]) -> None:
+    """Hide these wherever they turn up from now on, instead of those named before. Holds for the whole process."""
+    global _OURS
+    found = sorted({re.escape(secret) for secret in secrets if len(secret) >= _SHORTEST_SECRET}, key=len, reverse=True)
+    _OURS = re.compile("|".join(found)) if found else None
 
 
 def mask_number(digits: str) -> str:
@@ -95,6 +110,8 @@ def mask_text(text: str) -> str:
         text = text[:_MAX_READ].rstrip("+0123456789 ().-")
     if not text.isascii():  # lone surrogates, which no output can encode
         text = text.encode(errors="replace").decode()
+    if _OURS is not None:
+        text = _OURS.sub(HIDDEN, text)
     if _SUSPECT.search(text):
         if "v=0" in text:
             text = SDP_HIDDEN if text.lstrip().startswith("v=0") else _SDP.sub(SDP_HIDDEN, text)
@@ -193,11 +210,14 @@ def configure_logging(
     log_format: str = "auto",
     stream: TextIO | None = None,
     clock: Clock | None = None,
+    secrets: Iterable[str] = (),
 ) -> None:
     """Send all logs of this process, ours and the libraries', to one stream; may be called again.
 
+    `secrets`: our own, which are hidden wherever they turn up.
     `log_format`: `json`, `console`, or `auto` for coloured text on a terminal and JSON lines anywhere else.
     """
+    hide_values(secrets)
     out = stream or sys.stdout
     console = log_format == "console" or (log_format == "auto" and out.isatty())
     number = logging.getLevelNamesMapping()[level.upper()]
@@ -233,6 +253,17 @@ def _route_stdlib(out: TextIO, level: int, shared: list[Processor], render: list
     root.addHandler(handler)
     root.setLevel(level)
     logging.captureWarnings(True)
+    logging.getLogger("aiohttp.server").addFilter(_broken_request)  # once, however often this is called
+
+
+def _broken_request(record: logging.LogRecord) -> bool:
+    """Make one line of what is no HTTP: a stranger's doing, of which aiohttp makes an error with a traceback."""
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, HttpProcessingError):
+        record.levelno, record.levelname = logging.INFO, "INFO"
+        record.msg, record.args = "request_unreadable", ()
+        record.exc_info = record.exc_text = None
+    return record.levelno >= logging.getLogger().level
 
 
 def _log_retry(details: stamina.instrumentation.RetryDetails) -> None:

@@ -63,6 +63,21 @@ class RefusalView(msgspec.Struct, frozen=True, kw_only=True):
     retry_at: datetime | None
     remedy: str | None
     title: str  #: one English sentence for logs and API users; the page translates `reason`
+    source: str | None = None  #: the guide's rule, or Meta's page and when it was read; None: this gateway's own rule
+
+
+class DecidedView(msgspec.Struct, frozen=True, kw_only=True):
+    """What the gate once answered, and to whom."""
+
+    decision_id: str
+    phone_number_id: str
+    user_key: str
+    asked_by: str  #: an operator, "meta" or "api"
+    request: str  #: place, receive or ask_permission
+    at: datetime
+    allowed: bool
+    pack: str  #: name and version of the rules then
+    refusal: RefusalView | None
 
 
 class RestrictionView(msgspec.Struct, frozen=True, kw_only=True):
@@ -234,12 +249,23 @@ class Recent(Message, frozen=True, kw_only=True, tag="recent"):
 
 
 class Bye(Message, frozen=True, kw_only=True, tag="bye"):
-    """The operator logs out or closes the tab: no 15 s grace, a call in progress ends."""
+    """The operator logs out: no grace, a call in progress ends."""
 
     id: RequestId
 
 
-Request = Hello | Leg | SetStatus | Check | Dial | AskPermission | Accept | Reject | Hangup | Hold | Recent | Bye
+class Leaving(Message, frozen=True, kw_only=True, tag="leaving"):
+    """The page goes away, closed or reloaded: who is not back with `hello` in 5 s has closed it, and their call ends.
+
+    A socket that is lost without this is waited for 15 s.
+    """
+
+    id: RequestId
+
+
+Request = (
+    Hello | Leg | SetStatus | Check | Dial | AskPermission | Accept | Reject | Hangup | Hold | Recent | Bye | Leaving
+)
 
 # --- replies -------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ business number. Never a user's number, never a text that somebody sent us. Not 
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import Final
 
 from prometheus_client import (
@@ -51,6 +52,9 @@ class Metrics:
         self.calls_ended_total = self._counter(
             "calls_ended_total", "Calls that ended, by their outcome.", "direction", "result", "reason"
         )
+        self.calls_unconfirmed = self._gauge(
+            "calls_unconfirmed", "Calls that Meta may still think alive and that nobody here runs."
+        )
         self.slots_in_use = self._gauge("slots_in_use", "Slots taken by calls.", "direction", "number")
         self.slots_limit = self._gauge("slots_limit", "Slots that there are.", "direction", "number")
         self.number_restricted = self._gauge(
@@ -71,6 +75,9 @@ class Metrics:
         self.webhook_ack_seconds = self._histogram(
             "webhook_ack_seconds", "From a webhook's arrival to our answer.", ACK_BUCKETS
         )
+        self.keys_refused_total = self._counter(
+            "keys_refused_total", "Keys of operators and of the API that were wrong, or one too many.", "kind", "result"
+        )
         self.events_total = self._counter(
             "events_total", "Events in webhooks; kinds that we do not know are `unknown`.", "kind"
         )
@@ -83,6 +90,15 @@ class Metrics:
         self.graph_request_seconds = self._histogram(
             "graph_request_seconds", "How long Meta took, each try.", GRAPH_BUCKETS, "op"
         )
+        self.meta_away = self._gauge(
+            "meta_away", "1 while Meta leaves a number's requests unanswered, so that few are sent.", "number"
+        )
+        self.token_refused = self._gauge(
+            "token_refused", "1 while Meta refuses a number's access token for calls or messages.", "number"
+        )
+        self.clock_offset_seconds = self._gauge(
+            "clock_offset_seconds", "Meta's clock minus the machine's, by Meta's answers; 0 while not known."
+        )
 
     def _parts(self) -> None:
         self.softphones_connected = self._gauge("softphones_connected", "Softphones with an open WebSocket.")
@@ -91,6 +107,27 @@ class Metrics:
             "media_worker_restarts_total", "Media workers that died and were started again."
         )
         self.store_up = self._gauge("store_up", "1 while the database answers.")
+        self.store_backlog = self._gauge("store_backlog", "Groups of changes that wait to be written.")
+        self.store_dropped_total = self._counter("store_dropped_total", "Groups of changes that were lost.")
+        self.database_restarts_total = self._counter(
+            "database_restarts_total", "Times that the gateway's own PostgreSQL died and was started again."
+        )
+        self.spool_deliveries = self._gauge("spool_deliveries", "Webhook deliveries that wait for the database.")
+        self.spool_bytes = self._gauge("spool_bytes", "Their size.")
+        self.spooled_total = self._counter("spooled_total", "Webhook deliveries that went to the spool.")
+        self.spool_refused_total = self._counter(
+            "spool_refused_total", "Webhook deliveries that the database will never take; set apart in the spool."
+        )
+        self.overload_level = self._gauge(
+            "overload_level", "0: calm; 1: late, no new calls; 2: stuck, nothing but calls that live and webhooks."
+        )
+        self.setups_refused_total = self._counter(
+            "setups_refused_total", "Calls refused for want of room, by what there was too little of.", "reason"
+        )
+        self.calls_left_ringing_total = self._counter(
+            "calls_left_ringing_total", "Calls turned away that Meta could not be told of in time: they ring out."
+        )
+        self.tasks = self._gauge("tasks", "Tasks of the event loop.")
         self.loop_lag_seconds = self._gauge("loop_lag_seconds", "Worst delay of the event loop in the last second.")
         self.loop_delay_seconds = self._histogram(
             "loop_delay_seconds", "Delay of the event loop, ten samples a second.", LAG_BUCKETS
@@ -121,8 +158,17 @@ class LoopLag:
     `worst_s` is the worst delay of the last second or so; `/healthz` and admission read it.
     """
 
-    def __init__(self, metrics: Metrics, *, interval_s: float = 0.1, samples: int = 10) -> None:
+    def __init__(
+        self,
+        metrics: Metrics,
+        *,
+        interval_s: float = 0.1,
+        samples: int = 10,
+        on_sample: Callable[[float], None] = lambda delay_s: None,
+    ) -> None:
+        """`on_sample` is told each delay, in seconds."""
         self._metrics = metrics
+        self._on_sample = on_sample
         self._interval_s = interval_s
         self._recent = [0.0] * samples
 
@@ -143,3 +189,4 @@ class LoopLag:
             turn = (turn + 1) % len(self._recent)
             self._metrics.loop_delay_seconds.observe(delay_s)
             self._metrics.loop_lag_seconds.set(self.worst_s)
+            self._on_sample(delay_s)

@@ -11,6 +11,7 @@ on it: it judges by the instant.
 
 import asyncio
 from collections.abc import Callable
+from datetime import datetime
 from typing import Final
 
 import msgspec
@@ -18,8 +19,9 @@ import structlog
 
 from gateway import messages as msg
 from gateway.clock import Clock
-from gateway.errors import GraphError
+from gateway.errors import GraphError, GraphPaused
 from gateway.graph import Graph
+from gateway.ids import PhoneNumberId
 from gateway.metrics import Metrics
 from gateway.number_facts import live_restrictions
 from gateway.number_json import FactsError, facts_from_json, facts_to_json
@@ -36,6 +38,8 @@ log = structlog.get_logger()
 LOOK_S: Final = 5.0
 #: After so many failures, Meta is asked again after so long; then every last of these.
 AGAIN_S: Final = (5.0, 15.0, 60.0, 300.0)
+#: While Meta seems to be away, or refuses the token, it is found out so often whether it still does.
+TROUBLE_S: Final = 30.0
 #: While something rules all calls out that no webhook may take back, Meta is asked so often.
 DOUBT_S: Final = 900.0
 
@@ -62,6 +66,7 @@ class NumberKeeper:
         metrics: Metrics,
         clock: Clock,
         tell: Callable[[msg.Push], None],
+        in_trouble: Callable[[PhoneNumberId], bool] = lambda number_id: False,
         look_s: float = LOOK_S,
     ) -> None:
         self._numbers = numbers
@@ -70,6 +75,7 @@ class NumberKeeper:
         self._metrics = metrics
         self._clock = clock
         self._tell = tell
+        self._in_trouble = in_trouble
         self._look_s = look_s
         self._watches = {number.id: _Watch() for number in numbers}
         for number in numbers:
@@ -115,6 +121,8 @@ class NumberKeeper:
         while True:
             watch.wake.clear()
             try:
+                if watch.ask_at is None and self._in_trouble(number.id):
+                    watch.ask_at = loop.time()
                 if watch.ask_at is not None and loop.time() >= watch.ask_at:
                     await self._ask(number, watch)
                 self._look(number)
@@ -130,8 +138,12 @@ class NumberKeeper:
         watch.ask_at = None  # whoever doubts from here on, doubts the answer too
         try:
             await number.read_from_meta(self._graph, now=self._clock.now())
+        except GraphPaused as error:
+            again_s: float | None = _seconds_until(error.refusal.retry_at, now=self._clock.now())
         except GraphError as error:
-            again_s: float | None = AGAIN_S[min(watch.failures, len(AGAIN_S) - 1)]
+            again_s = AGAIN_S[min(watch.failures, len(AGAIN_S) - 1)]
+            if self._in_trouble(number.id):
+                again_s = min(again_s, TROUBLE_S)
             watch.failures += 1
             log.warning("number_not_read", number_id=number.id, detail=error.public, again_s=again_s)
         else:
@@ -170,6 +182,10 @@ class NumberKeeper:
             place=status.place.reason if status.place else None,
             receive=status.receive.reason if status.receive else None,
         )
+
+
+def _seconds_until(instant: datetime | None, *, now: datetime) -> float:
+    return TROUBLE_S if instant is None else max(0.0, (instant - now).total_seconds())
 
 
 def _is_in_doubt(state: NumberState) -> bool:

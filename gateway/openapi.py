@@ -12,7 +12,6 @@ from typing import Annotated, Any, Final
 import msgspec
 
 from gateway import messages as msg
-from gateway.records import DecisionRecord
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
 
@@ -20,10 +19,14 @@ Name = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
 
 
 class TicketRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`key` is the operator's; without it the request needs the API key."""
+    """`key` is the operator's; without it the request needs the API key.
+
+    `device`: what an earlier reply gave; with it a stranger's wrong keys do not make this operator wait.
+    """
 
     operator: Name
     key: Annotated[str, msgspec.Meta(max_length=256)] | None = None
+    device: Annotated[str, msgspec.Meta(max_length=128)] | None = None
 
 
 class TicketReply(msgspec.Struct, frozen=True):
@@ -31,6 +34,7 @@ class TicketReply(msgspec.Struct, frozen=True):
 
     ticket: str
     expires_in_s: int
+    device: str | None = None  #: for the next request from the same device, after the operator's own key
 
 
 class DialRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -88,7 +92,7 @@ class Operation:
 
 
 def _keyed(method: str, path: str, summary: str, answers: Mapping[int, Any], *problems: int, **more: Any) -> Operation:
-    statuses = (401, *problems, 503)
+    statuses = tuple(dict.fromkeys((401, *problems, 429, 503)))
     return Operation(method=method, path=path, summary=summary, answers=answers, problems=statuses, keyed=True, **more)
 
 
@@ -104,7 +108,7 @@ OPERATIONS: Final = (
         summary="Make a one-time ticket to log in at the softphone",
         body=TicketRequest,
         answers={201: TicketReply},
-        problems=(400, 401, 408, 413, 422, 429),
+        problems=(400, 401, 408, 413, 415, 422, 429),
     ),
     _keyed("GET", "/v1/numbers", "List the business numbers", {200: list[msg.NumberView]}),
     _keyed("GET", _NUMBER, "Show a business number: slots, restrictions, what it may do", {200: msg.NumberView}, 404),
@@ -116,7 +120,7 @@ OPERATIONS: Final = (
         _NUMBER + "/calls",
         "Call a contact for an operator at a softphone",
         {201: msg.CallView},
-        *(*_PLACES, 408, 413),
+        *(*_PLACES, 408, 413, 415),
         body=DialRequest,
         idempotent=True,
     ),
@@ -140,7 +144,7 @@ OPERATIONS: Final = (
         "GET",
         _NUMBER + "/decisions",
         "List what the policy gate answered, the latest first",
-        {200: list[DecisionRecord]},
+        {200: list[msg.DecidedView]},
         *(400, 404, 422),
         query={**_LIMIT, "user": _TEXT},
     ),

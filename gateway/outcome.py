@@ -28,6 +28,7 @@ class EndReason(StrEnum):
     CANCELLED = "cancelled"
     POLICY = "policy"
     NO_SLOT = "no_slot"
+    OVERLOAD = "overload"
     SDP_REFUSED = "sdp_refused"
     MEDIA_FAILED = "media_failed"
     MEDIA_TIMEOUT = "media_timeout"

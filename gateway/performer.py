@@ -13,10 +13,12 @@ import structlog
 from gateway import effects as fx
 from gateway import views
 from gateway.call import Call, CallInput, InputKind
+from gateway.cancelling import was_cancelled
 from gateway.contradiction import take_over
 from gateway.effects import Effect
 from gateway.errors import GraphError, GraphRefused, GraphUnreachable, StoreError
 from gateway.graph_codes import already_ended
+from gateway.ids import MetaCallId, PhoneNumberId
 from gateway.outcome import EndReason
 from gateway.services import Origin, Services
 from media.engine import LegId, LegStats, Tone
@@ -25,7 +27,7 @@ from policy.request import PlaceCall
 
 log = structlog.get_logger()
 
-#: Pause between two rounds of telling Meta to end a call; each round retries by itself.
+#: After a round of telling Meta to end a call that it did not hear; each round retries by itself.
 END_AGAIN_S: Final = 2.0
 
 
@@ -42,6 +44,7 @@ class Subject(Protocol):
     def is_over(self) -> bool: ...
     def feed(self, received: CallInput) -> None: ...
     def keep_stats(self, stats: LegStats) -> None: ...
+    async def until_kept(self) -> None: ...
 
 
 class Performer:
@@ -64,8 +67,14 @@ class Performer:
             self._call.feed(_graph_failed(error))
         except MediaError as error:
             self._call.feed(_media_failed(error))
-        except Exception:
+        except StoreError as error:
+            self._call.feed(CallInput(kind=InputKind.MEDIA_FAILED, reason=EndReason.INTERNAL, detail=error.public))
+        except (Exception, asyncio.CancelledError) as error:
+            if was_cancelled(error):
+                raise
             log.exception("effect_broken")
+            if isinstance(effect, fx.SendReject | fx.SendTerminate):  # a bug is no reason to leave it ringing
+                self._owe_end(effect.meta_call_id)
             self._call.feed(CallInput(kind=InputKind.BROKEN))
 
     async def _contradicted(self, error: GraphError) -> None:
@@ -83,9 +92,9 @@ class Performer:
             case fx.SendPreAccept() | fx.SendAccept() | fx.SendConnect():
                 return self._ask_meta(effect)
             case fx.SendReject(meta_call_id=meta_call_id):
-                return self._end_at_meta(lambda: self._services.graph.reject(self._number_id, meta_call_id))
+                return self._end_at_meta(self._services.graph.reject, meta_call_id)
             case fx.SendTerminate(meta_call_id=meta_call_id):
-                return self._end_at_meta(lambda: self._services.graph.terminate(self._number_id, meta_call_id))
+                return self._end_at_meta(self._services.graph.terminate, meta_call_id)
             case _:
                 return self._media(effect)
 
@@ -103,18 +112,21 @@ class Performer:
                 self._call.origin.number.meta_took()
                 self._call.feed(CallInput(kind=InputKind.CONNECTED, meta_call_id=meta_call_id))
 
-    async def _end_at_meta(self, ask: Callable[[], Awaitable[None]]) -> None:
-        """Tell Meta that the call is over until it has heard; the `terminate` webhook closes the call."""
-        while not self._call.is_over:
-            try:
-                await ask()
-                return
-            except GraphRefused as error:
-                log.warning("call_end_refused", code=error.code, detail=error.public)
-                return
-            except GraphError as error:
-                log.warning("call_end_not_delivered", detail=error.public)
-                await asyncio.sleep(END_AGAIN_S)
+    async def _end_at_meta(
+        self, ask: Callable[[PhoneNumberId, MetaCallId], Awaitable[None]], meta_call_id: MetaCallId
+    ) -> None:
+        """Tell Meta that the call is over; its `terminate` webhook closes the call.
+
+        What Meta does not hear now, or does not want to hear, it is told until it confirms, also after this call.
+        """
+        try:
+            await ask(self._number_id, meta_call_id)
+        except GraphError as error:
+            log.warning("call_end_not_delivered", code=error.code, detail=error.public)
+            self._owe_end(meta_call_id)
+
+    def _owe_end(self, meta_call_id: MetaCallId) -> None:
+        self._services.endings.keep_trying(self._number_id, meta_call_id, self._call.call.call_id, after_s=END_AGAIN_S)
 
     async def _media(self, effect: Effect) -> None:
         async with self._media_order:
@@ -125,6 +137,7 @@ class Performer:
                     self._call.feed(CallInput(kind=InputKind.MEDIA_READY, sdp=sdp))
                 case fx.MakeOffer() if worker is not None:
                     sdp = await media.offer_meta(self._call.meta_leg, worker)
+                    await self._call.until_kept()
                     self._call.feed(CallInput(kind=InputKind.MEDIA_READY, sdp=sdp))
                 case fx.ApplyAnswer(sdp=sdp):
                     await media.accept_meta_answer(self._call.meta_leg, sdp)

@@ -1,7 +1,7 @@
 """How many calls a business number has placed in the last 24 hours, to anybody.
 
 Responsible for the count and for the instant at which it falls again. Not responsible for the limit's meaning (see
-`policy.rules`) nor for which calls count (see `driver`).
+`policy.rules`) nor for which calls count (see `admission`, which counts a dial, and `driver`, which takes it back).
 
 Source: Meta, "Business-initiated calls": new calls of a number in 24 hours (138005), read 2026-11-22.
 """

@@ -30,7 +30,9 @@ log = structlog.get_logger()
 
 #: How long an operator waits for what Meta knows of a stranger.
 PATIENCE_S: Final = 1.5
-#: A stranger is looked up so often, and so often if that failed.
+#: A stranger is looked up so often, and so often if that failed. In memory alone: Meta is asked only while somebody
+#: waits to hear about this very stranger, and PER_SECOND holds whatever is remembered. So a restart costs one more
+#: read for each stranger whom somebody asks about again: too little to write a row for everybody who is nobody yet.
 STRANGER_EVERY: Final = timedelta(hours=24)
 FAILED_EVERY: Final = timedelta(minutes=1)
 #: Strangers whose lookup is remembered.

@@ -65,6 +65,22 @@ class TerminateFacts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CallDeclined:
+    """The user declined a call of ours; when Meta says so after its `terminate`, "not answered" becomes "declined"."""
+
+    meta_call_id: MetaCallId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndOwed:
+    """Whether Meta still has to be told that a call is over; may also tell Meta's id, where that was not known."""
+
+    call_id: CallId
+    owed: bool
+    meta_call_id: MetaCallId | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ContactRecord:
     """A WhatsApp user as one business number knows them, with the folded policy state."""
 
@@ -125,7 +141,9 @@ class NumberSaved:
 Change = (
     EventRecord
     | CallRecord
+    | EndOwed
     | TerminateFacts
+    | CallDeclined
     | ContactRecord
     | FactRecord
     | ContactsMerged

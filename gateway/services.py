@@ -11,9 +11,11 @@ from gateway.call import CallInput, Timeouts
 from gateway.clock import Clock
 from gateway.contacts import Contact, Contacts
 from gateway.effects import StopReason
+from gateway.endings import Endings
 from gateway.graph import Graph
-from gateway.ids import CallId, OperatorId, UserRef
+from gateway.ids import CallId, OperatorId, PhoneNumberId, UserRef
 from gateway.messages import CallView
+from gateway.meta_health import Pauses, no_pauses
 from gateway.metrics import Metrics
 from gateway.numbers import Number
 from gateway.registry import Registry
@@ -43,9 +45,14 @@ class Services:
     store: Store
     contacts: Contacts
     registry: Registry
+    endings: Endings
     metrics: Metrics
     clock: Clock
     timeouts: Timeouts
+    #: Until when Meta is not asked for something because it is away, or refuses the token (see `meta_health`).
+    meta_pauses: Callable[[str, PhoneNumberId], Pauses] = no_pauses
+    #: Whether every delivery that we acknowledged is counted: none waits in the spool.
+    all_counted: Callable[[], bool] = lambda: True
     #: Told when Meta contradicts what we know of a contact (see `reconcile`).
     reconcile_soon: Callable[[Number, Contact], None] = lambda number, contact: None
     #: Told when the gate's answer about a contact may have changed, so that operators see it.

@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
+from urllib.parse import unquote, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.fields import FieldInfo
@@ -196,7 +197,16 @@ class Settings(BaseSettings):
         default=None,
     )
     data_dir: Path = _setting(
-        "Folder of the gateway's own database.", "a folder", default_factory=values.default_data_dir
+        "Folder of the gateway's own database and of its spool; each gateway has its own.",
+        "a folder",
+        default_factory=values.default_data_dir,
+    )
+    spool_max_mb: int = _setting(
+        "How much the spool may hold: webhooks that wait on disk while the database is away.",
+        "a whole number of megabytes, from 1 to 100000",
+        default=256,
+        ge=1,
+        le=100_000,
     )
     contact_cache: int = _setting(
         "How many names of contacts (most have two) are kept in memory; any other costs one read.",
@@ -218,7 +228,37 @@ class Settings(BaseSettings):
         "How long a call to a user rings.", "seconds, from 1 to 300", default=60.0, ge=1, le=300
     )
 
+    # How much, and how it stops
+    max_setups_per_s: float = _setting(
+        "Calls that may begin in a second, in and out together; more are refused at once.",
+        "a number from 1 to 10000",
+        default=100.0,
+        ge=1,
+        le=10_000,
+    )
+    max_loop_lag_ms: float = _setting(
+        "How late the program may do things for a second before it refuses new calls; four times as late, and it"
+        " refuses all but what calls need that are up.",
+        "milliseconds, from 10 to 10000",
+        default=50.0,
+        ge=10,
+        le=10_000,
+    )
+    drain_timeout_s: float = _setting(
+        "How long a gateway that was told to stop waits for its calls to end before it ends them; 0: as long as they"
+        " last.",
+        "seconds, from 0 to 86400",
+        default=0.0,
+        ge=0,
+        le=86_400,
+    )
+
     # Media
+    media_engine: Literal["workers", "null"] = _setting(
+        "Who carries the audio; null answers with SDP and carries no audio: only for measuring signalling.",
+        "workers or null",
+        default="workers",
+    )
     media_workers: int = _setting(
         "Worker processes for media.",
         "a whole number from 1 to 64",
@@ -294,6 +334,15 @@ class Settings(BaseSettings):
     def api_key_text(self) -> str | None:
         return None if self.api_key is None else self.api_key.get_secret_value()
 
+    def secret_texts(self) -> Iterator[str]:
+        """Yield every secret there is, whatever it is good for."""
+        yield from (*self.app_secret_texts(), self.verify_token_text(), *self.operator_keys().values())
+        tokens = (self.access_token, self.api_key, *(number.access_token for number in self.numbers))
+        yield from (token.get_secret_value() for token in tokens if token is not None)
+        password = urlsplit(self.database_url_text() or "").password
+        if password is not None:
+            yield unquote(password)
+
     def database_url_text(self) -> str | None:
         return None if self.database_url is None else self.database_url.get_secret_value()
 
@@ -312,6 +361,8 @@ class Settings(BaseSettings):
     def warnings(self) -> tuple[str, ...]:
         """Return what works and is perhaps not meant, one sentence each."""
         found = []
+        if self.media_engine == "null":
+            found.append("No call has any audio: the media engine is the one for measuring signalling.")
         if self.media_bind_address == "auto" and values.primary_address() is None:
             found.append("This machine has no address but 127.0.0.1: browsers elsewhere will hear nothing.")
         if not values.is_loopback(self.admin_host):

@@ -13,7 +13,10 @@ from policy.gate import slot_refusal
 
 
 class Lease:
-    """The right to one of a number's concurrent calls; given back once, however often `release` is called."""
+    """The right to one of a number's concurrent calls; given back once, however often `release` is called.
+
+    One that is dropped on the way to its call, because something there broke, is given back by itself.
+    """
 
     __slots__ = ("_release",)
 
@@ -24,6 +27,9 @@ class Lease:
         if self._release is not None:
             release, self._release = self._release, None
             release()
+
+    def __del__(self) -> None:
+        self.release()
 
 
 class Slots:
@@ -42,8 +48,9 @@ class Slots:
             return slot_refusal(self.direction, in_use=self.in_use, limit=self.limit)
         await self._free.acquire()  # returns without waiting: a slot is free and nobody queues
         self.in_use += 1
+        lease = Lease(self._give_back)
         self._on_change()
-        return Lease(self._give_back)
+        return lease
 
     def _give_back(self) -> None:
         self._free.release()

@@ -22,11 +22,14 @@ from gateway.admission import Admission, CannotDial, Checked
 from gateway.call import CallInput, InputKind
 from gateway.clock import Clock
 from gateway.driver import CallDriver
-from gateway.errors import GatewayError, GraphError, GraphRefused
+from gateway.errors import GatewayError, GraphError, GraphPaused, GraphRefused
 from gateway.hub import Hub, Phone
 from gateway.ids import CallId
+from gateway.log import mask_text
 from gateway.number_views import number_view
 from gateway.numbers import Numbers
+from gateway.overload import Work
+from gateway.pace import Pace
 from gateway.registry import Registry
 from gateway.softphone_line import SoftphoneLine
 from gateway.store import Store
@@ -42,6 +45,9 @@ HELLO_S: Final = 5.0
 MAX_MESSAGE_BYTES: Final = 65_536
 #: Requests of one softphone that may wait for an answer at once.
 MAX_IN_HAND: Final = 16
+#: Messages of one softphone that are read, and how many at once; a page sends a few a second.
+MESSAGES_PER_S: Final = 100.0
+BURST: Final = 200
 #: The closing handshake may take so long.
 CLOSE_S: Final = 2.0
 
@@ -63,7 +69,7 @@ class Unreadable(Exception):
     """The message is none of the wire's; `request_id` is its id if at least that could be read."""
 
     def __init__(self, detail: str, request_id: int | None = None) -> None:
-        super().__init__(detail)
+        super().__init__(mask_text(detail))  # it may repeat what was sent
         self.request_id = request_id
 
     def failed(self) -> msg.Failed:
@@ -157,8 +163,10 @@ class Softphones:
         if phone is None:
             return
         session = _Session(phone=phone, line=line, tasks=tasks)
+        pace = Pace(per_s=MESSAGES_PER_S, burst=BURST)
         try:
             async for frame in ws:
+                await pace.turn()
                 if frame.type is not WSMsgType.TEXT:
                     line.hang_up(WSCloseCode.UNSUPPORTED_DATA)
                     break
@@ -200,13 +208,14 @@ class Softphones:
         if phone is None:
             return msg.Failed(id=hello.id, code="unauthorized", title="The ticket is not valid (any more).")
         line.push_first(msg.Ok(id=hello.id, data=self._welcome(phone, resumed=resumed)))
+        if self._admission.draining:
+            line.push(msg.Notice(level="warning", code="draining"))
         return phone
 
     def _phone_for(self, hello: msg.Hello, line: SoftphoneLine) -> tuple[Phone | None, bool]:
         if hello.resume is not None:
             return self._hub.resume(hello.resume, line), True
-        now = asyncio.get_running_loop().time()
-        operator = self._tickets.use(hello.ticket, now=now) if hello.ticket else None
+        operator = self._tickets.use(hello.ticket, now=asyncio.get_running_loop().time()) if hello.ticket else None
         return (self._hub.login(operator, line) if operator else None), False
 
     def _welcome(self, phone: Phone, *, resumed: bool) -> msg.Welcome:
@@ -241,7 +250,7 @@ class Softphones:
             session.tasks.create_task(self._answer_later(session, request))
         else:
             session.line.push(msg.Failed(id=request.id, code="unavailable", title="Too many requests at once."))
-        return not isinstance(request, msg.Bye)
+        return not isinstance(request, msg.Bye | msg.Leaving)
 
     async def _answer_later(self, session: _Session, request: msg.Request) -> None:
         try:
@@ -285,6 +294,7 @@ class Softphones:
                     raise _refused(asked)
                 return {"form": asked.form.value}
             case msg.Recent():
+                self._unless_overloaded(Work.REPORT)
                 calls = await self._store.recent_calls(phone_number_ids=self._numbers.ids, limit=request.limit)
                 return [views.call_view(call) for call in calls]
             case msg.Hello():
@@ -292,8 +302,16 @@ class Softphones:
             case msg.Bye():
                 self._hub.logout(phone)
                 return None
+            case msg.Leaving():
+                self._hub.page_left(phone)
+                return None
             case _:
                 return self._on_call(phone, request)
+
+    def _unless_overloaded(self, work: Work) -> None:
+        refusal = self._admission.overloaded(work)
+        if refusal is not None:
+            raise _refused(refusal)
 
     def _on_call(self, phone: Phone, request: msg.Accept | msg.Reject | msg.Hangup | msg.Hold) -> None:
         call_id = CallId(request.call_id)
@@ -318,7 +336,7 @@ class Softphones:
             raise Reply("no_leg", "The softphone has no audio path: check the microphone permission.")
         if not driver.claim(phone.operator):
             raise Reply("already_taken", "Somebody else has answered this call, or it has ended.")
-        self._hub.take(phone, driver.call.call_id)
+        driver.shown_by(lambda: self._hub.take(phone, driver.call.call_id))
 
     @staticmethod
     def _own(phone: Phone, driver: CallDriver | None) -> CallDriver:
@@ -371,8 +389,9 @@ def _failed(request_id: int, error: GatewayError | MediaError) -> msg.Failed:
     if isinstance(error, CannotDial):
         return msg.Failed(id=request_id, code=error.reason, title=error.public)
     if isinstance(error, GraphError):
-        code = "outcome_unknown" if error.maybe_sent else "graph_error"
-        refusal = error.refusal if isinstance(error, GraphRefused) else None
+        unsent = "refused" if isinstance(error, GraphPaused) else "graph_error"
+        code = "outcome_unknown" if error.maybe_sent else unsent
+        refusal = error.refusal if isinstance(error, GraphRefused | GraphPaused) else None
         view = views.refusal_view(refusal) if refusal is not None else None
         return msg.Failed(id=request_id, code=code, title=error.public, refusal=view)
     if isinstance(error, SdpRefused):

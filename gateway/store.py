@@ -77,7 +77,7 @@ class Store(Protocol):
         ...
 
     async def contacts_named(self, phone_number_id: PhoneNumberId, user: UserRef) -> list[ContactRecord]:
-        """Find everybody who may be a user of whom both names are known: who has the BSUID, then who has no BSUID."""
+        """Find everybody known by either name: who has the BSUID, then who has no BSUID, then who has another one."""
         ...
 
     async def facts(self, contact_id: str) -> list[FactRecord]:
@@ -95,7 +95,7 @@ class Store(Protocol):
         ...
 
     async def unfinished_calls(self) -> list[CallRecord]:
-        """Return the calls that have not ended, the oldest first: after a start, what a crash left."""
+        """Return the calls that have not ended or are owed an end, the oldest first: after a start, what was left."""
         ...
 
     async def decisions(
@@ -116,6 +116,14 @@ class Store(Protocol):
 
     async def recent_event_keys(self, since: datetime) -> set[str]:
         """Return the dedupe keys of events received at or after `since`."""
+        ...
+
+    async def known_events(self, phone_number_id: str, keys: Sequence[str]) -> set[str]:
+        """Return which of these dedupe keys the journal holds for a number."""
+        ...
+
+    async def forget(self, *, events_before: datetime, keys_before: datetime, limit: int) -> int:
+        """Delete events and idempotency keys that are older, at most `limit` of each; return how many went."""
         ...
 
     async def idempotent(self, key: str, fingerprint: str, now: datetime) -> Replay | None:
@@ -277,6 +285,13 @@ class PostgresStore:
 
     async def recent_event_keys(self, since: datetime) -> set[str]:
         return {row["dedupe_key"] for row in await self._fetch("recent_event_keys", since)}
+
+    async def known_events(self, phone_number_id: str, keys: Sequence[str]) -> set[str]:
+        return {row["dedupe_key"] for row in await self._fetch("known_events", phone_number_id, list(keys))}
+
+    async def forget(self, *, events_before: datetime, keys_before: datetime, limit: int) -> int:
+        events = await self._fetch("forget_events", events_before, limit)
+        return len(events) + len(await self._fetch("forget_idempotency", keys_before, limit))
 
     async def idempotent(self, key: str, fingerprint: str, now: datetime) -> Replay | None:
         if await self._fetch("claim_idempotency", key, fingerprint, now, now - IDEMPOTENCY_TTL):

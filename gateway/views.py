@@ -7,12 +7,15 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Final
 
+import msgspec
+
 from gateway.call import CallState
 from gateway.ids import UserRef
 from gateway.messages import (
     CallView,
     ContactView,
     CounterView,
+    DecidedView,
     DecisionView,
     OutcomeView,
     PermissionRequestView,
@@ -20,13 +23,15 @@ from gateway.messages import (
     SlotsView,
     UserView,
 )
-from gateway.records import CallRecord, Json
+from gateway.records import CallRecord, DecisionRecord, Json
 from gateway.slots import Slots
 from policy.decision import Allow, Decision, Refusal
 from policy.facts import RequestForm
+from policy.gate import source_of
 from policy.overview import Counter, Overview, RequestView
 from policy.reasons import Reason
 
+_REASONS: Final = frozenset(Reason)
 #: What a person needs to know of a state.
 _SHOWN: Final = {
     CallState.ACTIVE.value: "active",
@@ -44,7 +49,7 @@ TITLES: Final[dict[Reason, str]] = {
     Reason.PERMISSION_REVOKED: "The contact's permission was revoked.",
     Reason.CONNECTED_LIMIT: "The limit of connected calls to this contact is reached.",
     Reason.REQUEST_LIMIT: "The limit of permission requests to this contact is reached.",
-    Reason.NUMBER_RATE: "The number has placed as many calls today as Meta allows.",
+    Reason.NUMBER_RATE: "The number has placed as many calls in 24 hours as Meta allows.",
     Reason.NUMBER_BUSY: "All concurrent calls of the number are in use.",
     Reason.USER_BUSY: "A call with this contact is already going on.",
     Reason.NUMBER_RESTRICTED: "Meta has restricted calling on this number.",
@@ -53,12 +58,15 @@ TITLES: Final[dict[Reason, str]] = {
     Reason.NO_PAYMENT: "Meta has no valid payment method for this number.",
     Reason.OUTSIDE_HOURS: "The number is outside its calling hours.",
     Reason.DRAINING: "The gateway is shutting down and takes no new calls.",
+    Reason.OVERLOADED: "The gateway has more to do than it can: try again in a moment.",
     Reason.STORE_DOWN: "The database is away: no call is placed that could not be counted.",
+    Reason.META_AWAY: "Meta has not answered the last requests and is asked again soon.",
+    Reason.TOKEN_REFUSED: "Meta refuses the number's access token.",
     Reason.NOT_ELIGIBLE: "The number's messaging limit is too low for calling.",
-    Reason.COEXISTENCE: "A number joined through Coexistence cannot call.",
+    Reason.COEXISTENCE: "A number joined through Coexistence carries no calls.",
     Reason.SIP_MODE: "The number is in SIP mode; calls through the Graph API are refused.",
     Reason.WINDOW_CLOSED: "The customer service window is closed: only a template may be sent.",
-    Reason.AFTER_DECLINE: "The contact declined lately; wait before asking again.",
+    Reason.AFTER_DECLINE: "The contact declined the last request; wait before asking again.",
     Reason.PERMISSION_EXISTS: "The contact has already given permission.",
     Reason.UNKNOWN_NUMBER: "This gateway does not serve that number.",
     Reason.INVALID_USER: "That is neither a phone number nor a business-scoped user id.",
@@ -101,7 +109,30 @@ def refusal_view(refusal: Refusal) -> RefusalView:
         retry_at=refusal.retry_at,
         remedy=refusal.remedy.value if refusal.remedy else None,
         title=TITLES[refusal.reason],
+        source=source_of(refusal.rule),
     )
+
+
+def decided_view(record: DecisionRecord) -> DecidedView:
+    """Show a stored decision; its words are today's, its figures those of then."""
+    return DecidedView(
+        decision_id=record.decision_id,
+        phone_number_id=record.phone_number_id,
+        user_key=record.user_key,
+        asked_by=record.asked_by,
+        request=record.request,
+        at=record.at,
+        allowed=record.allowed,
+        pack=record.pack,
+        refusal=_stored_refusal_view(record.refusal) if record.refusal is not None else None,
+    )
+
+
+def _stored_refusal_view(stored: Json) -> RefusalView:
+    """Read what `refusal_json` wrote, also a reason of another version: that one is its own title."""
+    reason = str(stored["reason"])
+    title = TITLES[Reason(reason)] if reason in _REASONS else reason
+    return msgspec.convert({**stored, "title": title, "source": source_of(str(stored["rule"]))}, RefusalView)
 
 
 def decision_view(overview: Overview) -> DecisionView:

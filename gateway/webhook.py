@@ -1,7 +1,7 @@
-"""Meta's door: the callback URL. Signature over the raw bytes first, then JSON, then the inbox, then 200.
+"""Meta's door: the callback URL. Signature over the raw bytes first, then the intake, then 200.
 
-Responsible for what may come in at all: method, size, time, signature. Not responsible for what it says (see
-`events`, `inbox`).
+Responsible for what may come in at all: method, size, time, signature. Not responsible for what it says, nor for
+keeping it (see `intake`).
 
 Source: Meta, "Create a webhook endpoint", read 2026-11-22.
 """
@@ -14,9 +14,8 @@ from typing import Final
 import structlog
 from aiohttp import web
 
-from gateway.errors import StoreDown
-from gateway.events import read_delivery
-from gateway.inbox import Inbox
+from gateway.errors import SpoolDown
+from gateway.intake import Intake
 from gateway.metrics import Metrics
 
 log = structlog.get_logger()
@@ -33,9 +32,9 @@ class Webhook:
     """The two handlers of `/webhooks/meta`."""
 
     def __init__(
-        self, inbox: Inbox, metrics: Metrics, *, app_secrets: Sequence[str], verify_token: str, body_s: float = BODY_S
+        self, intake: Intake, metrics: Metrics, *, app_secrets: Sequence[str], verify_token: str, body_s: float = BODY_S
     ) -> None:
-        self._inbox = inbox
+        self._intake = intake
         self._metrics = metrics
         self._keys = [secret.encode() for secret in app_secrets]
         self._verify_token = verify_token.encode()
@@ -65,11 +64,11 @@ class Webhook:
             log.warning("webhook_signature_wrong", size_bytes=len(body))
             return self._done("bad_signature", 401)
         try:
-            await self._inbox.deliver(read_delivery(body))
-        except StoreDown:
-            return self._done("store_down", 503, retry_after_s=5)
+            kept = await self._intake.keep(body)
+        except SpoolDown:
+            return self._done("not_kept", 503, retry_after_s=5)
         self._metrics.webhook_ack_seconds.observe(asyncio.get_running_loop().time() - began)
-        return self._done("accepted", 200)
+        return self._done(kept.value, 200)
 
     async def _read_body(self, request: web.Request) -> bytes | None:
         """Return the body, None if it is larger than Meta ever sends.

@@ -9,6 +9,9 @@ What queued up during a commit does not wait again.
 * Down: whoever waits gets StoreDown, new `write`s get it at once, `write_soon` groups stay in line; every 200 ms the
   writer tries again.
 * A group with bad data fails its batch: the groups are applied one by one, and the error goes to its own caller.
+* A call's record is saved at each step, and only the newest counts: while the database is away, one takes the place
+  of the one that still waits. The queue is bounded; decisions, which only tell what was, get no more than a part of it,
+  so that there is room for calls and facts.
 * Idle: a ping every second, so that `up` is right before somebody relies on it.
 
 Not responsible for SQL (see `gateway.sql`) nor for keeping what was refused (see the spool).
@@ -24,7 +27,8 @@ from typing import Protocol
 import structlog
 
 from gateway.errors import StoreDown, StoreError
-from gateway.records import Change
+from gateway.ids import CallId
+from gateway.records import CallRecord, Change, DecisionRecord
 
 log = structlog.get_logger(__name__)
 
@@ -49,7 +53,8 @@ class WriterLimits:
     batch_groups: int = 64
     batch_wait_s: float = 0.005
     timeout_s: float = 1.0  #: no answer for so long: down
-    queue_groups: int = 10_000
+    queue_groups: int = 20_000
+    queue_decisions: int = 12_000  #: with so many groups in the queue, decisions are dropped
     retry_s: float = 0.2
     heartbeat_s: float = 1.0
     flush_s: float = 2.0  #: at the end, for what is still queued
@@ -79,6 +84,7 @@ class Writer:
         self._limits = limits
         self._link: Link | None = None
         self._queue: deque[_Group] = deque()
+        self._waiting_calls: dict[CallId, _Group] = {}  #: in the queue while the database is away, each with one record
         self._wake = asyncio.Event()
         self._up = asyncio.Event()
         self._cuts = 0  #: connections lost in a row without a commit in between
@@ -124,13 +130,31 @@ class Writer:
         """Queue `changes` behind everything handed in before; while the database is away they wait."""
         if not changes:
             return
-        if self._closing or len(self._queue) >= self._limits.queue_groups:
+        if not self.up and not self._closing and self._took_place(changes):
+            return
+        if self._closing or len(self._queue) >= self._room_for(changes):
             self.dropped += 1
             if not self._overflowing:
                 self._overflowing = True
                 log.error("store_queue_full", groups=len(self._queue))
             return
-        self._put(changes, None)
+        group = self._put(changes, None)
+        call = _only_call(changes)
+        if call is not None and not self.up:
+            self._waiting_calls[call.call_id] = group
+
+    def _took_place(self, changes: Sequence[Change]) -> bool:
+        """Put a call's record where an older one of the same call waits; False: none does."""
+        call = _only_call(changes)
+        group = self._waiting_calls.get(call.call_id) if call is not None else None
+        if group is None:
+            return False
+        group.changes = changes
+        return True
+
+    def _room_for(self, changes: Sequence[Change]) -> int:
+        only_tells = all(isinstance(change, DecisionRecord) for change in changes)
+        return self._limits.queue_decisions if only_tells else self._limits.queue_groups
 
     def _put(self, changes: Sequence[Change], done: "asyncio.Future[None] | None") -> _Group:
         group = _Group(changes=changes, queued_at=asyncio.get_running_loop().time(), done=done)
@@ -205,6 +229,7 @@ class Writer:
         while len(self._queue) < limits.batch_groups and not self._closing:
             if not await self._woken(close_at - loop.time()):
                 break
+        self._waiting_calls.clear()  # what is taken out of the queue must not be changed any more
         batch = [self._queue.popleft() for _ in range(min(len(self._queue), limits.batch_groups))]
         return [group for group in batch if not group.abandoned]
 
@@ -294,3 +319,9 @@ class Writer:
         if not self.up:
             self._up.set()
             log.info("store_up", backlog=len(self._queue))
+
+
+def _only_call(changes: Sequence[Change]) -> CallRecord | None:
+    """Return the record, where a group is a call's record and nothing else."""
+    (change,) = changes if len(changes) == 1 else (None,)
+    return change if isinstance(change, CallRecord) else None

@@ -26,10 +26,12 @@ _AWAY: Final = (
     driver.PostgresConnectionError,
     driver.OperatorInterventionError,
     driver.InsufficientResourcesError,
+    driver.PostgresSystemError,  # class 58: the disk under it, its I/O workers gone
     driver.ReadOnlySQLTransactionError,
     driver.TransactionRollbackError,
     driver.InvalidAuthorizationSpecificationError,
     driver.InvalidCatalogNameError,
+    driver.InternalClientError,  # the driver lost its way: so it is when the connection breaks in the middle
     driver.InterfaceError,  # "connection is closed"; DataError, its bad child, is sorted out before
 )
 

@@ -6,7 +6,8 @@ values ($1, $2, $3, $4, $5)
 on conflict do nothing;
 
 -- name: save_call
--- The highest version wins. What Meta said is only ever filled in: a `terminate` may have come in between.
+-- The highest version wins. What Meta said is only ever filled in: a `terminate`, or that the user declined, may have
+-- come in between.
 insert into calls as old (
     call_id, version, phone_number_id, direction, state, wa_id, user_id, user_name, created_at, meta_call_id, operator,
     ringing_at, accepted_at, ended_at, result, reason, detail, meta_status, meta_start_at, meta_end_at, duration_s,
@@ -22,13 +23,16 @@ on conflict (call_id) do update set
     user_id = excluded.user_id,
     user_name = excluded.user_name,
     created_at = excluded.created_at,
-    meta_call_id = excluded.meta_call_id,
+    meta_call_id = coalesce(excluded.meta_call_id, old.meta_call_id),
     operator = excluded.operator,
     ringing_at = excluded.ringing_at,
     accepted_at = excluded.accepted_at,
     ended_at = excluded.ended_at,
     result = excluded.result,
-    reason = excluded.reason,
+    reason = case
+        when old.reason = 'declined' and excluded.reason = 'not_answered' then old.reason
+        else excluded.reason
+    end,
     detail = excluded.detail,
     meta_status = coalesce(excluded.meta_status, old.meta_status),
     meta_start_at = coalesce(excluded.meta_start_at, old.meta_start_at),
@@ -37,6 +41,17 @@ on conflict (call_id) do update set
     leg_stats = excluded.leg_stats,
     stored_at = now()
 where old.version < excluded.version;
+
+-- name: mark_declined
+update calls set reason = 'declined', stored_at = now()
+where meta_call_id = $1 and direction = 'BUSINESS_INITIATED' and result = 'user' and reason = 'not_answered';
+
+-- name: mark_end_owed
+update calls set
+    end_owed = $2,
+    meta_call_id = coalesce(meta_call_id, $3::text),
+    stored_at = now()
+where call_id = $1;
 
 -- name: fill_terminate
 update calls set
@@ -48,10 +63,11 @@ update calls set
 where meta_call_id = $1;
 
 -- name: save_contact
+-- A BSUID stays; a number may be lost to somebody else.
 insert into contacts as old (contact_id, phone_number_id, wa_id, user_id, name, state, seen_at)
 values ($1, $2, $3, $4, $5, $6, $7)
 on conflict (contact_id) do update set
-    wa_id = coalesce(excluded.wa_id, old.wa_id),
+    wa_id = excluded.wa_id,
     user_id = coalesce(excluded.user_id, old.user_id),
     name = coalesce(excluded.name, old.name),
     state = excluded.state,
@@ -102,11 +118,11 @@ order by (user_id = $2::text) desc nulls last, seen_at desc
 limit 1;
 
 -- name: find_contacts
--- Everybody who may be the user with this BSUID and this number.
+-- Who has the BSUID, then who has the number and no BSUID, then who has the number and another BSUID.
 select contact_id, phone_number_id, wa_id, user_id, name, state, seen_at
 from contacts
-where phone_number_id = $1 and (user_id = $2::text or (wa_id = $3::text and user_id is null))
-order by user_id nulls last, seen_at desc, contact_id;
+where phone_number_id = $1 and (user_id = $2::text or wa_id = $3::text)
+order by user_id is distinct from $2::text, user_id is not null, seen_at desc, contact_id;
 
 -- name: facts
 select contact_id, key, at, fact from facts where contact_id = $1 order by at, seq;
@@ -158,7 +174,7 @@ order by created_at desc, call_id
 limit $2;
 
 -- name: unfinished_calls
-select * from calls where state <> 'ended' order by created_at, call_id;
+select * from calls where state <> 'ended' or end_owed order by created_at, call_id;
 
 -- name: decisions
 select decision_id, phone_number_id, user_key, asked_by, request, at, allowed, pack, refusal
@@ -176,6 +192,18 @@ limit $2;
 
 -- name: recent_event_keys
 select distinct dedupe_key from events where received_at >= $1;
+
+-- name: known_events
+select dedupe_key from events where phone_number_id = $1 and dedupe_key = any($2::text[]);
+
+-- name: forget_events
+delete from events where seq in (select seq from events where received_at < $1 order by received_at limit $2)
+returning seq;
+
+-- name: forget_idempotency
+delete from idempotency
+where key in (select key from idempotency where created_at < $1 order by created_at limit $2)
+returning key;
 
 -- name: claim_idempotency
 -- A row comes back if the key is ours now: it is new, or so old ($4) that it may be used again.

@@ -14,11 +14,13 @@ from gateway.errors import StoreError
 from gateway.ids import CallId, MetaCallId, OperatorId, PhoneNumberId, UserRef
 from gateway.outcome import EndReason, Result
 from gateway.records import (
+    CallDeclined,
     CallRecord,
     Change,
     ContactRecord,
     ContactsMerged,
     DecisionRecord,
+    EndOwed,
     EventRecord,
     FactRecord,
     NumberSaved,
@@ -94,6 +96,10 @@ def _call(record: CallRecord) -> Values:
     )
 
 
+def _owed(ending: EndOwed) -> Values:
+    return ending.call_id, ending.owed, ending.meta_call_id
+
+
 def _terminate(facts: TerminateFacts) -> Values:
     return (
         facts.meta_call_id,
@@ -142,7 +148,7 @@ def _number(record: NumberSaved) -> Values:
     return record.phone_number_id, record.state, _utc(record.updated_at)
 
 
-#: In this order each kind finds what it refers to: facts their contact, a merge both, `terminate` its call. A merge may
+#: In this order each kind finds what it refers to: facts their contact, a merge both, an ending its call. A merge may
 #: come after all saves of its transaction: whoever is absorbed has no BSUID, so that no two ever share one.
 _WRITES: Final[tuple[tuple[type[Any], str, Callable[[Any], Values]], ...]] = (
     (EventRecord, QUERIES["insert_event"], _event),
@@ -152,7 +158,9 @@ _WRITES: Final[tuple[tuple[type[Any], str, Callable[[Any], Values]], ...]] = (
     (ContactsMerged, QUERIES["move_facts"], _merged),
     (ContactsMerged, QUERIES["drop_contact"], lambda merged: (merged.absorbed,)),
     (CallRecord, QUERIES["save_call"], _call),
+    (EndOwed, QUERIES["mark_end_owed"], _owed),
     (TerminateFacts, QUERIES["fill_terminate"], _terminate),
+    (CallDeclined, QUERIES["mark_declined"], lambda declined: (declined.meta_call_id,)),
     (DecisionRecord, QUERIES["insert_decision"], _decision),
     (NumberSaved, QUERIES["save_number"], _number),
 )

@@ -331,6 +331,12 @@ for (const kind of ["pointerdown", "keydown"]) {
   }, { capture: true });
 }
 addEventListener("visibilitychange", () => document.visibilityState === "visible" && wire.check());
+// Closed or loaded anew, the page does not know; the gateway waits a moment for its return.
+addEventListener("pagehide", () => wire.up && request("leaving").catch(() => {}));
+addEventListener("pageshow", ({ persisted }) => {
+  const kept = sessionStorage.getItem(RESUME);
+  if (persisted && kept && document.body.dataset.screen === "phone") wire.resume(kept);
+});
 byId("status").onclick = () => busy(byId("status"), () => attempt(() => setStatus(!me.available)));
 byId("logout").onclick = () => busy(byId("logout"), logout);
 byId("take-over").onclick = () => {

@@ -2,7 +2,7 @@
 
 import { busy, byId, h, keyed } from "/static/dom.js";
 import { dialable, phoneNumber } from "/static/format.js";
-import { askWords, decisionWords, refusalLines } from "/static/gate_words.js";
+import { askWords, decisionWords, refusalLines, ruleName } from "/static/gate_words.js";
 import { onLanguage, t, words } from "/static/i18n.js";
 
 const PAUSE_MS = 600;
@@ -171,7 +171,7 @@ export class Dial {
     if (decision) return decisionWords(decision);
     const { refusal, code, title } = failure;
     const [headline, ...lines] = refusal ? refusalLines(refusal) : [words("failed", code, title)];
-    return { tone: "no", headline, lines, rule: refusal?.rule ?? null };
+    return { tone: "no", headline, lines, rule: refusal ? ruleName(refusal) : null };
   }
 
   #renderAsk(decision) {

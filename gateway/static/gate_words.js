@@ -18,6 +18,11 @@ function help({ remedy, retry_at }) {
   return remedy && !(remedy === "wait" && retry_at) ? words("remedy", remedy) : null;
 }
 
+/** The name of the rule, and whose it is where it is not the gateway's own. */
+export function ruleName({ rule, source }) {
+  return source ? `${rule} (${source})` : rule;
+}
+
 /** Lines that explain a refusal, the first one naming the reason. */
 export function refusalLines(refusal) {
   return [
@@ -37,7 +42,7 @@ export function decisionWords(decision) {
     if (decision.refusal.remedy === "wait_for_reply" && decision.asked_at) {
       lines.push(t("gate.asked", { when: onDay(decision.asked_at) }));
     }
-    return { tone: "no", headline, lines, rule: decision.refusal.rule };
+    return { tone: "no", headline, lines, rule: ruleName(decision.refusal) };
   }
   const until = decision.permission_expires_at;
   const lines = [

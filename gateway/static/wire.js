@@ -5,6 +5,9 @@ const REPLY_MS = 10_000;
 const PROBE_MS = 5_000;
 // The gateway keeps a call for 15 s after the socket went: the first tries come quickly.
 const BACK_OFF_MS = [250, 500, 1_000, 2_000, 4_000, 8_000];
+// A gateway that went away on purpose has told everybody at once: they come back spread over this time.
+const SPREAD_MS = 3_000;
+const GOING_AWAY = 1001;
 
 export const CLOSED = { UNAUTHORIZED: 4401, FORBIDDEN: 4403, REPLACED: 4409, TOO_MANY: 4429 };
 const FINAL = new Set([CLOSED.UNAUTHORIZED, CLOSED.FORBIDDEN, CLOSED.REPLACED]);
@@ -136,7 +139,8 @@ export class Wire {
     }
     const step = BACK_OFF_MS[Math.min(this.#attempt++, BACK_OFF_MS.length - 1)];
     const wait = code === CLOSED.TOO_MANY ? BACK_OFF_MS.at(-1) : step;
-    this.#timer = setTimeout(() => this.#open(), wait * (0.75 + Math.random() / 2));
+    const spread = code === GOING_AWAY ? SPREAD_MS * Math.random() : 0;
+    this.#timer = setTimeout(() => this.#open(), wait * (0.75 + Math.random() / 2) + spread);
     this.#on.down();
   }
 
