@@ -110,8 +110,9 @@ class MetaSim:
     async def start(self) -> None:
         """Listen, open the media relay, begin to verify the callback."""
         await self.background.start()
-        self._relay = await Relay.open(self.config.media_host)
-        self.calls.use_relay(self._relay)
+        if not self.config.silent:
+            self._relay = await Relay.open(self.config.media_host)
+            self.calls.use_relay(self._relay)
         self._runner = web.AppRunner(self.app(), access_log=None, shutdown_timeout=1.0)
         await self._runner.setup()
         site = web.TCPSite(self._runner, self.config.host, self.config.port)

@@ -12,6 +12,7 @@ from dataclasses import replace
 from loadtest.background import Background
 from loadtest.dtls_leg import DtlsRole, HandshakeFailed
 from loadtest.relay import Relay, RelayLeg
+from loadtest.silent_user import SilentMedia
 from loadtest.sim_config import DAY_S, Behaviour, UserSpec
 from loadtest.sim_errors import GraphError, NotPossible
 from loadtest.sim_messages import Messages
@@ -105,7 +106,7 @@ class Calls:
         remote = read_business_sdp(sdp, is_offer=False, mid="audio", opus=_OFFER_OPUS)
         call.sdp, call.remote = sdp, remote
         role = DtlsRole.SERVER if remote.setup is Setup.ACTIVE else DtlsRole.CLIENT
-        self._background.spawn(self._connect(call, remote, role), f"media of {call.id}")
+        self._begin_media(call, remote, role)
 
     # Business-initiated
 
@@ -180,7 +181,7 @@ class Calls:
         sdp = call.media.answer(remote, setup)
         role = DtlsRole.CLIENT if setup is Setup.ACTIVE else DtlsRole.SERVER
         self._send(call, connect(call.facts, sdp, self._world.clock()))
-        self._background.spawn(self._connect(call, remote, role), f"media of {call.id}")
+        self._begin_media(call, remote, role)
 
     def _ring(self, call: Call) -> None:
         if call.state is not CallState.DIALING:
@@ -273,14 +274,26 @@ class Calls:
         return call
 
     def _new_call(self, facts: CallFacts, state: CallState) -> Call:
-        world, user = self._world, facts.user
-        assert self.relay is not None, "use_relay() comes first"
-        echo_after_s = world.timers.echo_after_s if user.echo else None
-        voice = UserVoice(tone_hz=user.tone_hz, echo_after_s=echo_after_s, listen_every_s=world.timers.listen_every_s)
-        media = UserMedia(self.relay, voice, clock=world.clock, on_early=lambda: self._early(call))
+        world = self._world
+        media = self._media_of(facts.user, lambda: self._early(call))
         call = Call(facts=facts, state=state, placed_at=world.clock(), media=media)
         world.keep(call)
         return call
+
+    def _media_of(self, user: UserSpec, on_early: Callable[[], None]) -> UserMedia:
+        world = self._world
+        if world.config.silent:
+            return SilentMedia(world.config.media_host, clock=world.clock)
+        assert self.relay is not None, "use_relay() comes first"
+        echo_after_s = world.timers.echo_after_s if user.echo else None
+        voice = UserVoice(tone_hz=user.tone_hz, echo_after_s=echo_after_s, listen_every_s=world.timers.listen_every_s)
+        return UserMedia(self.relay, voice, clock=world.clock, on_early=on_early)
+
+    def _begin_media(self, call: Call, remote: BusinessSdp, role: DtlsRole) -> None:
+        if isinstance(call.media, SilentMedia):
+            call.media.connect_now()
+        else:
+            self._background.spawn(self._connect(call, remote, role), f"media of {call.id}")
 
     async def _connect(self, call: Call, remote: BusinessSdp, role: DtlsRole) -> None:
         try:
@@ -301,8 +314,9 @@ class Calls:
         by_business = call.facts.direction is Direction.BUSINESS_INITIATED
         world.contact(number, call.facts.user).call_connected(by_business=by_business, now=now)
         call.media.welcome()
-        self._after(call, world.timers.speak_after_s, call.media.talk)
-        self._after(call, world.timers.media_check_every_s, lambda: self._watch_media(call))
+        if not world.config.silent:
+            self._after(call, world.timers.speak_after_s, call.media.talk)
+            self._after(call, world.timers.media_check_every_s, lambda: self._watch_media(call))
         if call.facts.user.talk_s is not None:
             hang_up = EndReason.USER_HUNG_UP
             self._after(call, call.facts.user.talk_s, lambda: self._end(call, hang_up))
@@ -351,7 +365,8 @@ class Calls:
             error_code=call.error_code,
         )
         self._send(call, terminate(call.facts, end))
-        self._background.spawn(call.media.close(), f"end of media of {call.id}")
+        if not world.config.silent:
+            self._background.spawn(call.media.close(), f"end of media of {call.id}")
         self._note(call, Happening.ENDED, reason.value)
         self._messages.after_call(call)
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 
 from loadtest.clock import Clock, wall_clock
 from loadtest.guard import check_host, check_url
@@ -189,6 +189,11 @@ class Timers:
             raise ValueError("every timer lies between 0 and 86400 seconds")
 
 
+def crowd(count: int, *, first: int = 5_511_910_000_000, **more: Any) -> tuple[UserSpec, ...]:
+    """Return many users with numbers that follow each other; `more` are fields of `UserSpec` for all of them."""
+    return tuple(UserSpec(wa_id=str(first + index), name=f"User {index}", **more) for index in range(count))
+
+
 PEOPLE: Final = (
     UserSpec(wa_id="5511900000001", name="Ana", tone_hz=440),
     UserSpec(wa_id="5511900000002", name="Bruno", tone_hz=620, echo=True),
@@ -220,6 +225,8 @@ class SimConfig:
     )
     #: a=setup of Meta's answer in business-initiated calls.
     answer_setup: Setup = Setup.ACTIVE
+    #: No media at all: SDP of the right shape and nothing behind it, for loads of signalling.
+    silent: bool = False
     #: End a call as FAILED when media comes too early; otherwise it is only recorded.
     strict_media: bool = False
     allow_hosts: frozenset[str] = frozenset()

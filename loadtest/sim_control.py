@@ -16,7 +16,7 @@ from aiohttp import web
 from loadtest.sim_calls import Calls
 from loadtest.sim_config import Behaviour, PermissionAnswer, Timers, UserSpec
 from loadtest.sim_errors import NotPossible
-from loadtest.sim_faults import Faults, read_graph_fault, read_webhook_faults
+from loadtest.sim_faults import Faults, read_graph_fault, read_graph_shares, read_webhook_faults
 from loadtest.sim_messages import Messages
 from loadtest.sim_payloads import Direction, restriction
 from loadtest.sim_rules import recent
@@ -242,16 +242,22 @@ class ControlApi:
         return web.json_response(self._faults.described())
 
     def _order_faults(self, request: web.Request, body: Body) -> Body:
-        unknown = set(body) - {"graph", "webhooks"}
+        unknown = set(body) - {"graph", "graph_shares", "webhooks"}
         if unknown:
-            raise ValueError(f"unknown: {', '.join(sorted(unknown))}; known: graph, webhooks")
-        graph, webhooks = body.get("graph", []), body.get("webhooks")
+            raise ValueError(f"unknown: {', '.join(sorted(unknown))}; known: graph, graph_shares, webhooks")
+        graph, shares, webhooks = body.get("graph", []), body.get("graph_shares"), body.get("webhooks")
         if not isinstance(graph, list) or any(not isinstance(one, dict) for one in graph):
             raise ValueError("graph is a list of objects")
         if webhooks is not None and not isinstance(webhooks, dict):
             raise ValueError("webhooks is an object")
+        if shares is not None and not isinstance(shares, dict):
+            raise ValueError("graph_shares is an object")
         orders = [read_graph_fault(one) for one in graph]
-        self._faults.order(orders, None if webhooks is None else read_webhook_faults(webhooks))
+        self._faults.order(
+            orders,
+            None if webhooks is None else read_webhook_faults(webhooks),
+            None if shares is None else read_graph_shares(shares),
+        )
         return self._faults.described()
 
     def _set_timers(self, request: web.Request, body: Body) -> Body:

@@ -23,6 +23,8 @@ class Fault(StrEnum):
     CUT_BEFORE = "cut_before"
     #: The request is carried out, then the connection is cut: the caller cannot know.
     CUT_AFTER = "cut_after"
+    #: Neither done nor answered for a while, then the connection is cut.
+    STALL = "stall"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +47,31 @@ class GraphFault:
             raise ValueError("status lies between 400 and 599")
         if not 0 <= self.seconds <= _MAX_WAIT_S:
             raise ValueError("seconds lies between 0 and 3600")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GraphFaults:
+    """Shares (0 to 1) of Graph requests that suffer each fault; at most one each."""
+
+    #: Answered with `code`; nothing is done.
+    fail: float = 0.0
+    #: No answer for `hang_s`; every other one is carried out all the same.
+    hang: float = 0.0
+    cut_before: float = 0.0
+    #: Carried out, then cut.
+    cut_after: float = 0.0
+    code: int = 131000
+    hang_s: float = 20.0
+    #: As in `GraphFault`, or *.
+    action: str = "*"
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        shares = (self.fail, self.hang, self.cut_before, self.cut_after)
+        if any(not 0 <= share <= 1 for share in shares) or sum(shares) > 1:
+            raise ValueError("fail, hang, cut_before and cut_after are shares from 0 to 1, together at most 1")
+        if not 0 <= self.hang_s <= _MAX_WAIT_S:
+            raise ValueError("hang_s lies between 0 and 3600")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,12 +113,19 @@ class Faults:
 
     def __init__(self) -> None:
         self.graph: list[GraphFault] = []
+        self.graph_shares = GraphFaults()
         self.webhooks = WebhookFaults()
         self._random = random.Random(1)
+        self._graph_random = random.Random(1)
 
-    def order(self, graph: list[GraphFault], webhooks: WebhookFaults | None) -> None:
-        """Add Graph faults; replace the webhook faults if some are given (their seed starts anew)."""
+    def order(
+        self, graph: list[GraphFault], webhooks: WebhookFaults | None, graph_shares: GraphFaults | None = None
+    ) -> None:
+        """Add Graph faults; replace the shares of either side if some are given (their seed starts anew)."""
         self.graph += graph
+        if graph_shares is not None:
+            self.graph_shares = graph_shares
+            self._graph_random = random.Random(graph_shares.seed)
         if webhooks is not None:
             self.webhooks = webhooks
             self._random = random.Random(webhooks.seed)
@@ -99,10 +133,11 @@ class Faults:
     def clear(self) -> None:
         """Let everything work."""
         self.graph.clear()
+        self.graph_shares = GraphFaults()
         self.webhooks = WebhookFaults()
 
     def take(self, action: str) -> GraphFault | None:
-        """Return (and use up) the first fault ordered for this action."""
+        """Return (and use up) the first fault ordered for this action; without one, throw the dice."""
         for index, fault in enumerate(self.graph):
             if fault.action in ("*", action):
                 if fault.times > 1:
@@ -110,6 +145,24 @@ class Faults:
                 else:
                     del self.graph[index]
                 return fault
+        return self._thrown(action)
+
+    def _thrown(self, action: str) -> GraphFault | None:
+        """Throw the dice for one request; always the same number of throws, so that shares can change."""
+        shares = self.graph_shares
+        thrown, done = self._graph_random.random(), self._graph_random.random() < 0.5
+        if shares.action not in ("*", action):
+            return None
+        hang = Fault.DELAY if done else Fault.STALL
+        for fault, share in (
+            (Fault.FAIL, shares.fail),
+            (hang, shares.hang),
+            (Fault.CUT_BEFORE, shares.cut_before),
+            (Fault.CUT_AFTER, shares.cut_after),
+        ):
+            if thrown < share:
+                return GraphFault(fault=fault, action=action, code=shares.code, seconds=shares.hang_s)
+            thrown -= share
         return None
 
     def fate(self) -> Fate:
@@ -126,7 +179,11 @@ class Faults:
 
     def described(self) -> dict[str, Any]:
         """Return the faults in force for JSON."""
-        return {"graph": [asdict(fault) for fault in self.graph], "webhooks": asdict(self.webhooks)}
+        return {
+            "graph": [asdict(fault) for fault in self.graph],
+            "graph_shares": asdict(self.graph_shares),
+            "webhooks": asdict(self.webhooks),
+        }
 
 
 def read_graph_fault(data: Mapping[str, Any]) -> GraphFault:
@@ -138,6 +195,14 @@ def read_graph_fault(data: Mapping[str, Any]) -> GraphFault:
     return GraphFault(**{**known, "fault": Fault(known["fault"])})
 
 
+def read_graph_shares(data: Mapping[str, Any]) -> GraphFaults:
+    """Return shares of Graph faults from JSON. Raises: ValueError."""
+    known = _known(data, GraphFaults)
+    numbers = dict.fromkeys(("fail", "hang", "cut_before", "cut_after", "hang_s"), (int, float))
+    _check_types(known, {**numbers, "code": int, "action": str, "seed": int})
+    return GraphFaults(**known)
+
+
 def read_webhook_faults(data: Mapping[str, Any]) -> WebhookFaults:
     """Return webhook faults from JSON. Raises: ValueError."""
     known = _known(data, WebhookFaults)
@@ -146,7 +211,7 @@ def read_webhook_faults(data: Mapping[str, Any]) -> WebhookFaults:
     return WebhookFaults(**known)
 
 
-def _known(data: Mapping[str, Any], kind: type[GraphFault] | type[WebhookFaults]) -> dict[str, Any]:
+def _known(data: Mapping[str, Any], kind: type[GraphFault] | type[GraphFaults] | type[WebhookFaults]) -> dict[str, Any]:
     names = {field.name for field in fields(kind)}
     unknown = set(data) - names
     if unknown:

@@ -11,6 +11,7 @@ import secrets
 from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from email.utils import formatdate
 from typing import Any, TypeAlias
 
 from aiohttp import web
@@ -110,10 +111,11 @@ class GraphApi:
         except GraphError as error:
             answer, status, code = error.body(secrets.token_urlsafe(8)), error.status, error.code
         self._record(request, action, body, answer, status=status, code=code, fault=fault)
-        cut = fault is not None and fault.fault in (Fault.CUT_BEFORE, Fault.CUT_AFTER)
+        cut = fault is not None and fault.fault in (Fault.CUT_BEFORE, Fault.CUT_AFTER, Fault.STALL)
         if cut and request.transport is not None:
             request.transport.abort()
-        return web.json_response(answer, status=status)
+        date = formatdate(self._world.clock(), usegmt=True)
+        return web.json_response(answer, status=status, headers={"Date": date})
 
     def _authorise(self, request: web.Request) -> None:
         given = request.headers.get("Authorization", "")
@@ -131,7 +133,8 @@ class GraphApi:
     ) -> Body:
         if fault is not None and fault.fault is Fault.FAIL:
             raise GraphError(fault.code, "Ordered by /sim/faults", status=fault.status)
-        if fault is not None and fault.fault is Fault.CUT_BEFORE:
+        if fault is not None and fault.fault in (Fault.CUT_BEFORE, Fault.STALL):
+            await asyncio.sleep(fault.seconds if fault.fault is Fault.STALL else 0.0)
             return {}
         number = self._world.number(request.match_info["number"])
         answer = work(_Asked(number=number, action=action, body=body, query=request.query))

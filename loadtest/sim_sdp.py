@@ -14,6 +14,7 @@ from loadtest.rtp import Payloads
 from loadtest.sim_errors import GraphError
 
 MAX_SDP_CHARACTERS = 65_536
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _UFRAG = re.compile(r"[A-Za-z0-9+/]{4,256}")
 _PASSWORD = re.compile(r"[A-Za-z0-9+/]{22,256}")
 _FINGERPRINT = re.compile(r"[0-9A-Fa-f]{2}(?::[0-9A-Fa-f]{2}){31}")
@@ -120,8 +121,7 @@ def _check_text(sdp: str) -> None:
         raise _refuse("must start with v=0 and use CRLF line ends")
     if not sdp.endswith("\r\n"):
         raise _refuse("the last line has no CRLF")
-    bare = sdp.replace("\r\n", "")
-    if any(ord(character) < 32 or ord(character) == 127 for character in bare):
+    if _CONTROL.search(sdp.replace("\r\n", "")):
         raise _refuse("bare line feeds or control characters")
     if any(len(line) < 2 or line[1] != "=" for line in sdp.split("\r\n")[:-1]):
         raise _refuse("a line is not of the form x=...")

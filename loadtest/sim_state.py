@@ -6,7 +6,7 @@ Holds facts and finds them; the rules of a call are in sim_calls.py, those of a 
 import asyncio
 import base64
 import random
-from collections import deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -188,6 +188,9 @@ class World:
         #: Live calls and the last ended ones.
         self.calls: dict[str, Call] = {}
         self._live: dict[str, Call] = {}
+        #: The same by user, and how many they are by number and direction: a load has thousands.
+        self._live_of: defaultdict[str, dict[str, Call]] = defaultdict(dict)
+        self._counts: Counter[tuple[str, Direction]] = Counter()
         self._ended: deque[str] = deque()
         self.opaque: dict[tuple[str, str], str] = {}
         self.violations: list[Violation] = []
@@ -248,6 +251,11 @@ class World:
         """Return the user a business names by number (wins) or user id."""
         if to:
             return self.users.get(to.removeprefix("+"))
+        # Made from the number (see `UserSpec.user_id`); a number with leading zeros has to be searched for.
+        digits = (recipient or "").removeprefix("BR.").lstrip("0")
+        known = self.users.get(digits)
+        if known is not None and known.user_id == recipient:
+            return known
         return next((user for user in self.users.values() if user.user_id == recipient), None)
 
     def contact(self, number: Number, user: UserSpec) -> Contact:
@@ -259,23 +267,28 @@ class World:
 
     def live_calls(self, *, number: Number | None = None, user: str | None = None) -> list[Call]:
         """Return the live calls, of one number or one user if given."""
-        return [
-            call
-            for call in self._live.values()
-            if (number is None or call.facts.number is number.spec) and (user is None or call.facts.user.wa_id == user)
-        ]
+        live = self._live if user is None else self._live_of.get(user, {})
+        return [call for call in live.values() if number is None or call.facts.number is number.spec]
 
     def count_live(self, number: Number, direction: Direction) -> int:
         """Return how many calls of a number are up in one direction."""
-        return sum(call.facts.direction is direction for call in self.live_calls(number=number))
+        return self._counts[number.spec.phone_number_id, direction]
 
     def keep(self, call: Call) -> None:
         """Add a call."""
-        self.calls[call.id] = self._live[call.id] = call
+        facts = call.facts
+        self.calls[call.id] = self._live[call.id] = self._live_of[facts.user.wa_id][call.id] = call
+        self._counts[facts.number.phone_number_id, facts.direction] += 1
 
     def retire(self, call: Call) -> None:
         """Remember an ended call for a while."""
-        self._live.pop(call.id, None)
+        if self._live.pop(call.id, None) is not None:
+            facts = call.facts
+            self._counts[facts.number.phone_number_id, facts.direction] -= 1
+            of_user = self._live_of[facts.user.wa_id]
+            del of_user[call.id]
+            if not of_user:
+                del self._live_of[facts.user.wa_id]
         self._ended.append(call.id)
         while len(self._ended) > self.config.history:
             self.calls.pop(self._ended.popleft(), None)

@@ -192,6 +192,7 @@ class Webhooks:
             async with self._session.post(
                 self._config.callback_url, data=body, headers=headers, allow_redirects=False
             ) as response:
+                await response.content.read(1024)  # an answer that is not read to its end costs the connection
                 return response.status
         except (aiohttp.ClientError, TimeoutError) as failure:
             log.debug("webhook not delivered: %s", failure)

@@ -1,12 +1,18 @@
 """A whole gateway as its users run it, beside a simulated Meta: started, watched, stopped.
 
-The gateway is a process of its own, given its settings by environment; nothing of it is imported. Used by `demo` and
-by load runs.
+The gateway is a process of its own, given its settings by environment; nothing of it is imported. Used by `demo`, by
+load runs, and by runs that kill it and start it again.
+
+    async with Stack(StackConfig(null_media=True, operators=operators(50), sim={"users": crowd(1_000)})) as stack:
+        ...
+        await stack.kill()
+        await stack.restart()
 """
 
 import asyncio
 import contextlib
 import ctypes
+import json
 import os
 import secrets
 import signal
@@ -15,16 +21,19 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from types import TracebackType
+from typing import Any, Final, Self
 
 import aiohttp
 
+from loadtest.background import Background
 from loadtest.meta_sim import MetaSim
 from loadtest.sim_config import SimConfig
 
 _ROOT: Final = Path(__file__).resolve().parent.parent
 _STOP_S: Final = 15.0
 _ASK_S: Final = 2.0
+_LAST_WORDS_S: Final = 2.0
 _PR_SET_PDEATHSIG: Final = 1
 
 
@@ -47,11 +56,14 @@ class StackConfig:
     operators: Mapping[str, str] = field(default_factory=lambda: {"ana": secrets.token_urlsafe(9)})
     api_key: str = field(default_factory=lambda: secrets.token_urlsafe(18))
     environment: Mapping[str, str] = field(default_factory=dict)  #: further settings of the gateway
+    sim: Mapping[str, Any] = field(default_factory=dict)  #: further fields of the simulator's `SimConfig`
+    #: No audio on either side, and no media workers: for loads of signalling.
+    null_media: bool = False
     start_timeout_s: float = 60.0
 
 
 class Stack:
-    """One gateway process and one simulated Meta. `start()` once, `close()` once."""
+    """One gateway process and one simulated Meta. `start()` once, `close()` once; or an async context manager."""
 
     def __init__(self, config: StackConfig | None = None) -> None:
         self.config = config or StackConfig()
@@ -59,19 +71,33 @@ class Stack:
         self.admin_port = self.config.admin_port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.admin_url = f"http://127.0.0.1:{self.admin_port}"
-        self.sim = MetaSim(
-            SimConfig(
-                port=self.config.sim_port,
-                callback_url=f"{self.url}/webhooks/meta",
-                app_secret=secrets.token_urlsafe(24),
-                verify_token=secrets.token_urlsafe(24),
-                access_token=secrets.token_urlsafe(24),
-            )
-        )
+        sim: dict[str, Any] = {
+            "port": self.config.sim_port,
+            "callback_url": f"{self.url}/webhooks/meta",
+            "app_secret": secrets.token_urlsafe(24),
+            "verify_token": secrets.token_urlsafe(24),
+            "access_token": secrets.token_urlsafe(24),
+            "silent": self.config.null_media,
+        }
+        self.sim = MetaSim(SimConfig(**sim | dict(self.config.sim)))
+        #: The last lines of the gateway, of all its lives.
         self.log: list[str] = []
         self.process: asyncio.subprocess.Process | None = None
-        self._tasks = asyncio.TaskGroup()
-        self._reader: asyncio.Task[None] | None = None
+        self._background = Background("stack")
+        self._log_read = asyncio.Event()
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self.start()
+        except BaseException:
+            await self.close()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
 
     async def start(self, progress: Callable[[str], None] = lambda step: None) -> None:
         """Start both and return when the gateway is ready. Raises: PortTaken, GatewayDied, OSError."""
@@ -79,7 +105,11 @@ class Stack:
         progress("simulated Meta")
         await self.sim.start()
         progress("gateway, PostgreSQL and media worker")
-        self.process = await asyncio.create_subprocess_exec(
+        await self._background.start()
+        await self._start_gateway()
+
+    async def _start_gateway(self) -> None:
+        process = self.process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
             "gateway",
@@ -92,9 +122,51 @@ class Stack:
             start_new_session=True,  # Ctrl-C is for us; we tell it
             preexec_fn=_ended_with_us(),
         )
-        await self._tasks.__aenter__()
-        self._reader = self._tasks.create_task(self._read_log(self.process))
-        await self._until_ready(self.process)
+        self._log_read.clear()
+        self._background.spawn(self._read_log(process), "log")
+        await self._until_ready(process)
+
+    @property
+    def gateway_pid(self) -> int:
+        """The process id of the gateway; it changes with `restart`."""
+        assert self.process is not None, "start() comes first"
+        return self.process.pid
+
+    async def kill(self) -> None:
+        """Kill the gateway (SIGKILL) and return when it is gone; the simulated Meta goes on."""
+        assert self.process is not None, "start() comes first"
+        with contextlib.suppress(ProcessLookupError):
+            self.process.kill()
+        await self.process.wait()
+        await self._until_log_read()
+
+    def drain(self) -> None:
+        """Ask the gateway (SIGTERM) to end with its last call; `until_gone` waits for that."""
+        assert self.process is not None, "start() comes first"
+        self.process.send_signal(signal.SIGTERM)
+
+    async def restart(self) -> None:
+        """Start the gateway again, with the same ports and data, and return when it is ready. Raises: GatewayDied.
+
+        One that still runs is asked to end first.
+        """
+        assert self.process is not None, "start() comes first"
+        await self._stop(self.process)
+        await self._until_log_read()
+        await self._start_gateway()
+
+    async def metrics(self) -> dict[str, float]:
+        """Return the gateway's figures by series: `calls_active{direction="…",number="…"}` for example.
+
+        Raises: aiohttp.ClientError, TimeoutError.
+        """
+        async with (
+            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as http,
+            http.get(f"{self.admin_url}/metrics") as response,
+        ):
+            text = await response.text()
+        rows = (line.rpartition(" ") for line in text.splitlines() if line and not line.startswith("#"))
+        return {series: float(value) for series, _, value in rows}
 
     def _check_ports(self) -> None:
         """Before anything is started: a stranger's `/readyz` must not be taken for our gateway's."""
@@ -115,8 +187,14 @@ class Stack:
 
     def _environment(self) -> dict[str, str]:
         config, sim = self.config, self.sim
-        names = ",".join(f'"{name}": "{key}"' for name, key in config.operators.items())
-        number = sim.config.numbers[0]
+        numbers = [
+            {
+                "phone_number_id": number.phone_number_id,
+                "phone_number": f"+{number.display_phone_number}",
+                "name": number.verified_name,
+            }
+            for number in sim.config.numbers
+        ]
         settings = {
             "GATEWAY_PORT": str(self.port),
             "GATEWAY_ADMIN_PORT": str(self.admin_port),
@@ -124,14 +202,16 @@ class Stack:
             "GATEWAY_APP_SECRET": sim.config.app_secret,
             "GATEWAY_VERIFY_TOKEN": sim.config.verify_token,
             "GATEWAY_ACCESS_TOKEN": sim.config.access_token,
-            "GATEWAY_PHONE_NUMBER_ID": number.phone_number_id,
-            "GATEWAY_PHONE_NUMBER": f"+{number.display_phone_number}",
-            "GATEWAY_NUMBER_NAME": number.verified_name,
-            "GATEWAY_OPERATORS": "{" + names + "}",
+            "GATEWAY_NUMBERS": json.dumps(numbers),
+            "GATEWAY_OPERATORS": json.dumps(dict(config.operators)),
             "GATEWAY_API_KEY": config.api_key,
             # The simulated user's media is on loopback, which a gateway otherwise never sends to.
             "GATEWAY_META_CANDIDATE_NETWORKS": '["127.0.0.0/8"]',
         }
+        if config.null_media:
+            settings["GATEWAY_MEDIA_ENGINE"] = "null"
+            # Whoever measures overload sets limits of their own; the others share a machine with what they measure.
+            settings |= {"GATEWAY_MAX_SETUPS_PER_S": "10000", "GATEWAY_MAX_LOOP_LAG_MS": "10000"}
         if config.data_dir is not None:
             settings["GATEWAY_DATA_DIR"] = str(config.data_dir)
         return settings | dict(config.environment)
@@ -141,6 +221,13 @@ class Stack:
         async for line in process.stdout:
             self.log.append(line.decode(errors="replace").rstrip())
             del self.log[:-2_000]
+        self._log_read.set()
+
+    async def _until_log_read(self) -> None:
+        """Wait for the last words; not long, for a child of the gateway may hold the pipe open."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_WORDS_S):
+                await self._log_read.wait()
 
     async def _until_ready(self, process: asyncio.subprocess.Process) -> None:
         loop = asyncio.get_running_loop()
@@ -166,13 +253,11 @@ class Stack:
         return await self.process.wait()
 
     async def close(self) -> None:
-        """Stop the gateway as an operator would, then the simulator. Safe to call twice."""
+        """Stop the gateway as an impatient operator would, then the simulator. Safe to call twice."""
         if self.process is not None:
             await self._stop(self.process)
-            if self._reader is not None:
-                await self._reader
-                self._reader = None
-                await self._tasks.__aexit__(None, None, None)
+            await self._until_log_read()
+        await self._background.close()
         await self.sim.close()
 
     @staticmethod
@@ -180,6 +265,7 @@ class Stack:
         if process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 process.send_signal(signal.SIGTERM)
+                process.send_signal(signal.SIGINT)  # the second one: do not wait for calls that are up
         try:
             async with asyncio.timeout(_STOP_S):
                 await process.wait()
@@ -204,6 +290,11 @@ def _ended_with_us() -> Callable[[], None] | None:
             os._exit(1)
 
     return arm
+
+
+def operators(count: int) -> dict[str, str]:
+    """Return names and keys of so many operators."""
+    return {f"op{number}": secrets.token_urlsafe(9) for number in range(count)}
 
 
 def free_port() -> int:

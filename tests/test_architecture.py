@@ -26,7 +26,7 @@ PURE = (
     *(ROOT / "gateway" / f"{name}.py" for name in ("call", "step", "effects", "outcome", "ids", "events", "routing")),
     *(ROOT / "gateway" / f"{name}.py" for name in ("messages", "records", "views", "drift")),
     *(ROOT / "gateway" / f"{name}.py" for name in ("event_parts", "number_events", "number_facts", "number_json")),
-    *(ROOT / "gateway" / f"{name}.py" for name in ("number_views", "placed_calls")),
+    *(ROOT / "gateway" / f"{name}.py" for name in ("number_views", "placed_calls", "overload")),
     *(ROOT / "media" / f"{name}.py" for name in ("sdp", "negotiation", "model", "stats", "errors")),
 )
 FILES = [path for package in sorted(OURS) for path in sorted((ROOT / package).rglob("*.py"))]

@@ -14,7 +14,7 @@ from gateway.embedded import EmbeddedServer
 from gateway.errors import StoreDown, StoreError
 from gateway.ids import CallId, MetaCallId, OperatorId, UserRef
 from gateway.outcome import EndReason, Result
-from gateway.records import CallRecord, ContactsMerged, NumberSaved
+from gateway.records import CallDeclined, CallRecord, ContactsMerged, EndOwed, NumberSaved
 from gateway.store import PostgresStore, Replay, ReplayState, Store
 from policy.facts import Direction
 from tests.support import records as make
@@ -54,6 +54,24 @@ async def test_numbers_do_not_share_dedupe_keys(store: Store) -> None:
     await store.write(make.event("k", received_at=at(0)))
     await store.write(make.event("k", phone_number_id=OTHER_NUMBER, received_at=at(9)))
     assert await store.recent_event_keys(at(5)) == {"k"}
+
+
+async def test_the_journal_says_which_events_it_holds(store: Store) -> None:
+    await store.write(make.event("a"), make.event("b"), make.event("c", phone_number_id=OTHER_NUMBER))
+    assert await store.known_events(NUMBER, ["a", "c", "d"]) == {"a"}
+    assert await store.known_events(NUMBER, []) == set()
+
+
+async def test_old_events_and_old_idempotency_keys_are_deleted_some_at_a_time(store: Store) -> None:
+    await store.write(*(make.event(f"k{n}", received_at=at(n)) for n in range(5)))
+    for n in range(5):
+        await store.idempotent(f"i{n}", "f", at(n))
+    assert await store.forget(events_before=at(3), keys_before=at(2), limit=2) == 4
+    assert await store.forget(events_before=at(3), keys_before=at(2), limit=2) == 1
+    assert await store.forget(events_before=at(3), keys_before=at(2), limit=2) == 0
+    assert await store.recent_event_keys(T0) == {"k3", "k4"}
+    replays = [await store.idempotent(f"i{n}", "f", at(9)) for n in range(5)]
+    assert [replay is None for replay in replays] == [True, True, False, False, False]
 
 
 async def test_an_event_may_name_no_number_and_hold_any_bytes(store: Store) -> None:
@@ -171,6 +189,61 @@ async def test_one_call_between_two_of_our_numbers_has_two_records(store: Store)
     assert await store.call_by_meta_id(MetaCallId("wacid.both")) == two
 
 
+async def test_a_call_that_is_owed_its_end_is_unfinished_until_that_is_confirmed(store: Store) -> None:
+    ended, live = make.call(state="ended", created_at=at(1)), make.call(created_at=at(2))
+    await store.write(ended, live, EndOwed(call_id=ended.call_id, owed=True))
+    assert await store.unfinished_calls() == [ended, live]
+    await store.write(replace(live, version=2, state="ended"), EndOwed(call_id=ended.call_id, owed=False))
+    assert await store.unfinished_calls() == []
+
+
+async def test_the_last_word_on_an_ending_counts(store: Store) -> None:
+    call = make.call(state="ended")
+    mark = EndOwed(call_id=call.call_id, owed=True)
+    await store.write(call, mark, replace(mark, owed=False))
+    assert await store.unfinished_calls() == []
+    await store.write(replace(mark, owed=False), mark)
+    assert await store.unfinished_calls() == [call]
+
+
+async def test_an_ending_may_tell_metas_id_and_no_version_takes_it_back(store: Store) -> None:
+    call, meta_call_id = make.call(meta_call_id=None), MetaCallId("wacid.LATE")
+    await store.write(call)
+    terminated = make.terminate(meta_call_id)
+    await store.write(EndOwed(call_id=call.call_id, owed=True, meta_call_id=meta_call_id), terminated)
+    await store.write(replace(call, version=2, state="ended"))
+    found = await store.call(call.call_id)
+    assert found is not None
+    assert (found.meta_call_id, found.state, found.duration_s) == (meta_call_id, "ended", terminated.duration_s)
+    await store.write(EndOwed(call_id=call.call_id, owed=False, meta_call_id=MetaCallId("wacid.OTHER")))
+    assert (await store.call_by_meta_id(meta_call_id)) == found
+
+
+async def test_a_decline_that_comes_late_says_why_nobody_answered(store: Store) -> None:
+    unanswered = make.call(
+        direction=Direction.BUSINESS_INITIATED, state="ended", result=Result.USER, reason=EndReason.NOT_ANSWERED
+    )
+    others = [
+        make.call(state="ended", result=Result.USER, reason=EndReason.NOT_ANSWERED),
+        make.call(direction=Direction.BUSINESS_INITIATED, state="ringing"),
+        make.call(direction=Direction.BUSINESS_INITIATED, result=Result.OPERATOR, reason=EndReason.CANCELLED),
+    ]
+    await store.write(unanswered, *others)
+    for call in (unanswered, *others):
+        assert call.meta_call_id is not None
+        await store.write(CallDeclined(meta_call_id=call.meta_call_id))
+    await store.write(replace(unanswered, version=2, leg_stats={"kept": 1}))
+    assert await store.call(unanswered.call_id) == replace(
+        unanswered, version=2, leg_stats={"kept": 1}, reason=EndReason.DECLINED
+    )
+    assert [await store.call(call.call_id) for call in others] == others
+
+
+async def test_an_ending_of_an_unknown_call_changes_nothing(store: Store) -> None:
+    await store.write(EndOwed(call_id=CallId("nobody"), owed=True))
+    assert await store.unfinished_calls() == []
+
+
 # --- contacts and facts ----------------------------------------------------------------------------
 
 
@@ -199,10 +272,12 @@ async def test_a_number_that_changed_hands_is_not_the_former_user(store: Store) 
     assert await store.contact(NUMBER, UserRef(wa_id="5511900000002")) == latter
 
 
-async def test_a_contact_gains_names_and_never_loses_them(store: Store) -> None:
-    contact = make.contact(user=UserRef(wa_id="5511900000002"), name=None)
+async def test_a_contact_gains_names_and_loses_no_bsuid(store: Store) -> None:
+    number = UserRef(wa_id="5511900000002")
+    contact = make.contact(user=number, name=None)
     await store.write(contact)
     await store.write(replace(contact, user=UserRef(user_id="BR.1"), name="Ana", seen_at=at(5)))
+    assert await store.contact(NUMBER, number) is None  # it is somebody else's by now
     await store.write(replace(contact, name=None, state={"connected": 2}, seen_at=at(3)))
     assert await store.contact(NUMBER, UserRef(user_id="BR.1")) == replace(
         contact,
@@ -248,7 +323,7 @@ async def test_of_two_facts_with_one_key_the_later_stays_whichever_came_first(st
     assert await store.facts(other.contact_id) == [facts[0]]
 
 
-async def test_everybody_is_found_who_may_be_a_user_known_by_both_names(store: Store) -> None:
+async def test_everybody_is_found_who_is_known_by_either_name(store: Store) -> None:
     user = UserRef(wa_id="5511900000002", user_id="BR.1")
     by_id = make.contact(user=UserRef(user_id="BR.1", wa_id="5511900000009"), seen_at=at(0))
     by_number = make.contact(user=UserRef(wa_id="5511900000002"), seen_at=at(9))
@@ -256,7 +331,7 @@ async def test_everybody_is_found_who_may_be_a_user_known_by_both_names(store: S
     former = make.contact(user=UserRef(wa_id="5511900000002", user_id="BR.2"), seen_at=at(10))
     elsewhere = make.contact(phone_number_id=OTHER_NUMBER, user=user)
     await store.write(older, by_number, by_id, former, elsewhere)
-    assert await store.contacts_named(NUMBER, user) == [by_id, by_number, older]
+    assert await store.contacts_named(NUMBER, user) == [by_id, by_number, older, former]
     assert await store.contacts_named(NUMBER, UserRef(wa_id="5511900000003", user_id="BR.3")) == []
 
 

@@ -90,6 +90,7 @@ async def test_an_operators_call_from_a_browser_reaches_whatsapp(database: str, 
         await page.get_by_test_id("dial-check").click()
         answer = page.get_by_test_id("gate-answer")
         await expect(answer).to_have_attribute("data-reason", "no_permission")
+        await expect(answer.locator(".rule")).to_have_text("Rule contact/permission (guide R2, R6, R10, R11)")
         await page.get_by_test_id("ask-permission").click()
         await run.sim.until(lambda: bool(run.sim.state()["users"][0]["numbers"]))
         run.ana.answer_permission(accept=True)

@@ -12,6 +12,7 @@ import pytest
 from loadtest.sim_faults import read_graph_fault
 from loadtest.sim_state import Call
 from loadtest.softphone_bot import RequestFailed, SoftphoneBot
+from media.engine import WorkerPool
 from tests.support.running import Running, running
 from tests.support.waiting import until
 
@@ -280,6 +281,7 @@ async def test_a_media_worker_that_dies_ends_its_calls_and_is_started_again(data
         call_id = await incoming_call_id(bot)
         await bot.request("accept", call_id=call_id)
         await heard(run, call, bot)
+        assert isinstance(run.gateway.media, WorkerPool)
         (pid,) = run.gateway.media.pids().values()
         os.kill(pid, signal.SIGKILL)
         ended = await bot.wait_call(call_id, "ended")

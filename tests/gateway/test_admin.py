@@ -23,13 +23,19 @@ class Admin:
         self.metrics, self.store, self.media = Metrics(), MemoryStore(), FakeMedia()
         self.store.heal()
         self.lag_s = 0.0
-        self.draining = False
+        self.calls_left: int | None = None
+        self.degraded: list[str] = []
+        self.spool_problem: str | None = None
+        self.samples: list[int] = []
         app = admin_app(
             metrics=self.metrics,
             store=self.store,
             media=self.media,
             lag_s=lambda: self.lag_s,
-            draining=lambda: self.draining,
+            calls_left=lambda: self.calls_left,
+            degraded=lambda: self.degraded,
+            spool_problem=lambda: self.spool_problem,
+            sample=lambda: self.samples.append(1),
         )
         self.client: Any = TestClient(TestServer(app, host="127.0.0.1"))
 
@@ -57,17 +63,42 @@ async def test_alive_is_a_loop_that_runs(lag_s: float, status: int, word: str) -
 
 async def test_ready_is_everything_that_a_call_needs() -> None:
     async with an_admin() as admin:
-        assert await admin.get("/readyz") == (200, {"status": "ready", "problems": []})
+        assert await admin.get("/readyz") == (200, {"status": "ready", "problems": [], "degraded": []})
+
+
+async def test_what_does_not_work_is_told_without_taking_the_gateway_out_of_service() -> None:
+    async with an_admin() as admin:
+        admin.degraded = ["number 1: Meta refuses the access token"]
+        body = {"status": "ready", "problems": [], "degraded": admin.degraded}
+        assert await admin.get("/readyz") == (200, body)
 
 
 async def test_not_ready_says_everything_that_is_missing() -> None:
     async with an_admin() as admin:
-        admin.draining = True
+        admin.calls_left = 2
         admin.store.fail_with()
+        admin.spool_problem = "full: the spool"
         admin.media.alive.clear()
         status, body = await admin.get("/readyz")
         assert (status, body["status"]) == (503, "not ready")
-        assert [problem.split()[0] for problem in body["problems"]] == ["draining:", "the", "no"]
+        assert [problem.split()[0] for problem in body["problems"]] == ["draining:", "the", "full:", "no"]
+
+
+async def test_without_the_database_webhooks_are_still_taken_and_so_it_stays_in_the_load_balancer() -> None:
+    async with an_admin() as admin:
+        admin.store.fail_with()
+        status, body = await admin.get("/readyz")
+        assert (status, body["status"], body["problems"]) == (200, "ready", [])
+        assert body["degraded"][0].startswith("the database does not answer")
+
+
+async def test_without_the_spool_the_database_still_takes_webhooks() -> None:
+    async with an_admin() as admin:
+        admin.spool_problem = "the disk of the spool is full"
+        assert await admin.get("/readyz") == (
+            200,
+            {"status": "ready", "problems": [], "degraded": ["the disk of the spool is full"]},
+        )
 
 
 async def test_the_figures_are_of_this_instant() -> None:
@@ -79,6 +110,8 @@ async def test_the_figures_are_of_this_instant() -> None:
         assert response.headers["Content-Type"].startswith("text/plain; version=0.0.4")
         assert "media_workers_alive 2.0" in text
         assert "store_up 0.0" in text
+        assert "\ntasks " in text
+        assert admin.samples == [1]
 
 
 async def test_the_version_is_told() -> None:

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from gateway.admission import CannotDial
+from gateway.admission import CannotDial, Checked
 from gateway.asking import Asked
 from gateway.driver import CallDriver
 from gateway.ids import OperatorId
@@ -76,6 +76,26 @@ async def test_no_outbound_call_while_the_store_is_away() -> None:
         assert not world.graph.ops()
 
 
+async def test_nothing_goes_out_while_acknowledged_webhooks_wait_in_the_spool() -> None:
+    """They may tell of a revoked permission, or of a call that counts."""
+    async with a_world() as world:
+        await world.login()
+        await world.allow_calls()
+        world.all_counted = False
+        placed = await world.admission.place(NUMBER_ID, "+5511900000001", operator=OperatorId("ana"))
+        asked = await world.admission.ask_permission(NUMBER_ID, "+5511900000001", asked_by="ana")
+        checked = await world.admission.check(NUMBER_ID, "+5511900000001")
+        assert isinstance(checked, Checked)
+        for answer in (placed, asked, checked.overview.place):
+            assert isinstance(answer, Refusal)
+            assert answer.reason is Reason.STORE_DOWN
+        assert not world.graph.ops()
+        world.all_counted = True
+        assert isinstance(
+            await world.admission.place(NUMBER_ID, "+5511900000001", operator=OperatorId("ana")), CallDriver
+        )
+
+
 async def test_a_draining_gateway_takes_and_places_no_calls() -> None:
     async with a_world() as world:
         await world.login()
@@ -84,12 +104,10 @@ async def test_a_draining_gateway_takes_and_places_no_calls() -> None:
         answer = await place(world)
         assert isinstance(answer, Refusal)
         assert answer.reason is Reason.DRAINING
-        driver = await world.user_calls()
-        assert driver is not None
+        assert await world.user_calls() is None
         await world.graph.arrival("reject")
-        await world.meta_terminates()
-        record = await world.ended(driver)
-        assert (record.result, record.reason) == (Result.REFUSED, EndReason.POLICY)
+        (record,) = await world.store.recent_calls(phone_number_ids=[NUMBER_ID], limit=5)
+        assert (record.state, record.result, record.reason) == ("ended", Result.REFUSED, EndReason.DRAINED)
 
 
 @pytest.mark.parametrize(

@@ -186,10 +186,11 @@ async def test_a_body_that_does_not_fit_is_a_problem(path: str, body: bytes, sta
         is_problem(await ask(opened, "POST", path, data=body), status, code)
 
 
-async def test_a_body_that_is_not_what_its_encoding_says_is_a_problem() -> None:
+@pytest.mark.parametrize("path", ["/v1/tickets", CALLS])
+async def test_a_compressed_body_is_not_unpacked(path: str) -> None:
     async with a_world() as world, doors(world) as opened:
         headers = {"Content-Encoding": "gzip"}
-        is_problem(await ask(opened, "POST", "/v1/tickets", data=b"{}", headers=headers), 400, "bad_request")
+        is_problem(await ask(opened, "POST", path, data=b"{}", headers=headers), 415, "unsupported_encoding")
 
 
 async def test_a_body_that_never_ends_is_a_problem() -> None:
@@ -272,6 +273,8 @@ async def test_decisions_are_listed_latest_first() -> None:
         found = (await ask(opened, "GET", DECISIONS)).body
         assert [decision["user_key"] for decision in found] == ["5511900000002", "5511900000001"]
         assert (found[0]["allowed"], found[0]["refusal"]["reason"]) == (False, "no_permission")
+        assert found[0]["refusal"]["title"] == "The contact has not given permission to be called."
+        assert found[0]["refusal"]["source"] == "guide R2, R6, R10, R11"
         assert len((await ask(opened, "GET", DECISIONS, params={"limit": "1"})).body) == 1
 
 

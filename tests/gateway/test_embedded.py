@@ -139,9 +139,11 @@ async def test_a_folder_in_use_is_refused_and_its_server_left_alone(folder: Path
 
 async def test_a_killed_server_is_started_again_even_if_its_number_lives_on(folder: Path) -> None:
     """The pid file then names a stranger (here: ourselves), which PostgreSQL would take for the old server."""
-    server = EmbeddedServer(folder)
+    restarts: list[int] = []
+    server = EmbeddedServer(folder, on_restart=lambda: restarts.append(1))
     try:
         await asyncio.to_thread(server.start)
+        assert not restarts
         first = server.pid
         assert first is not None
         pid_file = folder / "postgres" / "postmaster.pid"
@@ -151,8 +153,43 @@ async def test_a_killed_server_is_started_again_even_if_its_number_lives_on(fold
         await asyncio.to_thread(wait_for, lambda: server.pid not in (None, first), timeout_s=10)
         await asyncio.to_thread(wait_for, lambda: pid_file.read_text().endswith("ready   \n"))
         assert (await execute(server.dsn_of("postgres"), "select 1"))[0][0] == 1
+        await asyncio.to_thread(wait_for, lambda: restarts == [1])
     finally:
         await asyncio.to_thread(server.stop)
+
+
+class Pauses:
+    """Stands in for the event that ends the watch: notes each pause, and ends it after so many."""
+
+    def __init__(self, turns: int) -> None:
+        self.waited: list[float] = []
+        self._turns = turns
+
+    def wait(self, pause_s: float) -> bool:
+        self.waited.append(pause_s)
+        return len(self.waited) > self._turns
+
+    def is_set(self) -> bool:
+        return False
+
+
+@pytest.mark.parametrize("error", [StoreError("no"), OSError("no")])
+async def test_a_server_that_cannot_be_started_is_tried_again_with_growing_pauses(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    server, pauses = EmbeddedServer(folder), Pauses(8)
+    tries: list[int] = []
+
+    def run_server(self: EmbeddedServer) -> None:
+        tries.append(1)
+        if len(tries) <= 7:
+            raise error
+
+    monkeypatch.setattr(EmbeddedServer, "_run_server", run_server)
+    monkeypatch.setattr(server, "_ending", pauses)
+    server._watch()
+    assert pauses.waited == [0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 10.0, 10.0, 10.0]
+    assert len(tries) == 8
 
 
 async def test_a_start_that_is_cancelled_leaves_no_server(folder: Path) -> None:

@@ -8,7 +8,7 @@ from gateway import messages as msg
 from gateway.call import CallInput, InputKind
 from gateway.driver import CallDriver
 from gateway.effects import StopReason
-from gateway.hub import RESUME_S, Phone
+from gateway.hub import LEAVING_S, RESUME_S, Phone
 from gateway.ids import CallId, OperatorId
 from gateway.outcome import EndReason
 from media.engine import LegId, WorkerId
@@ -71,6 +71,46 @@ async def test_who_is_back_in_time_keeps_the_call_for_good() -> None:
         assert world.hub.resume(phone.resume, FakeLine()) is phone
         await asyncio.sleep(60)
         assert driver.call.state.value == "active"
+
+
+@pytest.mark.looptime
+@pytest.mark.asyncio(loop_factories=["asyncio"])
+async def test_a_closed_pages_call_ends_after_5_seconds_and_no_sooner() -> None:
+    async with a_world() as world:
+        phone, line = await world.login()
+        driver = await talking(world, phone)
+        world.hub.page_left(phone)
+        world.hub.line_lost(phone, line)  # its socket closes a moment later: that is no second, longer grace
+        await asyncio.sleep(LEAVING_S - 0.1)
+        assert driver.call.state.value == "active"
+        await asyncio.sleep(0.2)
+        assert world.hub.phone(ANA) is None
+        await world.meta_terminates(talked_s=20)
+        assert (await world.ended(driver)).reason is EndReason.OPERATOR_GONE
+
+
+@pytest.mark.looptime
+@pytest.mark.asyncio(loop_factories=["asyncio"])
+async def test_a_page_that_was_loaded_again_keeps_the_call_for_good() -> None:
+    async with a_world() as world:
+        phone, _ = await world.login()
+        driver = await talking(world, phone)
+        world.hub.page_left(phone)
+        await asyncio.sleep(LEAVING_S - 0.1)
+        assert world.hub.resume(phone.resume, FakeLine()) is phone
+        world.hub.page_left(phone)  # and again
+        assert world.hub.resume(phone.resume, FakeLine()) is phone
+        await asyncio.sleep(60)
+        assert driver.call.state.value == "active"
+
+
+async def test_a_page_that_left_is_not_rung() -> None:
+    async with a_world() as world:
+        phone, line = await world.login()
+        world.hub.page_left(phone)
+        world.hub.page_left(phone)
+        await ringing(world)
+        assert rung(line) == []
 
 
 async def test_a_token_resumes_its_own_phone_only() -> None:

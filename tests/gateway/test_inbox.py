@@ -2,6 +2,7 @@
 
 import pytest
 
+from gateway.driver import CallDriver
 from gateway.errors import StoreDown
 from gateway.events import read_delivery
 from gateway.outcome import EndReason, Result
@@ -173,3 +174,130 @@ async def test_events_of_calls_that_never_come_are_forgotten() -> None:
         world.clock.advance(61)
         await world.meta_terminates("wacid.last")
         assert len(world.inbox._parked) == 1
+
+
+# --- the same again ----------------------------------------------------------------------------------
+
+
+def message(at: str) -> dict[str, str]:
+    return {"id": "wamid.1", "from": str(ANA.wa_id), "timestamp": at, "type": "text"}
+
+
+async def test_what_is_durable_is_not_written_again() -> None:
+    async with a_world() as world:
+        at = str(int(world.clock.now().timestamp()))
+        await world.deliver(messages=[message(at)])
+        written = len(world.store.written)
+        await world.deliver(messages=[message(at)])
+        assert len(world.store.written) == written
+
+
+async def test_an_event_that_comes_again_after_days_and_a_restart_takes_no_effect() -> None:
+    async with a_world() as before:
+        at = str(int(before.clock.now().timestamp()))
+        driver = await before.user_calls()
+        assert driver is not None
+        await before.deliver(messages=[message(at)])
+        await before.meta_terminates(talked_s=3)
+        await before.ended(driver)
+        contact = await before.contacts.get(before.number, ANA)
+        seen_at, age_s = contact.seen_at, 6 * 86_400
+    before.clock.advance(age_s)
+    async with a_world(store=before.store, clock=before.clock) as after:
+        after.store.written.clear()
+        await after.user_calls(age_s=age_s)
+        await after.deliver(messages=[message(at)])
+        await after.meta_terminates(timestamp=at)
+        assert (len(after.drivers), after.graph.ops(), after.store.written) == (0, [], [])
+        assert (await after.contacts.get(after.number, ANA)).seen_at == seen_at
+
+
+async def test_an_old_event_that_never_came_takes_effect_and_others_do_not_wait_for_the_journal() -> None:
+    async with a_world() as world:
+        old = str(int(world.clock.now().timestamp()) - 3_600)
+        looked: list[int] = []
+        known_events = world.store.known_events
+
+        async def look(number_id: str, keys: list[str]) -> set[str]:
+            looked.append(len(world.registry))
+            return await known_events(number_id, keys)
+
+        world.store.known_events = look  # type: ignore[assignment, method-assign]
+        await world.user_calls()
+        assert looked == []
+        await world.deliver(messages=[message(old)])
+        assert looked == [1]
+        assert "messages/wamid.1" in {event.dedupe_key for event in world.store.events}
+
+
+async def test_a_late_terminate_of_a_live_call_needs_no_journal() -> None:
+    async with a_world() as world:
+        driver = await world.user_calls()
+        assert driver is not None
+        world.store.fail_with()
+        world.clock.advance(3_600)
+        with pytest.raises(StoreDown):
+            await world.meta_terminates(timestamp=str(int(world.clock.now().timestamp()) - 3_000))
+        await world.until(lambda: not len(world.registry))
+
+
+async def test_metas_facts_of_a_call_are_kept_with_the_event_whoever_ran_it() -> None:
+    async with a_world() as before:
+        driver = await before.user_calls()
+        assert driver is not None
+        await before.until(lambda: driver.call.state.value == "ringing")
+    async with a_world(store=before.store, clock=before.clock) as after:  # which knows nothing of the call
+        await after.meta_terminates(talked_s=30)
+        group = after.store.written[-1]
+        assert {type(row).__name__ for row in group} >= {"EventRecord", "TerminateFacts"}
+        assert (await after.record(driver.call.call_id)).duration_s == 30
+
+
+async def test_a_bug_in_one_event_costs_no_other_and_nobody_is_left_ringing() -> None:
+    async with a_world() as world:
+        incoming, failed = world.admission.incoming, [RuntimeError("bug")]
+
+        async def sometimes(*given: object) -> None:
+            if failed:
+                raise failed.pop()
+            await incoming(*given)  # type: ignore[arg-type]
+
+        world.admission.incoming = sometimes  # type: ignore[assignment, method-assign]
+        assert await world.user_calls("wacid.BROKEN") is None
+        assert await world.user_calls("wacid.GOOD") is not None
+        assert (await world.graph.arrival("terminate")).args["call"] == "wacid.BROKEN"
+
+
+# --- overtaking --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("marked", [True, False], ids=["with our id", "without"])
+async def test_what_overtakes_the_answer_of_connect_is_not_lost(marked: bool) -> None:
+    async with a_world() as world:
+        phone, _ = await world.login()
+        await world.allow_calls()
+        answer = world.graph.hold("connect")
+        driver = await world.admission.place(NUMBER_ID, "+5511900000001", operator=phone.operator)
+        assert isinstance(driver, CallDriver)
+        await world.graph.arrival("connect")
+        mark = {"biz_opaque_callback_data": driver.call.call_id} if marked else {}
+        for event in ("ACCEPTED", "connect"):
+            await world.meta_says(event, "wacid.FAKE0001", **mark)
+        if not marked:
+            answer.set()
+        await world.until(lambda: driver.call.state.value == "active")
+        await world.until(lambda: ("accept_meta_answer", driver.meta_leg) in world.media.asked)
+        answer.set()
+
+
+async def test_a_decline_after_the_terminate_still_says_why() -> None:
+    async with a_world() as world:
+        phone, _ = await world.login()
+        await world.allow_calls()
+        driver = await world.admission.place(NUMBER_ID, "+5511900000001", operator=phone.operator)
+        assert isinstance(driver, CallDriver)
+        await world.until(lambda: driver.call.meta_call_id is not None)
+        await world.meta_terminates("wacid.FAKE0001", direction="BUSINESS_INITIATED")
+        assert (await world.ended(driver)).reason is EndReason.NOT_ANSWERED
+        await world.meta_says("REJECTED", "wacid.FAKE0001")
+        assert (await world.record(driver.call.call_id)).reason is EndReason.DECLINED

@@ -1,3 +1,4 @@
+import asyncio
 import io
 import logging
 import traceback
@@ -11,6 +12,7 @@ import orjson
 import pytest
 import stamina.instrumentation
 import structlog
+from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,6 +21,7 @@ from gateway.log import (
     HIDDEN,
     SDP_HIDDEN,
     configure_logging,
+    hide_values,
     mask,
     mask_number,
     mask_text,
@@ -32,6 +35,38 @@ SDP = "v=0\r\no=- 1 1 IN IP4 0.0.0.0\r\na=ice-pwd:CanaryIcePassword\r\na=fingerp
 
 #: Nothing of these may ever come out.
 CANARIES = (USER, "900000001", "13491208655302741918", "CanaryToken", "CanaryIcePassword", "CA:NA:RY")
+
+
+# --- our own secrets -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def own_secrets() -> Iterator[None]:
+    hide_values(["plain-words-are-a-key", "plain-words-are-a-key-2", "a.*b(c", "short"])
+    yield
+    hide_values(())
+
+
+@pytest.mark.usefixtures("own_secrets")
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("no plain-words-are-a-key fits", f"no {HIDDEN} fits"),
+        ("xplain-words-are-a-key-2x", f"x{HIDDEN}x"),  # the longer one whole
+        ("a.*b(c and aaab(c", f"{HIDDEN} and aaab(c"),
+        ("in short", "in short"),  # a word like any other
+        ("plain words", "plain words"),
+    ],
+)
+def test_our_own_secrets_are_hidden_whatever_they_look_like(text: str, shown: str) -> None:
+    assert mask_text(text) == shown
+    assert mask("anything", [{"x": text}]) == [{"x": shown}]
+
+
+def test_what_was_our_secret_is_one_no_more() -> None:
+    hide_values(["was-a-secret-once"])
+    hide_values(())
+    assert mask_text("was-a-secret-once") == "was-a-secret-once"
 
 
 # --- text ----------------------------------------------------------------------------------------
@@ -367,3 +402,21 @@ def test_a_retry_is_logged_in_our_words(lines: Lines) -> None:
         "tries": 1,
         "error": "cut 55•••••••01",
     }
+
+
+async def test_what_is_no_http_is_one_line_and_no_error(lines: Lines) -> None:
+    runner = web.AppRunner(web.Application(), access_log=None)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        reader, writer = await asyncio.open_connection("127.0.0.1", runner.addresses[0][1])
+        writer.write(b"GET / HTTP/1.1\r\nno header\r\n\r\n")
+        async with asyncio.timeout(5):
+            assert b"400" in await reader.readline()
+        writer.close()
+        await writer.wait_closed()
+    finally:
+        await runner.cleanup()
+    (line,) = (line for line in lines() if line.get("logger") == "aiohttp.server")
+    assert (line["level"], line["event"]) == ("info", "request_unreadable")
+    assert "exception" not in line

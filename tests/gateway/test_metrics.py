@@ -33,6 +33,7 @@ def test_two_gateways_in_one_process_do_not_mix() -> None:
         ("media_workers_alive", set()),
         ("media_worker_restarts_total", set()),
         ("store_up", set()),
+        ("tasks", set()),
         ("events_total", {"kind"}),
     ],
 )

@@ -15,7 +15,7 @@ from gateway.graph_answers import Action as MetasAction
 from gateway.graph_answers import ActionLimit, Permissions, PermissionStatus
 from gateway.ids import OperatorId, PhoneNumberId, UserRef
 from gateway.reconcile import PER_SECOND, TooOften
-from gateway.records import FactRecord
+from gateway.records import ContactRecord, FactRecord
 from policy.decision import Allow, Refusal
 from policy.facts import CallConnected, Direction
 from policy.reasons import Reason
@@ -98,6 +98,18 @@ async def test_a_stranger_is_looked_up_once_in_24_hours() -> None:
         world.clock.advance(1)
         assert await may_call(world)
         assert asked(world) == 2
+
+
+async def test_after_a_restart_nobody_is_looked_up_until_somebody_asks_about_them() -> None:
+    async with a_world() as before:
+        for n in range(PER_SECOND):
+            assert not await may_call(before, f"+55119000001{n:02d}")
+    async with a_world(store=before.store, clock=before.clock) as world:
+        assert asked(world) == 0
+        for _ in range(2):
+            assert not await may_call(world, "+5511900000100")
+        assert asked(world) == 1
+        assert not [row for group in world.store.written for row in group if isinstance(row, ContactRecord)]
 
 
 async def test_a_lookup_that_failed_is_made_again_after_a_minute() -> None:

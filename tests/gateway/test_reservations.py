@@ -9,7 +9,6 @@ import pytest
 from gateway.contacts import refold
 from gateway.driver import CallDriver
 from gateway.ids import OperatorId
-from gateway.recovery import LeftOver
 from media.errors import NoWorker
 from policy.contact import state_from_dict, state_to_dict
 from policy.decision import Refusal
@@ -127,10 +126,10 @@ async def check_store(world: World) -> dict[str, str]:
     return {fact.key: str(fact.fact["kind"]) for fact in facts}
 
 
-async def recover(world: World) -> LeftOver:
-    left_over = LeftOver(world.store, world.graph, world.clock)
-    await left_over.find(world.registry)
-    return left_over
+async def recover(world: World) -> None:
+    """End what the earlier process left, and wait until Meta has heard."""
+    (await world.left_over()).close()
+    await world.until(lambda: not len(world.endings))
 
 
 @pytest.mark.parametrize("fact_kept", [True, False], ids=["fact kept", "fact lost"])
@@ -144,7 +143,7 @@ async def test_a_call_that_was_up_when_the_process_died_is_one_connected_call(fa
         state = state_to_dict(refold(await before.store.facts(contact_id)))
         tables.contacts[contact_id] = replace(tables.contacts[contact_id], state=state)
     async with a_world(store=before.store, clock=before.clock) as after:
-        await (await recover(after)).close()
+        await recover(after)
         assert after.graph.only("terminate").args["call"] == call_id
         for _ in range(2):  # Meta repeats itself
             await after.meta_terminates(call_id, direction="BUSINESS_INITIATED", talked_s=5)
@@ -162,7 +161,7 @@ async def test_a_call_that_rang_when_the_process_died_is_one_unanswered_call() -
     async with a_world() as before:
         call_id = await crashed(before, accepted=False)
     async with a_world(store=before.store, clock=before.clock) as after:
-        await (await recover(after)).close()
+        await recover(after)
         for _ in range(2):
             await after.meta_terminates(call_id, direction="BUSINESS_INITIATED")
         facts = await check_store(after)
@@ -180,14 +179,13 @@ async def test_a_left_over_call_keeps_its_reservation_until_meta_has_been_told()
         await after.login()
         await after.contacts.get(after.number, ANA)
         told = after.graph.hold("terminate")
-        left_over = await recover(after)
-        closing = after.tasks.create_task(left_over.close())
+        (await after.left_over()).close()
         await after.graph.arrival("terminate")
         taken = await place(after)
         assert isinstance(taken, Refusal)
         assert (taken.reason, taken.observed) == (Reason.CONNECTED_LIMIT, LIMIT)
         told.set()
-        await closing
+        await after.until(lambda: not len(after.endings))
         assert isinstance(await place(after), CallDriver)  # nothing stays reserved
 
 

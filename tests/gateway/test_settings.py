@@ -27,6 +27,23 @@ def contradictions(**changes: Any) -> list[str]:
     return [line for _, check in CHECKS for line in check(given)]
 
 
+def test_every_secret_is_among_those_that_no_log_may_show() -> None:
+    own = [GOOD["numbers"][0] | {"access_token": "number-token"}]
+    secrets = {
+        "app_secret": "app-secret",
+        "app_secret_previous": "app-before",
+        "verify_token": "verify-word",
+        "access_token": "access-token",
+        "api_key": "api-key-1",
+        "database_url": "postgresql://me:pass%40word@db.example/calls",
+        "operators": {"ana": "CanaryKey1", "bia": "CanaryKey2"},
+        "numbers": own,
+    }
+    assert secrets.keys() == SECRETS
+    shown = {"app-secret", "app-before", "verify-word", "access-token", "api-key-1", "pass@word", "number-token"}
+    assert set(settings(**secrets).secret_texts()) == shown | {"CanaryKey1", "CanaryKey2"}
+
+
 def test_the_least_that_works_has_sensible_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
     given = settings()
     assert (given.host, given.port, given.admin_host, given.admin_port) == (
@@ -121,6 +138,8 @@ def test_what_is_perhaps_not_meant_is_a_warning() -> None:
     lines = settings(media_bind_address="127.0.0.1", admin_host="0.0.0.0", numbers=[number]).warnings()
     assert len(lines) == 2
     assert settings(media_bind_address="127.0.0.1").warnings() == ()
+    (silent,) = settings(media_bind_address="127.0.0.1", media_engine="null").warnings()
+    assert "No call has any audio" in silent
 
 
 # --- numbers -------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from aiohttp import WSServerHandshakeError
 from gateway import messages as msg
 from gateway import softphone
 from gateway.driver import CallDriver
-from gateway.hub import RESUME_S
+from gateway.hub import LEAVING_S, RESUME_S
 from gateway.ids import OperatorId
 from gateway.outcome import EndReason, Result
 from gateway.records import FactRecord
@@ -233,6 +233,22 @@ async def test_a_request_that_waits_for_meta_holds_nothing_up() -> None:
         assert not [message for message in socket.heard if message.get("id") == waiting]
         answer.set()
         assert (await socket.answer(waiting))["data"] == {"form": "template"}
+
+
+async def test_a_flood_from_one_softphone_is_read_at_its_pace_and_holds_nobody_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(softphone, "MESSAGES_PER_S", 100.0)
+    monkeypatch.setattr(softphone, "BURST", 10)
+    async with a_world() as world, doors(world) as opened:
+        (loud, _), (quiet, _) = await opened.login("ana", leg=False), await opened.login("bia", leg=False)
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        sent = [await loud.send("status", available=n % 2 == 0) for n in range(60)]
+        assert (await quiet.ask("recent"))["type"] == "ok"
+        assert loop.time() - began < 0.3
+        assert {(await loud.answer(request_id))["type"] for request_id in sent} == {"ok"}  # nothing is lost
+        assert loop.time() - began >= (60 - 10 - 2) / 100
 
 
 async def test_too_many_requests_at_once_are_refused() -> None:
@@ -530,6 +546,23 @@ async def test_a_lost_socket_keeps_its_call_for_15_seconds() -> None:
         assert phone.lost is not None
         assert phone.lost.when() - asyncio.get_running_loop().time() == pytest.approx(RESUME_S, abs=1)
         assert driver.call.state.value == "active"
+
+
+async def test_a_page_that_goes_away_keeps_its_call_for_5_seconds() -> None:
+    async with a_world() as world, doors(world) as opened:
+        socket, welcome = await opened.login()
+        driver = await talking(world, socket)
+        assert (await socket.ask("leaving"))["type"] == "ok"
+        assert await socket.closed() == 1000
+        phone = world.hub.phone(ANA)
+        assert phone is not None
+        assert phone.lost is not None
+        assert phone.lost.when() - asyncio.get_running_loop().time() == pytest.approx(LEAVING_S, abs=1)
+        assert driver.call.state.value == "active"
+        back = await opened.socket()
+        again = (await back.ask("hello", resume=welcome["resume"]))["data"]
+        assert [call["call_id"] for call in again["calls"]] == [driver.call.call_id]
+        assert phone.lost is None
 
 
 async def test_who_comes_back_has_the_call_and_the_same_leg() -> None:

@@ -12,7 +12,7 @@ from gateway.ids import UserRef
 from gateway.messages import SlotsView
 from gateway.number_views import number_view
 from gateway.outcome import EndReason, Result
-from gateway.slots import Slots
+from gateway.slots import Lease, Slots
 from policy.contact import EMPTY
 from policy.decision import Allow, Refusal, Warning, WarningCode
 from policy.facts import Direction, RequestForm
@@ -71,8 +71,9 @@ def test_an_ended_call_has_one() -> None:
 
 async def test_slots_and_numbers_are_shown_with_their_figures() -> None:
     slots = Slots(Direction.USER_INITIATED, 7)
-    await slots.try_acquire()
+    lease = await slots.try_acquire()  # held: one that is dropped gives its slot back
     assert views.slots_view(slots) == SlotsView(used=1, limit=7)
+    assert isinstance(lease, Lease)
     async with a_world() as world:
         view = number_view(world.number, now=world.clock.now())
         assert (view.number, view.name, view.outgoing.limit) == ("+551155550100", "Loja Exemplo", 10)
@@ -90,6 +91,32 @@ def test_a_no_carries_its_figures() -> None:
     view = views.refusal_view(NO)
     assert (view.rule, view.observed, view.limit, view.retry_at, view.remedy) == ("contact/x", 5, 5, AT, "wait")
     assert views.refusal_view(replace(NO, remedy=None)).remedy is None
+
+
+def test_a_no_names_its_source_where_the_rule_is_somebodys() -> None:
+    for rule, source in (("request/after_decline", "guide R7"), ("gateway/store", None)):
+        assert views.refusal_view(replace(NO, rule=rule)).source == source
+
+
+@pytest.mark.parametrize("request_", ["place", "receive", "ask_permission"])
+def test_a_stored_no_is_shown_as_it_was_said(request_: str) -> None:
+    said = replace(NO, rule="contact/connected_per_24h")
+    record = make.decision(request=request_, allowed=False, refusal=views.refusal_json(said))
+    view = views.decided_view(record)
+    assert (view.refusal, view.request) == (views.refusal_view(said), request_)
+    assert view.refusal is not None
+    assert view.refusal.source == "guide R8"
+    assert {name: getattr(view, name) for name in ("decision_id", "user_key", "asked_by", "at", "pack")} == {
+        name: getattr(record, name) for name in ("decision_id", "user_key", "asked_by", "at", "pack")
+    }
+
+
+def test_a_stored_yes_and_a_no_of_another_version() -> None:
+    assert views.decided_view(make.decision(allowed=True, refusal=None)).refusal is None
+    odd = {**views.refusal_json(NO), "reason": "of_tomorrow", "rule": "of/tomorrow"}
+    view = views.decided_view(make.decision(allowed=False, refusal=odd)).refusal
+    assert view is not None
+    assert (view.reason, view.title, view.source) == ("of_tomorrow", "of_tomorrow", None)
 
 
 def test_a_yes_carries_its_warnings_and_the_form_of_a_request() -> None:

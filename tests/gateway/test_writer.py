@@ -3,12 +3,13 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 from structlog.testing import capture_logs
 
 from gateway.errors import StoreDown, StoreError
-from gateway.records import Change, EventRecord
+from gateway.records import CallRecord, Change, EventRecord
 from gateway.writer import Writer, WriterLimits
 from tests.support import records as make
 
@@ -49,6 +50,8 @@ class FakeLink:
             self.lose()
             self._check()
         self._database.batches.append(keys)
+        records = [change for group in groups for change in group if isinstance(change, CallRecord)]
+        self._database.calls += [(record.call_id, record.version) for record in records]
 
     async def ping(self) -> None:
         self._check()
@@ -73,6 +76,7 @@ class FakeLink:
 
 class FakeDatabase:
     def __init__(self) -> None:
+        self.calls: list[tuple[str, int]] = []  #: committed records: call and version
         self.batches: list[list[list[str]]] = []  #: committed: batch, group, key
         self.errors: list[Exception] = []  #: raised by the next applies, one each
         self.connect_error: Exception | None = None
@@ -335,6 +339,82 @@ async def test_a_full_queue_refuses_at_once_and_says_so_once() -> None:
         database.connect_error = None
         await until(lambda: writer.up)
     assert database.keys == [f"k{n}" for n in range(10)]
+
+
+@asynccontextmanager
+async def away(database: FakeDatabase, limits: WriterLimits = LIMITS) -> AsyncIterator[Writer]:
+    """Run a writer whose database is away until the block ends."""
+    async with running(database, limits) as writer:
+        database.connect_error = StoreDown("gone")
+        database.links[-1].lose()
+        await until(lambda: not writer.up)
+        yield writer
+        database.connect_error = None
+        await until(lambda: writer.up and not writer.backlog)
+
+
+async def test_of_a_call_only_the_newest_record_waits_for_the_database() -> None:
+    database = FakeDatabase()
+    first, second = make.call(), make.call()
+    async with away(database) as writer:
+        for version in range(1, 30):
+            writer.write_soon([replace(first, version=version)])
+            writer.write_soon([replace(second, version=version)])
+        writer.write_soon(event("last"))
+        assert (writer.backlog, writer.dropped) == (3, 0)
+    assert database.calls == [(first.call_id, 29), (second.call_id, 29)]
+    assert database.keys == ["last"]
+
+
+async def test_while_the_database_answers_every_record_is_written() -> None:
+    database, call = FakeDatabase(), make.call()
+    async with running(database) as writer:
+        for version in (1, 2, 3):
+            writer.write_soon([replace(call, version=version)])
+        await until(lambda: not writer.backlog)
+    assert database.calls == [(call.call_id, version) for version in (1, 2, 3)]
+
+
+async def test_a_record_that_is_just_being_written_is_not_changed_under_way() -> None:
+    """The newer one would be lost if that write succeeds."""
+    database, call = FakeDatabase(), make.call()
+    async with away(database) as writer:
+        writer.write_soon([replace(call, version=1)])
+        database.delay_s = 0.05
+        database.connect_error = None
+        tries = database.tries
+        await until(lambda: database.tries > tries)
+        assert not writer.up
+        writer.write_soon([replace(call, version=2)])
+    assert database.calls == [(call.call_id, 1), (call.call_id, 2)]
+
+
+async def test_a_record_that_comes_with_something_else_is_left_alone() -> None:
+    database, call = FakeDatabase(), make.call()
+    async with away(database) as writer:
+        writer.write_soon([replace(call, version=1), *event("with it")])
+        writer.write_soon([replace(call, version=2)])
+        assert writer.backlog == 2
+    assert (database.calls, database.keys) == ([(call.call_id, 1), (call.call_id, 2)], ["with it"])
+
+
+async def test_decisions_leave_room_for_calls_and_facts() -> None:
+    database = FakeDatabase()
+    async with away(database, replace(LIMITS, queue_decisions=4)) as writer:
+        for _ in range(20):
+            writer.write_soon([make.decision()])
+        assert (writer.backlog, writer.dropped) == (4, 16)
+        writer.write_soon([make.fact("c" * 32), make.decision()])
+        for _ in range(20):
+            writer.write_soon([make.call()])
+        assert (writer.backlog, writer.dropped) == (10, 31)
+
+
+def test_half_a_minute_of_200_calls_a_second_fits() -> None:
+    """Each call is one record, whatever befell it, and one decision."""
+    limits = WriterLimits()
+    assert limits.queue_decisions >= 30 * 200
+    assert limits.queue_groups >= 30 * 200 + limits.queue_decisions
 
 
 async def test_a_full_queue_refuses_a_writer_that_would_wait() -> None:

@@ -113,6 +113,8 @@ async def test_timers_can_be_changed(sim: MetaSim, api: Graph) -> None:
         ("/faults", {"graph": [7]}),
         ("/faults", {"graph": [{"fault": "explode"}]}),
         ("/faults", {"webhooks": []}),
+        ("/faults", {"graph_shares": []}),
+        ("/faults", {"graph_shares": {"fail": 7}}),
         ("/faults", {"nonsense": 1}),
         ("/timers", {"nonsense": 1}),
         ("/timers", {"speak_after_s": "soon"}),

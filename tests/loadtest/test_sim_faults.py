@@ -1,5 +1,6 @@
 """Faults are used up, seeded and checked."""
 
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -8,8 +9,10 @@ from loadtest.sim_faults import (
     Fault,
     Faults,
     GraphFault,
+    GraphFaults,
     WebhookFaults,
     read_graph_fault,
+    read_graph_shares,
     read_webhook_faults,
 )
 
@@ -69,3 +72,43 @@ def test_a_graph_fault_is_checked(data: dict[str, Any]) -> None:
 def test_webhook_faults_are_checked(data: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"."):
         read_webhook_faults(data)
+
+
+def thrown(shares: GraphFaults, count: int = 4_000, action: str = "connect") -> Counter[Fault | None]:
+    faults = Faults()
+    faults.order([], None, shares)
+    taken = [faults.take(action) for _ in range(count)]
+    return Counter(fault.fault if fault else None for fault in taken)
+
+
+def test_shares_of_graph_requests_fail_as_often_as_told() -> None:
+    found = thrown(GraphFaults(fail=0.3, hang=0.1, cut_before=0.02, cut_after=0.05, seed=7))
+    assert found[Fault.FAIL] == pytest.approx(1_200, rel=0.1)
+    assert found[Fault.DELAY] + found[Fault.STALL] == pytest.approx(400, rel=0.2)
+    assert found[Fault.DELAY] == pytest.approx(found[Fault.STALL], rel=0.3)  # every other one was carried out
+    assert found[Fault.CUT_BEFORE] == pytest.approx(80, rel=0.4)
+    assert found[Fault.CUT_AFTER] == pytest.approx(200, rel=0.3)
+    assert found[None] == pytest.approx(2_120, rel=0.1)
+
+
+def test_shares_are_seeded_and_may_be_for_one_action() -> None:
+    one, other = (thrown(GraphFaults(fail=0.5, seed=seed), 100) for seed in (1, 1))
+    assert one == other != thrown(GraphFaults(fail=0.5, seed=2), 100)
+    assert thrown(GraphFaults(fail=1.0, action="connect"), 10, "terminate") == {None: 10}
+
+
+def test_an_ordered_fault_comes_before_the_dice_and_clearing_stops_both() -> None:
+    faults = Faults()
+    faults.order([GraphFault(fault=Fault.FAIL, code=190)], None, GraphFaults(fail=1.0, code=131016))
+    assert [fault.code for fault in (faults.take("connect"), faults.take("connect")) if fault] == [190, 131016]
+    assert faults.described()["graph_shares"]["fail"] == 1.0
+    faults.clear()
+    assert faults.take("connect") is None
+
+
+@pytest.mark.parametrize(
+    "data", [{"fail": 2}, {"fail": 0.6, "hang": 0.6}, {"hang": "1"}, {"hang_s": -1}, {"seed": 1.5}, {"late": 1}]
+)
+def test_shares_of_graph_faults_are_checked(data: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        read_graph_shares(data)

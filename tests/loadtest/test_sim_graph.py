@@ -4,6 +4,7 @@ import asyncio
 import io
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import aiohttp
@@ -435,6 +436,28 @@ async def test_an_answer_can_be_late(sim: MetaSim, api: Graph) -> None:
     started = loop.time()
     assert (await api.connect())[0] == 200
     assert loop.time() - started >= 0.09  # the loop's clock has its own grain
+
+
+async def test_a_request_can_be_left_lying(sim: MetaSim, api: Graph) -> None:
+    sim.user(ANA).grant()
+    await api.sim("POST", "/faults", json={"graph": [{"fault": "stall", "seconds": 0.05}]})
+    with pytest.raises(aiohttp.ClientError):
+        await api.connect()
+    assert not sim.world.live_calls()
+
+
+async def test_shares_of_faults_can_be_ordered(sim: MetaSim, api: Graph) -> None:
+    sim.user(ANA).grant()
+    assert (await api.sim("POST", "/faults", json={"graph_shares": {"fail": 1.0, "code": 131016}}))[0] == 200
+    assert code(await api.connect()) == (500, 131016)
+    await api.sim("DELETE", "/faults")
+    assert (await api.connect())[0] == 200
+
+
+async def test_answers_carry_the_simulated_worlds_date() -> None:
+    clock = FakeWallClock()
+    async with running(clock=clock) as sim, aiohttp.ClientSession() as http, http.get(f"{sim.url}/v23.0/1") as answer:
+        assert parsedate_to_datetime(answer.headers["Date"]).timestamp() == int(clock())
 
 
 async def test_requests_are_listed_without_secrets(sim: MetaSim, api: Graph) -> None:

@@ -12,6 +12,7 @@ import pytest_asyncio
 
 from gateway.embedded import EmbeddedServer, embedded_postgres
 from gateway.errors import StoreDown, StoreError
+from gateway.sql.link import driver, in_our_words
 from gateway.store import PostgresStore, StoreLimits
 from gateway.writer import WriterLimits
 from tests.support import records as make
@@ -225,6 +226,21 @@ async def test_bad_data_fails_its_own_caller_only(store: PostgresStore, database
     assert results[6:10] == failed
     assert await keys_in_order(database) == [f"k{n}" for n in range(10)]
     assert store.up
+
+
+@pytest.mark.parametrize(
+    ("error", "away"),
+    [
+        (driver.InternalClientError("got result for unknown protocol state"), True),  # cut in the middle of an answer
+        (driver.PostgresIOError("could not read block"), True),
+        (driver.InternalServerError("bug"), False),
+        (driver.DataError("bad"), False),
+    ],
+)
+async def test_what_the_driver_says_of_a_server_that_is_gone_is_down_and_nothing_else_is(
+    error: Exception, away: bool
+) -> None:
+    assert isinstance(in_our_words(error), StoreDown) is away
 
 
 async def test_errors_quote_no_values(store: PostgresStore) -> None:

@@ -3,6 +3,7 @@
 import hmac
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -10,7 +11,9 @@ from aiohttp import ClientWebSocketResponse, WSMsgType, web
 from aiohttp.test_utils import TestClient, TestServer
 
 from gateway.api import Api
+from gateway.intake import Intake
 from gateway.softphone import Softphones
+from gateway.spool import Spool
 from gateway.tickets import Tickets
 from gateway.webhook import Webhook
 from tests.support.world import World
@@ -78,13 +81,15 @@ class _Server(TestServer):
     """As in `gateway.app`: a handler goes on when its client has left. aiohttp's own test server would cancel it."""
 
     async def _make_runner(self, **kwargs: Any) -> web.BaseRunner:
-        return await super()._make_runner(**{**kwargs, "handler_cancellation": False})
+        return await super()._make_runner(**{**kwargs, "handler_cancellation": False, "auto_decompress": False})
 
 
 class Doors:
     """The public port of a world."""
 
-    def __init__(self, world: World, *, origins: Sequence[str], body_s: float, hello_s: float) -> None:
+    def __init__(
+        self, world: World, *, origins: Sequence[str], body_s: float, hello_s: float, spool: Spool | None = None
+    ) -> None:
         self.world = world
         self.tickets = Tickets(operators=OPERATORS, api_key=API_KEY)
         self.softphones = Softphones(
@@ -100,7 +105,7 @@ class Doors:
             hello_s=hello_s,
         )
         webhook = Webhook(
-            world.inbox,
+            Intake(world.inbox, spool or Spool(Path("none"), max_bytes=0), world.metrics, world.clock),
             world.metrics,
             app_secrets=[APP_SECRET, OLD_SECRET],
             verify_token=VERIFY_TOKEN,
@@ -113,12 +118,18 @@ class Doors:
             registry=world.registry,
             store=world.store,
             clock=world.clock,
+            metrics=world.metrics,
             refresh=world.keeper.refresh,
             body_s=body_s,
         )
-        self.app = api.app(webhook, self.softphones)
+        self._api, self._webhook = api, webhook
+        self.app = self.app_again()
         self.server = _Server(self.app, host="127.0.0.1")
         self.client: Client = TestClient(self.server)
+
+    def app_again(self) -> web.Application:
+        """Return another application: each has one server."""
+        return self._api.app(self._webhook, self.softphones)
 
     async def post(self, body: bytes, **headers: str) -> int:
         """Deliver a webhook, signed unless told otherwise; return the status."""
@@ -151,10 +162,18 @@ class Doors:
 
 @asynccontextmanager
 async def doors(
-    world: World, *, origins: Sequence[str] = (), body_s: float = 5.0, hello_s: float = 5.0
+    world: World,
+    *,
+    origins: Sequence[str] = (),
+    body_s: float = 5.0,
+    hello_s: float = 5.0,
+    spool: Spool | None = None,
 ) -> AsyncIterator[Doors]:
-    """Serve a world until the block ends; the client and its sockets are closed with it."""
-    opened = Doors(world, origins=origins, body_s=body_s, hello_s=hello_s)
+    """Serve a world until the block ends; the client and its sockets are closed with it.
+
+    Without a spool that is open, webhooks need the database.
+    """
+    opened = Doors(world, origins=origins, body_s=body_s, hello_s=hello_s, spool=spool)
     async with opened.client:
         yield opened
         opened.softphones.close_all()

@@ -10,13 +10,15 @@ import orjson
 
 from gateway.errors import StoreDown, StoreError
 from gateway.ids import CallId, MetaCallId, OperatorId, PhoneNumberId, UserRef
-from gateway.outcome import Result
+from gateway.outcome import EndReason, Result
 from gateway.records import (
+    CallDeclined,
     CallRecord,
     Change,
     ContactRecord,
     ContactsMerged,
     DecisionRecord,
+    EndOwed,
     EventRecord,
     FactRecord,
     Json,
@@ -36,6 +38,7 @@ _C = TypeVar("_C", bound=Change)
 class _Tables:
     events: dict[tuple[str, str], EventRecord] = field(default_factory=dict)
     calls: dict[CallId, CallRecord] = field(default_factory=dict)
+    owed: dict[CallId, EndOwed] = field(default_factory=dict)
     contacts: dict[str, ContactRecord] = field(default_factory=dict)
     facts: dict[tuple[str, str], FactRecord] = field(default_factory=dict)
     decisions: dict[str, DecisionRecord] = field(default_factory=dict)
@@ -70,6 +73,11 @@ class MemoryStore:
         self.written.clear()
         for table in (self._tables.events, self._tables.calls, self._tables.decisions):
             table.clear()
+
+    def is_owed(self, call: CallRecord) -> bool:
+        """Tell whether Meta has not confirmed the end of a call."""
+        ending = self._tables.owed.get(call.call_id)
+        return ending is not None and ending.owed
 
     @property
     def events(self) -> list[EventRecord]:
@@ -117,14 +125,11 @@ class MemoryStore:
             contact
             for contact in self._tables.contacts.values()
             if contact.phone_number_id == phone_number_id
-            and (
-                contact.user.user_id == user.user_id
-                or (contact.user.user_id is None and contact.user.wa_id == user.wa_id)
-            )
+            and (contact.user.user_id == user.user_id or contact.user.wa_id == user.wa_id)
         ]
         found.sort(key=lambda contact: contact.contact_id)
         found.sort(key=lambda contact: contact.seen_at, reverse=True)
-        return sorted(found, key=lambda contact: contact.user.user_id is None)
+        return sorted(found, key=lambda contact: (contact.user.user_id != user.user_id, bool(contact.user.user_id)))
 
     async def facts(self, contact_id: str) -> list[FactRecord]:
         self._check()
@@ -153,7 +158,7 @@ class MemoryStore:
 
     async def unfinished_calls(self) -> list[CallRecord]:
         self._check()
-        found = [call for call in self._tables.calls.values() if call.state != "ended"]
+        found = [call for call in self._tables.calls.values() if call.state != "ended" or self.is_owed(call)]
         return sorted(found, key=lambda call: (call.created_at, call.call_id))
 
     async def decisions(
@@ -187,6 +192,20 @@ class MemoryStore:
     async def recent_event_keys(self, since: datetime) -> set[str]:
         self._check()
         return {event.dedupe_key for event in self._tables.events.values() if event.received_at >= since}
+
+    async def known_events(self, phone_number_id: str, keys: Sequence[str]) -> set[str]:
+        self._check()
+        return {key for key in keys if (phone_number_id, key) in self._tables.events}
+
+    async def forget(self, *, events_before: datetime, keys_before: datetime, limit: int) -> int:
+        self._check()
+        events = [key for key, event in self._tables.events.items() if event.received_at < events_before][:limit]
+        replays = [key for key, (_, _, at) in self._replays.items() if at < keys_before][:limit]
+        for event_key in events:
+            del self._tables.events[event_key]
+        for replay_key in replays:
+            del self._replays[replay_key]
+        return len(events) + len(replays)
 
     async def idempotent(self, key: str, fingerprint: str, now: datetime) -> Replay | None:
         self._check()
@@ -243,10 +262,20 @@ class MemoryStore:
                 self._merge(change)
             case CallRecord():
                 self._put_call(change)
+            case EndOwed():
+                call_owed = self._tables.calls.get(change.call_id)
+                if call_owed is not None:
+                    self._tables.owed[change.call_id] = change
+                    meta_call_id = call_owed.meta_call_id or change.meta_call_id
+                    self._tables.calls[change.call_id] = replace(call_owed, meta_call_id=meta_call_id)
             case TerminateFacts():
                 for call in list(self._tables.calls.values()):
                     if call.meta_call_id == change.meta_call_id:
                         self._tables.calls[call.call_id] = _filled(call, change)
+            case CallDeclined():
+                for call in list(self._tables.calls.values()):
+                    if call.meta_call_id == change.meta_call_id and _went_unanswered(call):
+                        self._tables.calls[call.call_id] = replace(call, reason=EndReason.DECLINED)
             case DecisionRecord():
                 if change.allowed != (change.refusal is None):
                     raise StoreError("a refusal without a reason, or a reason without a refusal")
@@ -263,7 +292,7 @@ class MemoryStore:
                 raise StoreError("two contacts with one BSUID")
         old = self._tables.contacts.get(new.contact_id)
         if old is not None:
-            user = UserRef(wa_id=new.user.wa_id or old.user.wa_id, user_id=new.user.user_id or old.user.user_id)
+            user = UserRef(wa_id=new.user.wa_id, user_id=new.user.user_id or old.user.user_id)
             seen_at = max(new.seen_at, old.seen_at)
             name = old.name if new.name is None else new.name
             new = replace(old, user=user, name=name, state=new.state, seen_at=seen_at)
@@ -292,12 +321,20 @@ class MemoryStore:
         if old is None:
             self._tables.calls[new.call_id] = new
         elif old.version < new.version:
+            new = replace(new, meta_call_id=new.meta_call_id or old.meta_call_id)
+            if old.reason is EndReason.DECLINED and new.reason is EndReason.NOT_ANSWERED:
+                new = replace(new, reason=old.reason)
             self._tables.calls[new.call_id] = _filled(new, old)
 
 
 def _counts_as_placed(call: CallRecord) -> bool:
     maybe = call.meta_call_id is not None or call.result in (None, Result.INDETERMINATE)
     return maybe and call.direction is Direction.BUSINESS_INITIATED
+
+
+def _went_unanswered(call: CallRecord) -> bool:
+    ours = call.direction is Direction.BUSINESS_INITIATED
+    return ours and call.result is Result.USER and call.reason is EndReason.NOT_ANSWERED
 
 
 def _rank(change: Change) -> int:
@@ -307,7 +344,9 @@ def _rank(change: Change) -> int:
         FactRecord,
         ContactsMerged,
         CallRecord,
+        EndOwed,
         TerminateFacts,
+        CallDeclined,
         DecisionRecord,
         NumberSaved,
     )

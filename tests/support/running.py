@@ -1,11 +1,13 @@
 """A real gateway in this process, with real media workers and PostgreSQL, beside a simulated Meta."""
 
 import asyncio
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 from gateway.app import Gateway
+from gateway.drain import Stop
 from gateway.ids import OperatorId
 from gateway.settings_load import load
 from loadtest.meta_sim import MetaSim
@@ -54,6 +56,7 @@ async def running(database_url: str, *, sim: dict[str, Any] | None = None, **set
     callback = f"http://127.0.0.1:{port}/webhooks/meta"
     meta = MetaSim(SimConfig(callback_url=callback, **(sim or {})))
     await meta.start()
+    folder = tempfile.TemporaryDirectory(prefix="gateway-")
     operators = ", ".join(f'"{name}": "{key}"' for name, key in KEYS.items())
     environ = {
         "GATEWAY_PORT": str(port),
@@ -71,8 +74,10 @@ async def running(database_url: str, *, sim: dict[str, Any] | None = None, **set
         "GATEWAY_MEDIA_PORTS": "0",
         "GATEWAY_META_CANDIDATE_NETWORKS": "127.0.0.0/8",
         "GATEWAY_DATABASE_URL": database_url,
+        "GATEWAY_MAX_LOOP_LAG_MS": "10000",  # the loop is also the test's, and both peers'
+        "GATEWAY_DATA_DIR": folder.name,
     } | {f"GATEWAY_{name.upper()}": value for name, value in settings.items()}
-    gateway, stop, ready = Gateway(load(environ=environ)), asyncio.Event(), asyncio.Event()
+    gateway, stop, ready = Gateway(load(environ=environ)), Stop(), asyncio.Event()
     try:
         async with asyncio.TaskGroup() as tasks:
             life = tasks.create_task(gateway.run(stop, lambda _: ready.set()))
@@ -82,6 +87,7 @@ async def running(database_url: str, *, sim: dict[str, Any] | None = None, **set
                 waiting.cancel()
             else:
                 yield Running(gateway, meta)
-            stop.set()
+            stop.at_once()
     finally:
         await meta.close()
+        folder.cleanup()

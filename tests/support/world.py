@@ -12,18 +12,23 @@ from gateway.admission import Admission
 from gateway.call import Timeouts
 from gateway.contacts import Contacts
 from gateway.driver import CallDriver
+from gateway.endings import Endings
 from gateway.events import read_delivery
 from gateway.hub import Hub, Phone
 from gateway.ids import CallId, MetaCallId, OperatorId, PhoneNumberId, UserRef
 from gateway.inbox import Inbox
+from gateway.meta_health import MetaHealth, no_pauses
 from gateway.metrics import Metrics
 from gateway.number_keeper import NumberKeeper
 from gateway.numbers import Number, Numbers
+from gateway.overload import Overload
 from gateway.reconcile import Reconciler
 from gateway.records import CallRecord
+from gateway.recovery import LeftOver
 from gateway.registry import Registry
 from gateway.services import Services
 from gateway.settings import NumberSettings
+from gateway.turned_away import TurnedAway
 from media.engine import LegConnected, LegFailed, LegId, MediaEvent, WorkerId
 from policy.facts import PermissionGranted
 from policy.pack import Pack, load_pack
@@ -73,7 +78,9 @@ class World:
         store: MemoryStore | None = None,
         graph: Any = None,
         media: type[FakeMedia] = FakeMedia,
+        overload: Overload | None = None,
         pack: Pack | None = None,
+        health: MetaHealth | None = None,
     ) -> None:
         self.tasks = tasks
         self.clock = clock or FakeClock()
@@ -99,6 +106,7 @@ class World:
             metrics=self.metrics,
             clock=self.clock,
             tell=lambda push: self.hub.tell(None, push),
+            in_trouble=health.in_trouble if health else lambda number_id: False,
             look_s=0.02,
         )
         self.hub = Hub(media=self.media, registry=self.registry, metrics=self.metrics, later=self._close_legs)
@@ -113,21 +121,40 @@ class World:
             patience_s=0.2,
             soon_s=0.0,
         )
-        services = Services(
+        self.endings = Endings(
+            graph=self.graph,
+            store=self.store,
+            registry=self.registry,
+            metrics=self.metrics,
+            start=tasks.create_task,
+        )
+        self.all_counted = True
+        self.services = services = Services(
             graph=self.graph,
             media=self.media,
             phones=self.hub,
             store=self.store,
             contacts=self.contacts,
             registry=self.registry,
+            endings=self.endings,
             metrics=self.metrics,
             clock=self.clock,
             timeouts=Timeouts(),
+            all_counted=lambda: self.all_counted,
+            meta_pauses=health.pauses if health else no_pauses,
             reconcile_soon=self.reconciler.reconcile_soon,
             contact_changed=lambda number, contact: self.reconciler.on_changed(number, contact),
         )
+        self.overload = overload or Overload()
         self.admission = Admission(
-            services, self.numbers, self.hub, self.reconciler, ring_timeout_s=30.0, start=self._start
+            services,
+            self.numbers,
+            self.hub,
+            self.reconciler,
+            turned_away=TurnedAway(services, start=tasks.create_task),
+            overload=self.overload,
+            ring_timeout_s=30.0,
+            start=self._start,
         )
         self.inbox = Inbox(services, self.numbers, self.admission)
 
@@ -217,6 +244,19 @@ class World:
         await self.contacts.get(self.number, user, "Ana")
         self.grant(user)
 
+    async def left_over(self) -> LeftOver:
+        """Find what an earlier world left in the store, as a start does; `close()` does the rest."""
+        found = LeftOver(
+            store=self.store,
+            endings=self.endings,
+            registry=self.registry,
+            numbers=self.numbers,
+            clock=self.clock,
+            hold_s=Timeouts().unconfirmed_s,
+        )
+        await found.find()
+        return found
+
     # Waiting and looking
 
     async def until(self, condition: Callable[[], bool]) -> None:
@@ -265,15 +305,26 @@ async def a_world(
     outgoing_slots: int = 10,
     clock: FakeClock | None = None,
     store: MemoryStore | None = None,
+    overload: Overload | None = None,
+    health: MetaHealth | None = None,
 ) -> AsyncIterator[World]:
     """Yield a world; afterwards every call is cut and every task gone.
 
     With the clock and the store of another that is over: what a new process finds after a crash.
     """
     async with asyncio.TaskGroup() as tasks:
-        world = World(tasks, incoming_slots=incoming_slots, outgoing_slots=outgoing_slots, clock=clock, store=store)
+        world = World(
+            tasks,
+            incoming_slots=incoming_slots,
+            outgoing_slots=outgoing_slots,
+            clock=clock,
+            store=store,
+            overload=overload,
+            health=health,
+        )
         await world.store.start()
         yield world
         world.hub.close()
+        world.endings.close()
         for task in tuple(tasks._tasks):
             task.cancel()
