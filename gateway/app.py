@@ -14,7 +14,6 @@ import structlog
 from aiohttp import web
 
 from gateway import messages as msg
-from gateway import views
 from gateway.admin import admin_app
 from gateway.admission import Admission
 from gateway.api import Api
@@ -29,20 +28,21 @@ from gateway.errors import GatewayError
 from gateway.graph import GraphClient
 from gateway.housekeeping import Housekeeping
 from gateway.hub import Hub
-from gateway.ids import CallId, PhoneNumberId
+from gateway.ids import PhoneNumberId
 from gateway.inbox import REMEMBERED, Inbox
 from gateway.intake import Intake
+from gateway.media_events import MediaEvents
 from gateway.meta_health import MetaHealth
 from gateway.metrics import LoopLag, Metrics
 from gateway.number_keeper import NumberKeeper
 from gateway.numbers import Number, Numbers, preload_numbering_plans
-from gateway.outcome import EndReason
 from gateway.overload import Level, Overload
 from gateway.reconcile import Reconciler
 from gateway.recovery import LeftOver
 from gateway.registry import Registry
 from gateway.services import Services
 from gateway.settings import NumberSettings, Settings
+from gateway.slots_shown import SlotsShown
 from gateway.softphone import Softphones
 from gateway.spool import Spool
 from gateway.store import PostgresStore, Store
@@ -50,19 +50,7 @@ from gateway.tickets import Tickets
 from gateway.turned_away import TurnedAway
 from gateway.unspool import Unspool
 from gateway.webhook import Webhook
-from media.engine import (
-    DtmfReceived,
-    LegConnected,
-    LegFailed,
-    LegFailure,
-    LegId,
-    MediaEngine,
-    MediaEvent,
-    NullEngine,
-    WorkerDown,
-    WorkerPool,
-    WorkerUp,
-)
+from media.engine import LegId, MediaEngine, MediaEvent, NullEngine, WorkerPool
 from media.errors import MediaError
 
 log = structlog.get_logger()
@@ -84,7 +72,7 @@ class Gateway:
         self.metrics = Metrics()
         self.registry = Registry()
         self.numbers = Numbers(self._number(number) for number in settings.numbers)
-        self.media = _media_engine(settings, self._on_media)
+        self.media = _media_engine(settings, lambda event: self._media_events.take(event))
         self.meta_health = MetaHealth(token_for=self._token, clock=self.clock)
         self.graph = GraphClient(
             base_url=settings.graph_url,
@@ -98,6 +86,8 @@ class Gateway:
         self.spool = Spool(settings.data_dir, max_bytes=settings.spool_max_mb * 1_000_000)
         self.tickets = Tickets(operators=settings.operator_keys(), api_key=settings.api_key_text())
         self.hub = Hub(media=self.media, registry=self.registry, metrics=self.metrics, later=self._close_legs)
+        self._media_events = MediaEvents(registry=self.registry, hub=self.hub, metrics=self.metrics)
+        self._slots_shown = SlotsShown(lambda push: self.hub.tell(None, push))
         self.overload = Overload(
             max_setups_per_s=settings.max_setups_per_s,
             max_lag_s=settings.max_loop_lag_ms / 1_000,
@@ -124,6 +114,7 @@ class Gateway:
             await stack.enter_async_context(self.graph)
             tasks = await stack.enter_async_context(asyncio.TaskGroup())
             self._tasks = tasks
+            stack.callback(self._slots_shown.close)
             lag = tasks.create_task(self.lag.run())
             stack.callback(lag.cancel)
             stack.push_async_callback(self.media.aclose)
@@ -262,7 +253,7 @@ class Gateway:
     # --- parts -------------------------------------------------------------------------------------
 
     def _number(self, settings: NumberSettings) -> Number:
-        return Number(settings, settings.pack_loaded(), on_slots=self._slots_changed)
+        return Number(settings, settings.pack_loaded(), on_slots=lambda number: self._slots_shown.changed(number))
 
     def _token(self, number_id: PhoneNumberId) -> str:
         return self.settings.access_token_for(number_id)
@@ -350,20 +341,11 @@ class Gateway:
         self._dropped = store.dropped
         metrics.spool_deliveries.set(self.spool.deliveries)
         metrics.spool_bytes.set(self.spool.bodies_bytes)
-
-    def _slots_changed(self, number: Number) -> None:
-        for slots in (number.incoming, number.outgoing):
-            labels = {"direction": slots.direction.value, "number": number.id}
-            self.metrics.slots_in_use.labels(**labels).set(slots.in_use)
-            self.metrics.slots_limit.labels(**labels).set(slots.limit)
-        self.hub.tell(
-            None,
-            msg.SlotsChanged(
-                number_id=number.id,
-                incoming=views.slots_view(number.incoming),
-                outgoing=views.slots_view(number.outgoing),
-            ),
-        )
+        for number in self.numbers:
+            for slots in (number.incoming, number.outgoing):
+                labels = {"direction": slots.direction.value, "number": number.id}
+                metrics.slots_in_use.labels(**labels).set(slots.in_use)
+                metrics.slots_limit.labels(**labels).set(slots.limit)
 
     def _close_legs(self, legs: Iterable[LegId]) -> None:
         self._spawn(self._close_each(tuple(legs)))
@@ -374,36 +356,6 @@ class Gateway:
                 await self.media.close(leg)
             except MediaError as error:  # its worker is gone, and the leg with it
                 log.debug("leg_gone", detail=error.reason)
-
-    # --- media events --------------------------------------------------------------------------------
-
-    def _on_media(self, event: MediaEvent) -> None:
-        """Hand an event of a leg to its call or its softphone. Called in the loop; must not raise."""
-        match event:
-            case LegConnected(leg=leg):
-                self.hub.leg_connected(leg)
-            case LegFailed(leg=leg, reason=reason):
-                driver = self._driver_of(leg)
-                if driver is not None:
-                    driver.feed(_leg_failed(reason))
-                else:
-                    self.hub.leg_failed(leg, reason.value)
-            case DtmfReceived(leg=leg, digit=digit):
-                driver = self._driver_of(leg)
-                if driver is not None:
-                    self.hub.digit(driver.call.call_id, digit)
-            case WorkerDown(worker=worker):
-                self.metrics.media_worker_restarts_total.inc()
-                log.error("media_worker_down", worker=worker)
-                self.hub.tell(None, msg.Notice(level="warning", code="media_worker_restarted"))
-                self.hub.workers_changed()
-            case WorkerUp(worker=worker):
-                log.info("media_worker_up", worker=worker)
-                self.hub.workers_changed()
-
-    def _driver_of(self, leg: LegId) -> CallDriver | None:
-        call_id, _, side = leg.partition("/")
-        return self.registry.get(CallId(call_id)) if side == "meta" else None
 
 
 def _media_engine(settings: Settings, on_event: Callable[[MediaEvent], None]) -> MediaEngine:
@@ -417,19 +369,6 @@ async def _alone(work: Coroutine[None, None, None]) -> None:
         await work
     except Exception:
         log.exception("task_broken")
-
-
-def _leg_failed(reason: LegFailure) -> CallInput:
-    if reason is LegFailure.CLOSED_BY_PEER:
-        return CallInput(kind=InputKind.META_CLOSING)
-    match reason:
-        case LegFailure.WORKER_DIED:
-            ended = EndReason.WORKER_DIED
-        case LegFailure.MEDIA_TIMEOUT:
-            ended = EndReason.MEDIA_TIMEOUT
-        case _:
-            ended = EndReason.MEDIA_FAILED
-    return CallInput(kind=InputKind.MEDIA_FAILED, reason=ended, detail=reason.value)
 
 
 async def _listen(stack: AsyncExitStack, app: web.Application, host: str, port: int) -> int:

@@ -1,0 +1,73 @@
+"""Operators see a change of slots at once, and many changes as one."""
+
+import asyncio
+
+import pytest
+
+from gateway import messages as msg
+from gateway.numbers import Number
+from gateway.settings import NumberSettings
+from gateway.slots import Lease
+from gateway.slots_shown import EVERY_S, SlotsShown
+from policy.pack import load_pack
+
+ONE, TWO = "200000000000001", "200000000000002"
+
+
+class Shown:
+    """Numbers whose slots are shown, and what operators saw."""
+
+    def __init__(self) -> None:
+        self.pushes: list[msg.Push] = []
+        self.slots = SlotsShown(self.pushes.append)
+
+    def number(self, number_id: str) -> Number:
+        settings = NumberSettings(phone_number_id=number_id, phone_number=f"+55115555{number_id[-4:]}")
+        return Number(settings, load_pack("guide"), on_slots=self.slots.changed)
+
+    def in_use(self, number_id: str) -> list[int]:
+        found = [push for push in self.pushes if isinstance(push, msg.SlotsChanged)]
+        return [push.incoming.used for push in found if push.number_id == number_id]
+
+
+async def taken(number: Number, count: int) -> list[Lease]:
+    leases = [await number.incoming.try_acquire() for _ in range(count)]
+    return [lease for lease in leases if isinstance(lease, Lease)]
+
+
+@pytest.mark.looptime
+@pytest.mark.asyncio(loop_factories=["asyncio"])
+async def test_a_change_is_shown_at_once_and_the_next_ones_together() -> None:
+    shown = Shown()
+    one, two = shown.number(ONE), shown.number(TWO)
+    leases = await taken(one, 100)
+    assert shown.in_use(ONE) == [1]
+    leases += await taken(two, 3)
+    await asyncio.sleep(EVERY_S + 0.01)
+    assert (shown.in_use(ONE), shown.in_use(TWO)) == ([1, 100], [3])
+    for lease in leases:
+        lease.release()
+    await asyncio.sleep(EVERY_S)
+    assert (shown.in_use(ONE), shown.in_use(TWO)) == ([1, 100, 0], [3, 0])
+    shown.slots.close()
+
+
+@pytest.mark.looptime
+@pytest.mark.asyncio(loop_factories=["asyncio"])
+async def test_after_a_quiet_while_a_change_is_shown_at_once_again() -> None:
+    shown = Shown()
+    one = shown.number(ONE)
+    leases = await taken(one, 1)
+    await asyncio.sleep(3 * EVERY_S)
+    leases += await taken(one, 1)
+    assert shown.in_use(ONE) == [1, 2]
+    leases.clear()
+    shown.slots.close()
+
+
+async def test_closed_it_shows_nothing_and_leaves_no_timer() -> None:
+    shown = Shown()
+    leases = await taken(shown.number(ONE), 2)
+    shown.slots.close()
+    leases.clear()
+    assert shown.in_use(ONE) == [1]
