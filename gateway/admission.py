@@ -21,7 +21,7 @@ from gateway.contacts import Contact
 from gateway.decisions import keep_decision
 from gateway.drift import Drift
 from gateway.driver import CallDriver
-from gateway.errors import GatewayError, GraphRefused
+from gateway.errors import GraphRefused
 from gateway.events import CallOffered, CallTerminated
 from gateway.hub import Hub, Phone
 from gateway.ids import CallId, MetaCallId, OperatorId, UserRef
@@ -47,14 +47,6 @@ log = structlog.get_logger()
 
 #: A `connect` older than this is acknowledged and never rung. Source: Meta, Calling API FAQ, read 2026-11-22.
 STALE_AFTER: Final = timedelta(seconds=60)
-
-
-class CannotDial(GatewayError):
-    """The operator's softphone cannot take a call now; `reason` is the wire's error code."""
-
-    def __init__(self, reason: str, public: str) -> None:
-        super().__init__(public=public)
-        self.reason = reason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,7 +221,7 @@ class Admission:
             return contact
         contact = await self._known_better(number, contact)
         # From here on nothing suspends until the call is registered: two dials at once cannot both pass.
-        phone, worker = self._ready_phone(operator)
+        phone, worker = self._hub.ready_phone(operator, best=self._free_worker())
         now = self._services.clock.now()
         request = self._place_request(number, contact)
         decision = self._evaluate(number, contact, request, now)
@@ -248,19 +240,6 @@ class Admission:
         self._begin(driver)
         driver.shown_by(lambda: self._hub.take(phone, call.call_id))
         return driver
-
-    def _ready_phone(self, operator: OperatorId) -> tuple[Phone, WorkerId]:
-        phone = self._hub.phone(operator)
-        if phone is None or phone.line is None:
-            raise CannotDial("gone", "This operator is not logged in at a softphone.")
-        if phone.call is not None:
-            raise CannotDial("busy", "This operator is in a call already.")
-        # A leg that is about to connect will do: the user's phone has to ring first.
-        workers = [worker for worker, leg in phone.legs.items() if leg in phone.connected] or list(phone.legs)
-        if not workers:
-            raise CannotDial("no_leg", "The softphone has no audio path yet: check the microphone permission.")
-        best = self._free_worker()
-        return phone, best if best in workers else workers[0]
 
     # --- permission requests -----------------------------------------------------------------------
 

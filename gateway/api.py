@@ -18,12 +18,12 @@ from aiohttp import hdrs, web
 
 from gateway import openapi, views
 from gateway.admin import program_version
-from gateway.admission import Admission, CannotDial, Checked
+from gateway.admission import Admission, Checked
 from gateway.call import CallInput, InputKind
 from gateway.clock import Clock
 from gateway.doorkeeper import Doorkeeper
 from gateway.drift import Drift
-from gateway.errors import GatewayError, GraphError, GraphPaused, GraphRefused, StoreDown
+from gateway.errors import CannotDial, GatewayError, GraphError, GraphPaused, GraphRefused, StoreDown
 from gateway.ids import CallId, OperatorId, UserRef
 from gateway.log import mask_text
 from gateway.messages import ContactView

@@ -5,6 +5,7 @@
     ├── StoreError              the database holds, or is, something that we cannot work with
     │   └── StoreDown           the database does not answer
     ├── SpoolDown               the spool takes no delivery now: full, or its disk is
+    ├── CannotDial              the operator's softphone cannot take a call now
     └── GraphError              a request to Meta's Graph API did not succeed
         ├── GraphPaused         nothing was sent: Meta is not asked now
         ├── GraphRefused        Meta answered with a definite no
@@ -68,6 +69,14 @@ class SpoolDown(GatewayError):
     reason = "spool_down"
     retryable = True
     public = "The spool takes no deliveries now."
+
+
+class CannotDial(GatewayError):
+    """The operator's softphone cannot take a call now; `reason` is the wire's error code."""
+
+    def __init__(self, reason: str, public: str) -> None:
+        super().__init__(public=public)
+        self.reason = reason
 
 
 class GraphError(GatewayError):

@@ -16,6 +16,7 @@ from gateway import messages as msg
 from gateway import routing
 from gateway.call import CallInput, InputKind
 from gateway.effects import StopReason
+from gateway.errors import CannotDial
 from gateway.ids import CallId, OperatorId
 from gateway.metrics import Metrics
 from gateway.registry import Registry
@@ -168,6 +169,22 @@ class Hub:
 
     def phone(self, operator: OperatorId) -> Phone | None:
         return self._phones.get(operator)
+
+    def ready_phone(self, operator: OperatorId, *, best: WorkerId | None) -> tuple[Phone, WorkerId]:
+        """Return who would dial, and the worker that has the leg for it: the `best` one if it can be.
+
+        Raises: CannotDial.
+        """
+        phone = self.phone(operator)
+        if phone is None or phone.line is None:
+            raise CannotDial("gone", "This operator is not logged in at a softphone.")
+        if phone.call is not None:
+            raise CannotDial("busy", "This operator is in a call already.")
+        # A leg that is about to connect will do: the user's phone has to ring first.
+        workers = [worker for worker, leg in phone.legs.items() if leg in phone.connected] or list(phone.legs)
+        if not workers:
+            raise CannotDial("no_leg", "The softphone has no audio path yet: check the microphone permission.")
+        return phone, best if best in workers else workers[0]
 
     def __iter__(self) -> Iterator[Phone]:
         return iter(tuple(self._phones.values()))

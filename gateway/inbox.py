@@ -32,13 +32,14 @@ from gateway.event_facts import Said, said_by
 from gateway.ids import CallId, MetaCallId
 from gateway.numbers import Number, Numbers
 from gateway.records import CallDeclined, Change, EventRecord, TerminateFacts
+from gateway.seen import Seen
 from gateway.services import Services
 from policy.facts import Fact
 
 log = structlog.get_logger()
 
-#: Keys of events that have taken effect, kept in memory: more than come in the time below at 500 webhooks/s.
-SEEN: Final = 200_000
+#: Keys of events that have taken effect, kept in memory: as many as come in the time below at 500 webhooks/s, or more.
+SEEN: Final = 150_000
 #: Events younger than this by Meta's timestamp are in memory if they came before; a start reads so many from the store.
 REMEMBERED: Final = timedelta(minutes=5)
 #: Calls of which events may wait because the call itself is not known yet, and for how long.
@@ -64,14 +65,14 @@ class Inbox:
         self._services = services
         self._numbers = numbers
         self._admission = admission
-        self._seen: OrderedDict[str, bool] = OrderedDict()  # whether it is durable, too
+        self._seen = Seen(SEEN)
         self._parked: OrderedDict[MetaCallId, tuple[datetime, list[CallEvent]]] = OrderedDict()
         services.registry.on_learned = self._unpark
 
     def remember(self, keys: Iterable[str]) -> None:
         """Take over the keys of events that took effect before a restart."""
         for key in keys:
-            self._seen[key] = True
+            self._seen.add(key, durable=True)
 
     async def deliver(
         self, events: Sequence[ev.Event], *, received_at: datetime | None = None, within_s: float | None = None
@@ -109,7 +110,7 @@ class Inbox:
 
     def _not_kept(self, events: Sequence[ev.Event]) -> Sequence[ev.Event]:
         """Leave out what took effect and is durable."""
-        left = [event for event in events if not self._seen.get(event.dedupe_key)]
+        left = [event for event in events if not self._seen.is_durable(event.dedupe_key)]
         if len(left) < len(events):
             self._services.metrics.events_total.labels(kind="repeated").inc(len(events) - len(left))
         return left
@@ -178,7 +179,7 @@ class Inbox:
                 raise down
             await self._write(rows, until)
             for event, _ in said:
-                self._seen[event.dedupe_key] = True
+                self._seen.add(event.dedupe_key, durable=True)
         except StoreDown:
             self._services.contacts.owe(rows)
             raise
@@ -225,9 +226,7 @@ class Inbox:
         key = event.dedupe_key
         if key in self._seen:
             return False
-        self._seen[key] = False
-        if len(self._seen) > SEEN:
-            self._seen.popitem(last=False)
+        self._seen.add(key, durable=False)
         return True
 
     # --- calls -------------------------------------------------------------------------------------

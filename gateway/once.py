@@ -13,9 +13,8 @@ from typing import Any, Final
 import msgspec
 import structlog
 
-from gateway.admission import CannotDial
 from gateway.clock import Clock
-from gateway.errors import GraphError, StoreDown, StoreError
+from gateway.errors import CannotDial, GraphError, StoreDown, StoreError
 from gateway.problem import Problem
 from gateway.records import Json
 from gateway.store import ReplayState, Store

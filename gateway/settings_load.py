@@ -26,7 +26,6 @@ from pydantic_core import ErrorDetails
 from gateway import settings_values as values
 from gateway.errors import SettingsError
 from gateway.settings import (
-    CHECKS,
     PREFIX,
     SECRETS,
     SHORT_NAMES,
@@ -34,6 +33,7 @@ from gateway.settings import (
     Settings,
     TemplateSettings,
 )
+from gateway.settings_checks import CHECKS
 from gateway.settings_hours import HolidaySettings, HoursSettings, OpeningSettings
 
 DEFAULT_FILE: Final = "gateway.toml"

@@ -18,11 +18,11 @@ from aiohttp import WSCloseCode, WSMsgType, web
 
 from gateway import messages as msg
 from gateway import views
-from gateway.admission import Admission, CannotDial, Checked
+from gateway.admission import Admission, Checked
 from gateway.call import CallInput, InputKind
 from gateway.clock import Clock
 from gateway.driver import CallDriver
-from gateway.errors import GatewayError, GraphError, GraphPaused, GraphRefused
+from gateway.errors import CannotDial, GatewayError, GraphError, GraphPaused, GraphRefused
 from gateway.hub import Hub, Phone
 from gateway.ids import CallId
 from gateway.log import mask_text

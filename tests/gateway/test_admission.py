@@ -5,9 +5,10 @@ from dataclasses import replace
 
 import pytest
 
-from gateway.admission import CannotDial, Checked
+from gateway.admission import Checked
 from gateway.asking import Asked
 from gateway.driver import CallDriver
+from gateway.errors import CannotDial
 from gateway.ids import OperatorId
 from gateway.outcome import EndReason, Result
 from policy.decision import Refusal

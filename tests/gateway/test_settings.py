@@ -6,7 +6,8 @@ import pytest
 from pydantic import ValidationError
 
 from gateway.ids import PhoneNumberId
-from gateway.settings import CHECKS, SECRETS, NumberSettings, Settings, TemplateSettings, settings_table
+from gateway.settings import SECRETS, NumberSettings, Settings, TemplateSettings, settings_table
+from gateway.settings_checks import CHECKS
 from policy.pack import PackError, load_pack
 
 GOOD: dict[str, Any] = {

@@ -14,7 +14,6 @@ from loadtest.tcp_chaos import Place, TcpChaos
 @asynccontextmanager
 async def echo(place: Place = ("127.0.0.1", 0)) -> AsyncIterator[Place]:
     """A server that repeats what it hears, and ends when its client does."""
-    idle = asyncio.Semaphore(0)
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -24,16 +23,16 @@ async def echo(place: Place = ("127.0.0.1", 0)) -> AsyncIterator[Place]:
             writer.close()
         except OSError:
             writer.transport.abort()
-        finally:
-            idle.release()
 
     if isinstance(place, Path):
         server = await asyncio.start_unix_server(serve, place)
-        yield place
     else:
         server = await asyncio.start_server(serve, *place)
-        yield server.sockets[0].getsockname()[:2]
-    server.close()
+        place = server.sockets[0].getsockname()[:2]
+    try:
+        yield place
+    finally:
+        server.close()
 
 
 class Client:
