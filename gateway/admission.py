@@ -301,9 +301,13 @@ class Admission:
         )
 
     def _begin(self, driver: CallDriver) -> None:
-        """Register the call before anything else can happen, then let it run."""
+        """Register the call before anything else can happen, then let it run.
+
+        Its record stands in line before the event that it came with: whatever was acknowledged has one.
+        """
         try:
             self._services.registry.add(driver)
+            self._services.store.write_soon(driver.record())
             self._start(driver)
         except BaseException:
             driver.never_began()

@@ -29,6 +29,7 @@ class EndReason(StrEnum):
     POLICY = "policy"
     NO_SLOT = "no_slot"
     OVERLOAD = "overload"
+    STORE_DOWN = "store_down"
     SDP_REFUSED = "sdp_refused"
     MEDIA_FAILED = "media_failed"
     MEDIA_TIMEOUT = "media_timeout"

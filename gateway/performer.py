@@ -68,7 +68,7 @@ class Performer:
         except MediaError as error:
             self._call.feed(_media_failed(error))
         except StoreError as error:
-            self._call.feed(CallInput(kind=InputKind.MEDIA_FAILED, reason=EndReason.INTERNAL, detail=error.public))
+            self._call.feed(CallInput(kind=InputKind.MEDIA_FAILED, reason=EndReason.STORE_DOWN, detail=error.public))
         except (Exception, asyncio.CancelledError) as error:
             if was_cancelled(error):
                 raise

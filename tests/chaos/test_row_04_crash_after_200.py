@@ -50,7 +50,7 @@ def promise(chaos: Chaos, ledger: Ledger, verdict: Verdict) -> None:
     chaos.promise("acknowledged events lost", len(verdict.lost), at_most=0)
     chaos.promise("facts lost", len(verdict.lost_facts), at_most=0)
     chaos.promise("events or facts applied twice", len(verdict.doubled), at_most=0)
-    chaos.note("acknowledged calls without a record", verdict.unrecorded)
+    chaos.promise("acknowledged calls without a record", verdict.unrecorded, at_most=0)
     chaos.promise("contacts whose state is not what their facts say", verdict.differing, at_most=0)
 
 

@@ -18,7 +18,7 @@ from gateway.driver import CallDriver
 from gateway.hub import LEAVING_S, RESUME_S, Hub
 from gateway.ids import OperatorId
 from gateway.outcome import EndReason
-from tests.support.cable import Cable
+from loadtest.tcp_chaos import TcpChaos
 from tests.support.chaos import Chaos, Scale, scale_from
 from tests.support.doors import Doors, SocketClient, doors
 from tests.support.running import running
@@ -37,7 +37,7 @@ GAP_S = 0.2
 class Phones:
     """Operators in calls, each at a socket that runs through one cable."""
 
-    def __init__(self, world: World, opened: Doors, cable: Cable, session: ClientSession) -> None:
+    def __init__(self, world: World, opened: Doors, cable: TcpChaos, session: ClientSession) -> None:
         self.world = world
         self.opened = opened
         self.session = session
@@ -64,7 +64,9 @@ class Phones:
         return ticket
 
     async def _hello(self, name: str, **credential: str) -> dict[str, Any]:
-        ws = await self.session.ws_connect(self.cable.url + "/v1/softphone", protocols=["calls.v1"])
+        ws = await self.session.ws_connect(
+            f"http://127.0.0.1:{self.cable.port}" + "/v1/softphone", protocols=["calls.v1"]
+        )
         socket = self.sockets[name] = SocketClient(ws)
         answer = await socket.ask("hello", **credential)
         return answer.get("data") or {"code": answer["code"]}
@@ -80,10 +82,10 @@ class Phones:
 
     async def cut_for(self, seconds: float) -> None:
         """Pull the cable out; every phone must have lost its line."""
-        self.cable.cut()
+        await self.cable.refuse()
         await until(lambda: self.world.hub.connected == 0)
         await asyncio.sleep(seconds / FASTER)
-        self.cable.mend()
+        await self.cable.open()
 
     async def come_back(self) -> Counter[str]:
         """All at once, as pages do; return what they were told: `resumed`, or why not."""
@@ -112,7 +114,7 @@ async def phones_in_calls(count: int) -> AsyncIterator[Phones]:
     async with (
         a_world(incoming_slots=count) as world,
         doors(world) as opened,
-        Cable(int(opened.server.port or 0)) as cable,
+        TcpChaos(("127.0.0.1", int(opened.server.port or 0))) as cable,
         ClientSession(connector=TCPConnector(limit=0)) as session,
     ):
         world.hub.resume_s, world.hub.leaving_s = RESUME_S / FASTER, LEAVING_S / PAGES_FASTER

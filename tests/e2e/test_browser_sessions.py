@@ -11,8 +11,8 @@ from playwright.async_api import BrowserContext, Page, expect
 from gateway.hub import LEAVING_S, RESUME_S
 from gateway.ids import OperatorId
 from loadtest.sim_state import Call
+from loadtest.tcp_chaos import TcpChaos
 from tests.support.browser import chromium, listen, log_in
-from tests.support.cable import Cable
 from tests.support.running import KEYS, Running, running
 from tests.support.waiting import until
 
@@ -108,16 +108,16 @@ async def test_of_two_tabs_the_last_one_rings_and_the_other_says_so(database: st
 async def test_a_line_that_is_cut_is_said_in_words_and_the_call_goes_on(database: str, tmp_path: Path) -> None:
     async with (
         running(database) as run,
-        Cable(run.gateway.port) as cable,
-        browser_of_ana(run, tmp_path, url=cable.url) as context,
+        TcpChaos(("127.0.0.1", run.gateway.port)) as cable,
+        browser_of_ana(run, tmp_path, url=f"http://127.0.0.1:{cable.port}") as context,
     ):
         (page,) = context.pages
         call = await talking(run, page)
-        cable.cut()
+        await cable.refuse()
         await expect(page.locator("#link-down")).to_be_visible()
         await expect(page.locator("#link-down")).to_contain_text("Connection lost. Trying again")
         await both_hear(page, call)
-        cable.mend()
+        await cable.open()
         await expect(page.locator("#link-down")).to_be_hidden(timeout=10_000)
         await both_hear(page, call)
         await page.get_by_test_id("hangup").click()

@@ -218,7 +218,7 @@ async def test_a_call_that_cannot_be_kept_is_not_placed() -> None:
         await world.until(lambda: not len(world.registry))
         world.store.heal()
         record = await world.record(driver.call.call_id)
-        assert (record.result, record.reason) == (Result.GATEWAY, EndReason.INTERNAL)
+        assert (record.result, record.reason) == (Result.GATEWAY, EndReason.STORE_DOWN)
         assert "connect" not in world.graph.ops()
         assert world.number.outgoing.in_use == 0
 
