@@ -82,7 +82,7 @@ def test_a_number_with_everything_against_it() -> None:
         "RESTRICTED_BUSINESS_INITIATED_CALLING, until 2026-11-22 13:00 UTC",
         "RESTRICTED_USER_INITIATED_CALLING, no end known",
         "LOW_QUALITY",
-        "A number joined through Coexistence cannot call.",
+        "A number joined through Coexistence carries no calls.",
     ):
         assert words in text
 
