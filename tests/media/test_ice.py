@@ -25,7 +25,7 @@ def test_a_budget_allows_so_many_a_second() -> None:
 
 
 def message(kind: stun.Class = stun.Class.REQUEST, username: str | None = "ours:theirs") -> bytes:
-    one = stun.Message(message_method=stun.Method.BINDING, message_class=kind)
+    one = stun.Message(message_method=stun.Method.BINDING, message_class=kind, transaction_id=bytes(12))
     if username is not None:
         one.attributes["USERNAME"] = username
     return bytes(one)
