@@ -8,7 +8,7 @@ waits for company. Whoever appends waits for that fsync, and for no longer than 
 * `is_empty` also counts what is on its way to the disk: between a delivery that the database did not take and its
   place in the file there is no instant at which it counts nowhere.
 
-Not responsible for handing deliveries on (see `gateway.drain`) nor for the file's format (see `gateway.spool_file`).
+Not responsible for handing deliveries on (see `gateway.unspool`) nor for the file's format (see `gateway.spool_file`).
 """
 
 import asyncio

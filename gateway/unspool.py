@@ -11,7 +11,7 @@ database meanwhile.
   them rings again. Each that the database knows nothing of gets a record, and is ended at Meta unless the spool says
   that it is over.
 
-Not responsible for putting anything into the spool (see `webhook`).
+Not responsible for putting anything into the spool (see `intake`).
 """
 
 import asyncio
