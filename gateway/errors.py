@@ -74,6 +74,8 @@ class SpoolDown(GatewayError):
 class CannotDial(GatewayError):
     """The operator's softphone cannot take a call now; `reason` is the wire's error code."""
 
+    reason = "cannot_dial"
+
     def __init__(self, reason: str, public: str) -> None:
         super().__init__(public=public)
         self.reason = reason
