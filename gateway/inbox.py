@@ -90,8 +90,10 @@ class Inbox:
         now = self._services.clock.now()
         until = None if within_s is None else asyncio.get_running_loop().time() + within_s
         events = self._not_kept(events)
-        late = [event for event in events if self._may_be_known(event, now)]
-        news = [event for event in events if event not in late] if late else events
+        late: list[ev.Event] = []
+        news: list[ev.Event] = []
+        for event in events:
+            (late if self._may_be_known(event, now) else news).append(event)
         for event in news:
             await self._take(event, now)
         down: StoreDown | None = None
