@@ -82,6 +82,8 @@ async def chaos(wanted: Wanted, console: Console) -> int:
         async for line in _run(wanted, report):
             report.lines.append(line)
             progress.update(task, advance=1, description=f"after row {line['row']}")
+            if not console.is_terminal:  # nobody sees the bar
+                console.print(f"row {line['row']}: {'kept' if line['kept'] else 'NOT KEPT'}, {line['seconds']} s")
             if not line["kept"]:
                 console.print(f"[red]row {line['row']} not kept[/red]: {_reason(line)}", highlight=False)
     _show(report, console)

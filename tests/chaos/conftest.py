@@ -31,16 +31,20 @@ def chaos(request: pytest.FixtureRequest) -> Chaos:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Above size `test` the loop is uvloop, as in production, and a row may take its time."""
+    """Above size `test` only rows are run, on uvloop, as in production, and a row may take its time."""
     scale = scale_from()
     if scale is Scale.TEST:
         return
-    rows = [item for item in items if item.get_closest_marker("row")]
-    for item in rows:
-        item.add_marker(pytest.mark.timeout(LIMIT_S[scale]))
-    again = [item for item in rows if "[asyncio" in item.name or "-asyncio" in item.name]
-    config.hook.pytest_deselected(items=again)
-    items[:] = [item for item in items if item not in again]
+    left_out = []
+    for item in items:
+        if Path(__file__).parent not in item.path.parents:
+            continue
+        if item.get_closest_marker("row") is None or "[asyncio" in item.name or "-asyncio" in item.name:
+            left_out.append(item)
+        else:
+            item.add_marker(pytest.mark.timeout(LIMIT_S[scale]))
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.hookimpl(wrapper=True)
