@@ -100,7 +100,9 @@ async def test_a_worker_process_stays_as_large_as_it_was(chaos: Chaos) -> None:
     slope = linear_regression(range(0, rounds * each, each), sizes).slope
     chaos.note("calls after the warm-up", rounds * each)
     chaos.note("the worker's memory at the end", sizes[-1] / 1_024, unit="MiB")
-    chaos.promise("growth of its memory a call", slope, at_most=1.0, unit="KiB", timed=True)
+    # Over a hundred calls one step of the heap is more than a kibibyte a call; a leg that stays is ten of them.
+    most = chaos.size(test=4.0, short=4.0, long=1.0)
+    chaos.promise("growth of its memory a call", slope, at_most=most, unit="KiB", timed=True)
     chaos.promise("growth of its descriptors", max(files) - files[0], at_most=0)
 
 
