@@ -129,6 +129,12 @@ class SignallingBot(SoftphoneWire):
         if self.call is not None:
             await self._ask("hangup", "hung_up", self.call["call_id"])
 
+    async def log_out(self) -> None:
+        """Say `bye`, so that the gateway does not wait for this operator to come back; a call that is up ends."""
+        self._leaving = True
+        with suppress(RequestFailed, aiohttp.ClientError, OSError):
+            await self.request("bye")
+
     async def close(self) -> None:
         """Leave. Safe to call twice."""
         self._leaving = True
@@ -306,6 +312,12 @@ class Crew:
                 group.create_task(bot.close())
         if self._http is not None:
             await self._http.close()
+
+    async def log_out(self) -> None:
+        """Let everybody say `bye`, before they close."""
+        async with asyncio.TaskGroup() as group:
+            for bot in self.bots:
+                group.create_task(bot.log_out())
 
     def free(self) -> SignallingBot | None:
         """Return an operator without a call."""
