@@ -284,3 +284,12 @@ async def _failure(wire: SoftphoneWire) -> Exception | None:
     except Exception as failure:
         return failure
     return None
+
+
+async def test_a_crew_that_logs_out_says_so_and_does_not_come_back() -> None:
+    async with a_desk() as desk, Crew(desk.url, {"ana": "key", "bea": "key"}, policy=Policy(back_after_s=0.0)) as crew:
+        await crew.log_out()
+        assert sorted(who for who, _ in desk.all("bye")) == ["ana", "bea"]
+        await desk.sockets["ana"].close()
+        await crew.log_out()  # a socket that is gone has nothing to say
+        assert len(desk.all("hello")) == 2
