@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import shlex
 import signal
 import sys
@@ -177,17 +178,22 @@ def run(
     import uvloop
     from rich.console import Console
 
+    from loadtest.guard import check_environment
     from loadtest.report import NotWritten
     from loadtest.run import Order
     from loadtest.run import run as run_scenarios
     from loadtest.scenario_file import find
-    from loadtest.scenarios import BadScenario
+    from loadtest.scenarios import BadScenario, Scenario
 
+    mistakes = check_environment(os.environ)
+    scenarios: tuple[Scenario, ...] = ()
     try:
         scenarios = find(scenario or ())
     except BadScenario as bad:
-        typer.echo("\n".join(bad.mistakes), err=True)
-        raise typer.Exit(2) from None
+        mistakes += bad.mistakes
+    if mistakes:
+        typer.echo("\n".join(mistakes), err=True)
+        raise typer.Exit(2)
     command = shlex.join(["python", "-m", "loadtest", *sys.argv[1:]])
     order = Order(scenarios=scenarios, long=long, seed=seed, out=out, command=command)
     try:

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from loadtest.gate_bench import BenchFailed, measure
-from loadtest.guard import check_url
+from loadtest.guard import check_url, inherited_settings
 from loadtest.invariants import Before, invariants
 from loadtest.load_calls import Dial, Ring
 from loadtest.load_intake import Intake
@@ -219,6 +219,7 @@ async def _with_gateway(
             for url in (stack.url, stack.admin_url, stack.sim.url):
                 check_url(url)
             job = Job(stack=stack, form=form, work=scenario.work, seed=result.seed, result=result, progress=tell)
+            result.load += [f"{name} was set in the environment" for name in inherited_settings(os.environ)]
             before = await Before.look(stack)
             async with _unless_it_dies(stack), sampling(stack, result.samples):
                 await _load(job)

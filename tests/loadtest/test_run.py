@@ -64,6 +64,14 @@ def test_every_mistake_of_the_command_line_is_named_at_once(tmp_path: Path) -> N
         assert text in said.output
 
 
+def test_a_database_of_somebodys_is_not_filled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgresql://192.0.2.1/calls")
+    said = RUN.invoke(app, ["run", "gate", "nothing"])
+    assert said.exit_code == 2
+    assert "DATABASE_URL is set: a load run fills its database" in said.output
+    assert "nothing: no such scenario" in said.output
+
+
 def test_a_folder_for_the_report_that_cannot_be_is_said_before_anything_starts(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     said = RUN.invoke(app, ["run", "gate", "--out", str(tmp_path / "file")])

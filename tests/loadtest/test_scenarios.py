@@ -1,5 +1,6 @@
 """What is built in can be run, and a scenario of one's own is read with every mistake named at once."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -153,6 +154,12 @@ def test_all_that_was_named_is_found_or_all_that_was_not_is_said(tmp_path: Path)
     assert found[1].startswith(f"{bad}: not TOML")
     assert found[2].endswith("cannot be read: No such file or directory")
     assert found[3:] == ("ring: named more than once",)
+
+
+def test_the_readmes_example_can_be_run(tmp_path: Path) -> None:
+    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
+    (example,) = (text for text in re.findall(r"```toml\n(.*?)```", readme, re.DOTALL) if "rate_per_s" in text)
+    assert read_scenario(written(tmp_path, example)).name == "evening"
 
 
 def test_a_figure_that_was_not_measured_misses_its_threshold() -> None:
