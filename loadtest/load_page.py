@@ -20,7 +20,8 @@ from loadtest.results import Report, Result, Sample, StepResult
 METHOD: Final = (
     "Open loop: calls come on a seeded schedule however slow the answers are, and a time counts from the instant at"
     " which the call was due to the instant at which the simulated Graph had read the request; ack is the answer to a"
-    " webhook (in calls, from when it left). The gateway ran as a process of its own with its embedded PostgreSQL and"
+    " webhook (in calls, from when it left). A second of light load goes before and is not counted."
+    " The gateway ran as a process of its own with its embedded PostgreSQL and"
     " everything durable on; it carried no audio (media engine null), for this measures signalling. Simulated Meta,"
     " users and operators share one process, the generator. CPU is user and system time per call, idle work included."
     " Delays of the loop's p99 are the upper bounds of the gateway's histogram."
@@ -130,10 +131,11 @@ def load_page(report: Report) -> str:
 
 
 def _section(result: Result) -> str:
-    facts = f"Form {result.form}, seed {result.seed}, {result.seconds:.0f} s."
+    what = f"{result.what}. " if result.what else ""
+    facts = f"{what}Form {result.form}, seed {result.seed}, {result.seconds:.0f} s."
     parts = [
         f"<h2>{html.escape(result.scenario)}</h2>",
-        f"<p>{html.escape(result.what)}. {html.escape(facts)}</p>",
+        f"<p>{html.escape(facts)}</p>",
     ]
     if result.stopped:
         parts.append("<p><strong>Stopped before its end.</strong></p>")
@@ -194,7 +196,12 @@ def _plots(result: Result) -> list[str]:
         plot("Latency over rate", x="calls/s", y="ms", series=_latencies(result), logarithmic=True),
         plot("CPU over live calls", x=live, y="% of a core", series=[_dots("gateway", cpu)]),
         plot("Memory over live calls", x=live, y="MiB resident", series=[_dots("gateway", memory)]),
-        plot("Delay of the event loop", x="s", y="ms, worst of a second", series=[Series(name="", points=tuple(lag))]),
+        plot(
+            "Delay of the event loop",
+            x="s",
+            y="ms, worst of a second",
+            series=[Series(name="gateway", points=tuple(lag))],
+        ),
     ]
 
 

@@ -33,6 +33,8 @@ _HELD_LOST: Final = 0.001
 _GENERATOR_LATE_MS: Final = 20.0
 #: A user may be connected five times in 24 hours when the business calls; a number may place 10,000 calls.
 DIALS_PER_USER: Final = 2
+#: Not counted: what is done for the first time takes longer.
+WARM_UP: Final = Step(rate_per_s=20, seconds=1)
 #: As many as call before one of them calls again.
 _CALLERS: Final = 20_000
 _DIALS_PER_NUMBER: Final = 8_000
@@ -85,7 +87,7 @@ def needed_world(work: Work, form: Form) -> dict[str, object]:
         users, numbers = soak_users(form.calls, form.lanes), _numbers(form.calls // 2)
         return {"users": users, "numbers": numbers, **rules, "history": 4 * form.lanes}
     if work is Work.DIAL:
-        count = sum(step.count // DIALS_PER_USER + 1 for step in form.steps)
+        count = sum(step.count // DIALS_PER_USER + 1 for step in (WARM_UP, *form.steps))
         users = crowd(count, behaviour=Behaviour.AUTO_ACCEPT, after_s=0.0)
         history = max(step.count for step in form.steps) + 1_000
         return {"users": users, "numbers": _numbers(calls), **rules, "history": history}
@@ -144,8 +146,11 @@ class Load:
 
 
 async def stepped(job: Job, load: Load) -> None:
-    """Do the steps; a rate that was not held ends its series."""
+    """Do the steps, after some light load; a rate that was not held ends its series."""
     job.stack.sim.webhooks.on_answer = lambda took_s, status: load.acks.append(took_s)
+    job.progress("warming up", 0.0)
+    await _step(job, load, WARM_UP, len(job.form.steps))
+    job.result.steps.clear()
     over: set[float] = set()
     for index, step in enumerate(job.form.steps):
         job.progress(step.label, index / len(job.form.steps))

@@ -72,6 +72,6 @@ async def test_a_rate_that_was_not_held_ends_its_series_only(monkeypatch: pytest
 
     job = Job(stack=NoStack(), form=Form(steps=tuple(rates)), work=Work.RING, seed=1, result=result)  # type: ignore[arg-type]
     await stepped(job, Load(job))
-    assert done == ["50/s", "100/s", "50/s, Graph 80 ms", "100/s, Graph 80 ms"]
+    assert done == ["20/s", "50/s", "100/s", "50/s, Graph 80 ms", "100/s, Graph 80 ms"]
     assert result.figures["saturation_per_s"] == 50
     assert any("100/s was not held" in line for line in result.load)
