@@ -29,8 +29,9 @@ DRAIN_S: Final = 30.0
 #: Slower than this, apart from the Graph's own time, or with more lost than this share, a rate was not held.
 _HELD_MS: Final = 500.0
 _HELD_LOST: Final = 0.001
-#: Later than this, the generator measures itself.
+#: Later, or busier, than this, the generator measures itself.
 _GENERATOR_LATE_MS: Final = 20.0
+_GENERATOR_BUSY: Final = 0.85
 #: A user may be connected five times in 24 hours when the business calls; a number may place 10,000 calls.
 DIALS_PER_USER: Final = 2
 #: Not counted: what is done for the first time takes longer.
@@ -183,6 +184,7 @@ async def _step(job: Job, load: Load, step: Step, index: int) -> StepResult:
     figures["database_cpu_ms"] = 1_000 * (spent.database_s - cpu.database_s) / step.count
     figures["generator_cpu_ms"] = 1_000 * (spent.generator_s - cpu.generator_s) / step.count
     figures["cpu_share"] = (spent.gateway_s - cpu.gateway_s) / whole_s
+    figures["generator_cpu_share"] = (spent.generator_s - cpu.generator_s) / whole_s
     figures["late_p99_ms"] = 1_000 * percentile([shot.late_s for shot in shots], 0.99)
     _from_samples(figures, job.result.samples[seen:])
     lag_ms = lag_share_ms(lag, lag_after, 0.99)
@@ -192,7 +194,9 @@ async def _step(job: Job, load: Load, step: Step, index: int) -> StepResult:
     _timed(figures, "ack", [1_000 * took for took in load.acks])
     for name, values in load.instants.items():
         _timed(figures, name, values)
-    result.generator_was_the_limit = figures["late_p99_ms"] > _GENERATOR_LATE_MS
+    result.generator_was_the_limit = (
+        figures["late_p99_ms"] > _GENERATOR_LATE_MS or figures["generator_cpu_share"] > _GENERATOR_BUSY
+    )
     slow_ms = figures.get(f"{load.decides}_p99_ms", math.inf) - _WAITS_PER_CALL * step.graph_ms
     result.held = figures["lost"] <= _HELD_LOST * step.count and slow_ms <= _HELD_MS
     job.result.steps.append(result)

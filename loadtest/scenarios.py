@@ -169,7 +169,7 @@ _INSTANTS: Final[Mapping[Work, tuple[str, ...]]] = {
 }
 _SHARES: Final = ("p50", "p99", "p999")
 _OF_STEPS: Final = (
-    *("cpu_ms", "database_cpu_ms", "generator_cpu_ms", "cpu_share", "lost", "achieved_per_s"),
+    *("cpu_ms", "database_cpu_ms", "generator_cpu_ms", "cpu_share", "generator_cpu_share", "lost", "achieved_per_s"),
     *("lag_p99_ms", "lag_max_ms", "rss_mb", "late_p99_ms"),
 )
 _OVERALL: Final[Mapping[Work, tuple[str, ...]]] = {
