@@ -37,11 +37,12 @@ class Cpu:
     generator_s: float
 
 
-def cpu_s(pid: int) -> float:
-    """Return user and system time of a process. Raises: OSError."""
-    # The name, in brackets, may hold spaces and brackets; utime and stime are fields 14 and 15 of proc(5).
+def cpu_s(pid: int, *, ended_children: bool = False) -> float:
+    """Return user and system time of a process, and of its children that have ended if wanted. Raises: OSError."""
+    # The name, in brackets, may hold spaces and brackets; utime and stime are fields 14 and 15 of proc(5), those of
+    # ended children 16 and 17.
     after_name = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
-    return (int(after_name[11]) + int(after_name[12])) / _TICKS
+    return sum(map(int, after_name[11 : 15 if ended_children else 13])) / _TICKS
 
 
 def rss_bytes(pid: int) -> int:
@@ -98,7 +99,7 @@ def cpu_now(stack: Stack) -> Cpu:
     database_s, first = 0.0, postmaster(stack.config.data_dir) if stack.config.data_dir else None
     for pid in () if first is None else (first, *children(first)):
         with contextlib.suppress(OSError):
-            database_s += cpu_s(pid)
+            database_s += cpu_s(pid, ended_children=True)
     return Cpu(gateway_s=cpu_s(stack.gateway_pid), database_s=database_s, generator_s=cpu_s(os.getpid()))
 
 
