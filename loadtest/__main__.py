@@ -2,7 +2,10 @@
 
 import asyncio
 import logging
+import os
+import shlex
 import signal
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -154,6 +157,89 @@ def chaos(
     except KeyboardInterrupt:
         typer.echo("stopped; no report was written", err=True)
         raise typer.Exit(130) from None
+
+
+@app.command()
+def run(
+    scenario: Annotated[
+        list[str] | None, typer.Argument(help="Names (see `list`) or TOML files of your own; without any, all.")
+    ] = None,
+    long: Annotated[bool, typer.Option("--long", help="The full sizes, for figures: some hours for all.")] = False,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Of everything random; without it each scenario's own.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the report.")] = Path(".load"),
+) -> None:
+    """Put load on a gateway, measure it, and hold the figures against thresholds; exit code 1 if one is missed.
+
+    Starts what it needs (gateway, embedded PostgreSQL, simulated Meta, operators), on loopback only, and leaves nothing
+    running. Writes load.json and load.html. Ctrl-C stops, with a report of what was measured until then.
+    """
+    import uvloop
+    from rich.console import Console
+
+    from loadtest.guard import check_environment
+    from loadtest.report import NotWritten
+    from loadtest.run import Order
+    from loadtest.run import run as run_scenarios
+    from loadtest.scenario_file import find
+    from loadtest.scenarios import BadScenario, Scenario
+
+    mistakes = check_environment(os.environ)
+    scenarios: tuple[Scenario, ...] = ()
+    try:
+        scenarios = find(scenario or ())
+    except BadScenario as bad:
+        mistakes += bad.mistakes
+    if mistakes:
+        typer.echo("\n".join(mistakes), err=True)
+        raise typer.Exit(2)
+    command = shlex.join(["python", "-m", "loadtest", *sys.argv[1:]])
+    order = Order(scenarios=scenarios, long=long, seed=seed, out=out, command=command)
+    try:
+        raise typer.Exit(uvloop.run(run_scenarios(order, Console())))
+    except NotWritten as failure:
+        typer.echo(str(failure), err=True)
+        raise typer.Exit(2) from None
+
+
+@app.command("list")
+def list_scenarios() -> None:
+    """Show the scenarios that `run` knows, their steps and thresholds."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from loadtest.scenarios import BUILT_IN
+
+    table = Table("scenario", "work", "short form", "long form", "thresholds of the long form", show_lines=True)
+    for one in BUILT_IN:
+        wanted = "\n".join(f"{threshold.name} {threshold.said}" for threshold in one.long.thresholds)
+        table.add_row(one.name, one.what, one.short.said, one.long.said, wanted)
+    Console().print(table)
+
+
+@app.command()
+def report(
+    file: Annotated[Path, typer.Argument(help="The load.json of a run.")],
+    out: Annotated[Path | None, typer.Option(help="Write the page there anew; without it only the tables.")] = None,
+) -> None:
+    """Show the report of an earlier run; exit code as that run's."""
+    from rich.console import Console
+
+    from loadtest.load_page import show as show_report
+    from loadtest.load_page import write
+    from loadtest.report import NotWritten
+    from loadtest.results import BadReport, read_report
+
+    try:
+        found = read_report(file)
+        show_report(found, Console())
+        if out is not None:
+            typer.echo("Report: " + ", ".join(str(path) for path in write(found, out)))
+    except (BadReport, NotWritten) as failure:
+        typer.echo(str(failure), err=True)
+        raise typer.Exit(2) from None
+    raise typer.Exit(0 if found.passed else 1)
 
 
 def _people(users: list[str], answers: Behaviour | None, after_s: float) -> tuple[UserSpec, ...]:

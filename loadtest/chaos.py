@@ -9,7 +9,6 @@ import contextlib
 import html
 import json
 import os
-import platform
 import signal
 import subprocess
 import sys
@@ -17,13 +16,14 @@ import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+
+from loadtest.report import NotWritten, in_words, machine, page, write_report
 
 _ROOT: Final = Path(__file__).resolve().parent.parent
 _LOOK_S: Final = 0.3
@@ -71,7 +71,7 @@ class Report:
 async def chaos(wanted: Wanted, console: Console) -> int:
     """Run the rows and write the report; the exit code is 0 if every promise was kept. Raises: ChaosFailed."""
     tests = await _collect(wanted)
-    report = Report(machine=_machine(), scale=wanted.scale, seed=wanted.seed)
+    report = Report(machine=machine(), scale=wanted.scale, seed=wanted.seed)
     console.print(
         f"{len(tests)} tests of {len({row for row, _ in tests})} rows, size {wanted.scale}, seed {wanted.seed};"
         f" {report.machine['cpu']}, {report.machine['cores']} cores. Ctrl-C stops."
@@ -187,25 +187,6 @@ async def _process(
 # --- showing -------------------------------------------------------------------------------------
 
 
-def _machine() -> dict[str, Any]:
-    return {
-        "at": datetime.now(UTC).isoformat(timespec="seconds"),  # noqa: TID251  # of the report, not of a call
-        "cpu": _cpu(),
-        "cores": os.cpu_count(),
-        "load": [round(load, 2) for load in os.getloadavg()],
-        "python": platform.python_version(),
-        "system": f"{platform.system()} {platform.release()}",
-    }
-
-
-def _cpu() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.machine()
-
-
 def _reason(line: dict[str, Any]) -> str:
     broken = [_said(figure) for figure in line["figures"] if figure["kept"] is False]
     return "; ".join(broken) or line["failure"].strip().splitlines()[-1]
@@ -238,49 +219,23 @@ def write(report: Report, folder: Path) -> tuple[Path, Path]:
         "rows": report.sorted_lines(),
     }
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        as_json, as_html = folder / f"chaos-{report.scale}.json", folder / f"chaos-{report.scale}.html"
-        as_json.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
-        as_html.write_text(_page(report), encoding="utf-8")
-    except OSError as error:
-        raise ChaosFailed(
-            f"The report cannot be written to {folder}: {error.strerror}; choose another --out."
-        ) from error
-    return as_json, as_html
-
-
-_STYLE: Final = """
-body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem; color: #1b1f24 }
-table { border-collapse: collapse; width: 100% }
-th, td { border: 1px solid #d0d7de; padding: .45rem .6rem; text-align: left; vertical-align: top }
-th { background: #f6f8fa }
-td.yes { background: #dafbe1 }
-td.no { background: #ffebe9 }
-ul { margin: 0; padding-left: 1.1rem }
-@media (prefers-color-scheme: dark) {
-  body { background: #0d1117; color: #e6edf3 }
-  th { background: #161b22 }
-  th, td { border-color: #30363d }
-  td.yes { background: #12351c }
-  td.no { background: #4a1512 }
-}
-"""
+        return write_report(folder, f"chaos-{report.scale}", data, _page(report))
+    except NotWritten as error:
+        raise ChaosFailed(str(error)) from error
 
 
 def _page(report: Report) -> str:
-    machine = ", ".join(f"{name} {value}" for name, value in report.machine.items())
     rows = "\n".join(map(_page_row, report.sorted_lines()))
     verdict = "Every promise was kept." if report.kept else "Not every promise was kept."
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>Reliability, measured</title><style>{_STYLE}</style></head><body>
-<h1>Reliability, measured</h1>
-<p>{verdict} Size {html.escape(report.scale)}, seed {report.seed}. {html.escape(machine)}.</p>
+    facts = html.escape(in_words(report.machine))
+    return page(
+        "Reliability, measured",
+        f"""<p>{verdict} Size {html.escape(report.scale)}, seed {report.seed}. {facts}.</p>
 <table><thead><tr><th scope="col">row</th><th scope="col">promise</th><th scope="col">measured</th>
 <th scope="col">kept</th></tr></thead><tbody>
 {rows}
-</tbody></table></body></html>
-"""
+</tbody></table>""",
+    )
 
 
 def _page_row(line: dict[str, Any]) -> str:

@@ -12,6 +12,14 @@ from typing import TypeAlias
 Clock: TypeAlias = Callable[[], float]
 
 
+def instant() -> float:
+    """Return seconds of a clock that only goes forward, for measuring.
+
+    Not `loop.time()`: uvloop's is in whole milliseconds, and of when the loop last looked.
+    """
+    return time.perf_counter()
+
+
 def wall_clock() -> float:
     """Return UNIX time in seconds."""
     return time.time()  # noqa: TID251  the one reader on this side; gateway/clock.py is not shared

@@ -27,7 +27,7 @@ from typing import Any, Final, Self, TypeAlias
 
 import aiohttp
 
-from loadtest.clock import Clock, wall_clock
+from loadtest.clock import Clock, instant, wall_clock
 from loadtest.guard import check_url
 from loadtest.sim_config import NumberSpec, UserSpec
 from loadtest.sim_payloads import (
@@ -100,26 +100,25 @@ async def open_loop(
     if most < 1:
         raise ValueError("most is at least 1")
     due = arrivals(rate_per_s=rate_per_s, count=count, seed=seed)
-    loop = asyncio.get_running_loop()
     shots: list[Shot] = []
     places = asyncio.Semaphore(most)
 
     async def shoot(index: int, began_at: float) -> None:
         due_at = began_at + due[index]
-        late_s = max(0.0, loop.time() - due_at)
+        late_s = max(0.0, instant() - due_at)
         try:
             status = await send(index)
         except (aiohttp.ClientError, OSError):  # OSError: TimeoutError as well
             status = NO_ANSWER
         finally:
             places.release()
-        took_s = max(0.0, loop.time() - due_at)
+        took_s = max(0.0, instant() - due_at)
         shots.append(Shot(index=index, due_s=due[index], took_s=took_s, status=status, late_s=late_s))
 
     async with asyncio.TaskGroup() as group:
-        began_at = loop.time()
+        began_at = instant()
         for index, due_s in enumerate(due):
-            wait_s = began_at + due_s - loop.time()
+            wait_s = began_at + due_s - instant()
             if wait_s > 0:
                 await asyncio.sleep(wait_s)
             await places.acquire()

@@ -5,8 +5,11 @@ server by a typing mistake. Every host is refused unless it is loopback or was n
 """
 
 import ipaddress
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from urllib.parse import urlsplit
+
+#: Settings that would make a gateway fill somebody's database.
+_DATABASES = ("GATEWAY_DATABASE_URL", "DATABASE_URL")
 
 
 class NotLoopback(ValueError):
@@ -45,3 +48,17 @@ def check_url(url: str, *, allowed: Collection[str] = ()) -> str:
         raise ValueError("a URL with credentials in it is refused")
     check_host(parts.hostname, allowed=allowed)
     return url
+
+
+def check_environment(environ: Mapping[str, str]) -> list[str]:
+    """Return what in the environment forbids a load run: it fills the database that a gateway is given."""
+    return [
+        f"{name} is set: a load run fills its database, and brings one of its own; unset it"
+        for name in _DATABASES
+        if environ.get(name)
+    ]
+
+
+def inherited_settings(environ: Mapping[str, str]) -> list[str]:
+    """Return the names of settings that a gateway takes from the environment, for the report; values may be secret."""
+    return sorted(name for name in environ if name.startswith("GATEWAY_"))

@@ -100,6 +100,8 @@ class SignallingBot(SoftphoneWire):
         #: Requests that the gateway refused, by code.
         self.refused: Counter[str] = Counter()
         self._claims = set[str]() if claims is None else claims
+        #: Calls that ring here, oldest first, and were not tried: who was busy picks up afterwards.
+        self._ringing: dict[str, Json] = {}
         #: Workers that have a leg of ours.
         self._legs: set[int] = set()
         self._asking = False
@@ -129,6 +131,12 @@ class SignallingBot(SoftphoneWire):
         if self.call is not None:
             await self._ask("hangup", "hung_up", self.call["call_id"])
 
+    async def log_out(self) -> None:
+        """Say `bye`, so that the gateway does not wait for this operator to come back; a call that is up ends."""
+        self._leaving = True
+        with suppress(RequestFailed, aiohttp.ClientError, OSError):
+            await self.request("bye")
+
     async def close(self) -> None:
         """Leave. Safe to call twice."""
         self._leaving = True
@@ -141,6 +149,7 @@ class SignallingBot(SoftphoneWire):
         if not self.welcome["resumed"]:
             self._legs.clear()
         await self._make_legs(self.welcome["workers"])
+        self._ringing.clear()
         for call in self.welcome["calls"]:
             if call["operator"] is None:
                 self._rings(call)
@@ -159,11 +168,13 @@ class SignallingBot(SoftphoneWire):
             case "call":
                 self._changes(push["call"])
             case "gone":
+                self._ringing.pop(push["call_id"], None)
                 if self.call is not None and self.call["call_id"] == push["call_id"]:
                     self.call = None  # it ended before it was ours
                 # Answered by a colleague: the others may not have heard that it rang.
                 if push["reason"] != "answered_elsewhere":
                     self._claims.discard(push["call_id"])
+                self._next()
             case "leg_lost":
                 self._legs.discard(push["worker"])
                 self._background.spawn(self._legs_again([push["worker"]]), "leg")
@@ -179,9 +190,19 @@ class SignallingBot(SoftphoneWire):
             self._background.spawn(self._come_back(self.policy.back_after_s), "coming back")
 
     def _rings(self, call: Json) -> None:
-        call_id = call["call_id"]
-        if self.policy.answer is Answer.IGNORE or not self.idle or call_id in self._claims:
+        if self.policy.answer is not Answer.IGNORE:
+            self._ringing[call["call_id"]] = call
+            self._next()
+
+    def _next(self) -> None:
+        """Turn to the oldest call that rings and that nobody else is about to take."""
+        if not self.idle:
             return
+        call = next((call for call_id, call in self._ringing.items() if call_id not in self._claims), None)
+        if call is None:
+            return
+        call_id = call["call_id"]
+        del self._ringing[call_id]
         self._claims.add(call_id)
         if self.policy.answer is Answer.ACCEPT:
             self._asking = True  # from now on busy: the next call is another's
@@ -199,6 +220,7 @@ class SignallingBot(SoftphoneWire):
                 self._claims.discard(call["call_id"])
         finally:
             self._asking = False
+        self._next()
 
     async def _ask(self, kind: str, done: str, call_id: str) -> bool:
         """Make one request about a call; False if it was refused or the gateway is gone."""
@@ -219,6 +241,7 @@ class SignallingBot(SoftphoneWire):
             self.call = None
             self.ended[call["outcome"]["reason"]] += 1
             self._claims.discard(call["call_id"])
+            self._next()
             return
         self.call = call
         became_active = state == "active" and (before is None or before["state"] not in ("active", "held"))
@@ -306,6 +329,12 @@ class Crew:
                 group.create_task(bot.close())
         if self._http is not None:
             await self._http.close()
+
+    async def log_out(self) -> None:
+        """Let everybody say `bye`, before they close."""
+        async with asyncio.TaskGroup() as group:
+            for bot in self.bots:
+                group.create_task(bot.log_out())
 
     def free(self) -> SignallingBot | None:
         """Return an operator without a call."""

@@ -167,6 +167,8 @@ class GraphApi:
             fault=fault.fault if fault else None,
         )
         self._world.requests.append(entry)
+        if code is not None:
+            self._world.refused[code] += 1
         self._world.changed()
 
     # POST /<number>/calls
@@ -182,6 +184,7 @@ class GraphApi:
         if action == "connect":
             return self._connect(asked)
         call_id = asked.text("call_id", limit=1024)
+        self._world.heard(action, call_id)
         self._check_owner(asked.number, call_id)
         if action == "pre_accept":
             self._calls.pre_accept(call_id, asked.sdp("answer"))
@@ -203,6 +206,7 @@ class GraphApi:
         user = self._recipient(asked)
         opaque = asked.optional("biz_opaque_callback_data")
         call = self._calls.connect(asked.number, user, asked.sdp("offer"), opaque)
+        self._world.heard(asked.action, call.id)
         return {"messaging_product": "whatsapp", "calls": [{"id": call.id}]}
 
     def _recipient(self, asked: _Asked) -> UserSpec | None:

@@ -196,6 +196,11 @@ class World:
         self.violations: list[Violation] = []
         self.requests: deque[GraphRequest] = deque(maxlen=config.history)
         self.log: deque[dict[str, Any]] = deque(maxlen=config.history)
+        #: Graph requests that were refused, by Meta's code.
+        self.refused: Counter[int] = Counter()
+        #: Told of each request about a call (action, call id) when it has been read, before it is carried out; of
+        #: `connect` when the call has an id. For whoever measures when requests arrive.
+        self.heard: Callable[[str, str], None] = lambda action, call_id: None
         self._ids = 0
         self._watchers: set[asyncio.Event] = set()
         #: Waits that reach past one call, e.g. an automatic answer to a permission request.

@@ -16,6 +16,7 @@ from typing import Any
 import aiohttp
 
 from loadtest.background import Background
+from loadtest.clock import instant
 from loadtest.sim_config import SimConfig, Timers
 from loadtest.sim_faults import Fate, Faults
 from loadtest.sim_payloads import envelope, signature
@@ -56,14 +57,25 @@ class Webhooks:
         self.verified: bool | None = None
         #: Called after every change worth looking at.
         self.on_change: Callable[[], None] = lambda: None
+        #: Told of each answer: the seconds from when the delivery left, and the status.
+        self.on_answer: Callable[[float, int], None] = lambda took_s, status: None
 
     async def start(self) -> None:
         """Open the HTTP session and begin to verify the callback."""
         if self._config.callback_url is None:
             return
-        timeout = aiohttp.ClientTimeout(total=self.timers.webhook_timeout_s)
-        self._session = aiohttp.ClientSession(timeout=timeout, auto_decompress=False)
+        self._session = self._new_session()
         self._background.spawn(self._verify(self._config.callback_url), "callback verification")
+
+    def _new_session(self) -> aiohttp.ClientSession:
+        timeout = aiohttp.ClientTimeout(total=self.timers.webhook_timeout_s)
+        return aiohttp.ClientSession(timeout=timeout, auto_decompress=False)
+
+    async def let_go(self) -> None:
+        """Close the connections to the callback; what it has open afterwards is its own. Call when none is in use."""
+        if self._session is not None:
+            old, self._session = self._session, self._new_session()
+            await old.close()
 
     async def close(self) -> None:
         """Close the session; call after the background tasks have ended."""
@@ -188,11 +200,13 @@ class Webhooks:
             "User-Agent": "facebookexternalua",
         }
         self.attempts += 1
+        left_at = instant()
         try:
             async with self._session.post(
                 self._config.callback_url, data=body, headers=headers, allow_redirects=False
             ) as response:
                 await response.content.read(1024)  # an answer that is not read to its end costs the connection
+                self.on_answer(instant() - left_at, response.status)
                 return response.status
         except (aiohttp.ClientError, TimeoutError) as failure:
             log.debug("webhook not delivered: %s", failure)

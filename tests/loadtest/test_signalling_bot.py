@@ -164,15 +164,20 @@ async def test_it_can_decline_and_let_ring(answer: Answer, asked: list[str]) -> 
         assert bot.idle
 
 
-async def test_it_dials_and_is_busy_until_the_call_ends() -> None:
+async def test_it_dials_and_is_busy_until_the_call_ends_and_takes_what_rang_meanwhile() -> None:
     async with a_desk() as desk, a_bot(desk) as bot:
         assert (await bot.dial("1", "+5511900000001"))["call_id"] == "c9"
         await until(lambda: not bot.idle)
         await desk.ring("ana")
         await bot.hang_up()
+        await desk.ring("ana", call_id="c2")
+        await desk.push("ana", "gone", call_id="c2", reason="hung_up_by_user")
         await desk.push("ana", "call", call=view("c9", "ended", "ana"))
+        await until(lambda: bot.done["accepted"] == 1)
+        assert desk.kinds("ana") == ["hello", "leg", "dial", "hangup", "accept"]
+        assert desk.asked[-1][1]["call_id"] == "c1"
+        await desk.push("ana", "call", call=view("c1", "ended", "ana"))
         await until(lambda: bot.idle)
-        assert desk.kinds("ana") == ["hello", "leg", "dial", "hangup"]
         desk.refuse["dial"] = ["refused"]
         with pytest.raises(RequestFailed):
             await bot.dial("1", "+5511900000001")
@@ -284,3 +289,12 @@ async def _failure(wire: SoftphoneWire) -> Exception | None:
     except Exception as failure:
         return failure
     return None
+
+
+async def test_a_crew_that_logs_out_says_so_and_does_not_come_back() -> None:
+    async with a_desk() as desk, Crew(desk.url, {"ana": "key", "bea": "key"}, policy=Policy(back_after_s=0.0)) as crew:
+        await crew.log_out()
+        assert sorted(who for who, _ in desk.all("bye")) == ["ana", "bea"]
+        await desk.sockets["ana"].close()
+        await crew.log_out()  # a socket that is gone has nothing to say
+        assert len(desk.all("hello")) == 2

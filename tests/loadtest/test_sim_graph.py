@@ -468,3 +468,18 @@ async def test_requests_are_listed_without_secrets(sim: MetaSim, api: Graph) -> 
     text = str(sim.state())
     for secret in ("simulated-access-token", "ExamplePwdBusiness", "test_app_secret", "simulated-verify"):
         assert secret not in text
+
+
+async def test_whoever_measures_hears_of_each_request_about_a_call(sim: MetaSim, api: Graph) -> None:
+    heard: list[tuple[str, str]] = []
+    sim.world.heard = lambda action, call_id: heard.append((action, call_id))
+    call = sim.user(ANA).call()
+    await api.answer("pre_accept", call.id, answer_sdp())
+    await api.answer("accept", call.id, answer_sdp())
+    assert code(await api.calls("reject", call_id=call.id)) == (400, 100)
+    await api.calls("terminate", call_id=call.id)
+    assert heard == [(action, call.id) for action in ("pre_accept", "accept", "reject", "terminate")]
+    sim.user(ANA).grant()
+    _, placed = await api.connect()
+    assert heard[-1] == ("connect", placed["calls"][0]["id"])
+    assert sim.world.refused == {100: 1}

@@ -120,3 +120,24 @@ async def test_without_a_callback_webhooks_are_only_kept() -> None:
         sim.user(ANA).message("hello")
         assert json.loads(json.dumps(sim.webhooks.sent[0].change))["field"] == "messages"
         assert sim.webhooks.pending == 0
+
+
+async def test_whoever_measures_is_told_how_long_each_answer_took() -> None:
+    async with callback() as hook, running(callback_url=hook.url) as sim:
+        told: list[tuple[float, int]] = []
+        sim.webhooks.on_answer = lambda took_s, status: told.append((took_s, status))
+        hook.statuses = [500]
+        sim.user(ANA).call()
+        await sim.until(lambda: sim.webhooks.delivered == 1)
+        assert [status for _, status in told] == [500, 200]
+        assert all(0 < took_s < 5 for took_s, _ in told)
+
+
+async def test_connections_that_were_let_go_are_made_anew() -> None:
+    async with callback() as hook, running(callback_url=hook.url) as sim:
+        for count in (1, 2):
+            sim.user(ANA).message("hello")
+            await sim.until(lambda count=count: sim.webhooks.delivered == count)  # type: ignore[misc]
+            await sim.webhooks.let_go()
+    async with running(callback_url=None) as sim:
+        await sim.webhooks.let_go()  # nothing to let go of

@@ -1,0 +1,124 @@
+"""What a load run found, as values: written as JSON, read again for a report.
+
+Not responsible for how it looks (see `load_page`) nor for measuring.
+"""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+#: In the file, so that a later program can tell that it was another form.
+FORMAT: Final = 1
+
+
+class BadReport(ValueError):
+    """The file is no report of a load run; the text says why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """The gateway at one instant."""
+
+    #: Since the start of the scenario.
+    at_s: float
+    #: CPU time, user and system, since the gateway's start.
+    cpu_s: float
+    rss_bytes: int
+    descriptors: int
+    #: None: `/metrics` did not answer in time.
+    tasks: int | None
+    #: Worst delay of the event loop in the second before.
+    lag_ms: float | None
+    live: int | None
+
+
+@dataclass(slots=True, kw_only=True)
+class StepResult:
+    """One step's figures."""
+
+    label: str
+    rate_per_s: float
+    graph_ms: float
+    count: int
+    figures: dict[str, float] = field(default_factory=dict)
+    #: Whether the gateway kept up.
+    held: bool = True
+    #: The load generator itself was late: the figures are its own.
+    generator_was_the_limit: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """Something that was to hold: a threshold or an invariant."""
+
+    name: str
+    found: str
+    wanted: str
+    kept: bool
+
+
+@dataclass(slots=True, kw_only=True)
+class Result:
+    """One scenario's outcome, as far as it came."""
+
+    scenario: str
+    what: str
+    work: str
+    form: str
+    seed: int
+    #: Whatever the figures depend on that is in no other field.
+    load: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    steps: list[StepResult] = field(default_factory=list)
+    figures: dict[str, float] = field(default_factory=dict)
+    thresholds: list[Check] = field(default_factory=list)
+    invariants: list[Check] = field(default_factory=list)
+    samples: list[Sample] = field(default_factory=list)
+    #: Why it ended early; empty if it did not.
+    failure: str = ""
+    stopped: bool = False
+
+    @property
+    def passed(self) -> bool:
+        """Whether it ran to its end and everything held."""
+        checks = self.thresholds + self.invariants
+        return not self.failure and not self.stopped and all(check.kept for check in checks)
+
+
+@dataclass(slots=True, kw_only=True)
+class Report:
+    """A run."""
+
+    format: int = FORMAT
+    machine: dict[str, Any]
+    versions: dict[str, str]
+    #: Which cores the gateway and the generator had.
+    pinning: str
+    command: str
+    results: list[Result] = field(default_factory=list)
+    #: Scenarios that were asked for.
+    wanted: list[str] = field(default_factory=list)
+
+    @property
+    def passed(self) -> bool:
+        """Whether all that was wanted ran, and everything held."""
+        return bool(self.results) and len(self.results) == len(self.wanted) and all(one.passed for one in self.results)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the report for JSON."""
+        return asdict(self) | {"passed": self.passed}
+
+
+def read_report(path: Path) -> Report:
+    """Read what a run wrote. Raises: BadReport."""
+    try:
+        data = msgspec.json.decode(path.read_bytes())
+        if not isinstance(data, dict) or data.get("format") != FORMAT:
+            raise BadReport(f"{path} is no report of a load run that this program can read")
+        return msgspec.convert({key: value for key, value in data.items() if key != "passed"}, Report)
+    except OSError as error:
+        raise BadReport(f"{path} cannot be read: {error.strerror}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BadReport(f"{path} is no report of a load run: {error}") from error

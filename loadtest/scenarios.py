@@ -1,0 +1,308 @@
+"""What can be measured, as data: each scenario's work, in a short and a long form, and what it must reach.
+
+Besides the built-in ones, whoever measures may write one as a TOML file:
+
+    name = "evening"
+    what = "Our evening peak, over a slow line to Meta"
+    work = "ring"
+
+    [short]
+    steps = [{rate_per_s = 20, seconds = 5, graph_ms = 80}]
+    thresholds = [{figure = "accept_p99_ms", at_most = 250, rate_per_s = 20}]
+
+Not responsible for reading such files (see `scenario_file`), nor for doing the work (see `run`).
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Final
+
+SEED: Final = 20261122
+_MOST_RATES: Final = 8
+
+
+class Work(StrEnum):
+    """Kinds of load."""
+
+    #: Users call, operators pick up, users hang up.
+    RING = "ring"
+    #: Operators call, users pick up, operators hang up.
+    DIAL = "dial"
+    #: Offers within one second, all of which must be answered; nobody picks up.
+    BURST = "burst"
+    #: Deliveries of events, each on disk before it is answered.
+    INTAKE = "intake"
+    #: Calls of all kinds for long, and what they leave behind.
+    SOAK = "soak"
+    #: Decisions, with many contacts in the database.
+    GATE = "gate"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """Load at one rate."""
+
+    #: Calls a second; for `intake` deliveries a second.
+    rate_per_s: float
+    seconds: float
+    #: How long the simulated Graph takes to answer.
+    graph_ms: float = 0.0
+    #: Shares of webhooks that come twice, or out of order.
+    twice: float = 0.0
+    reordered: float = 0.0
+    #: Most events of a delivery; evenly spread from 1. For `intake`.
+    batch: int = 1
+
+    @property
+    def count(self) -> int:
+        """How many arrivals there are."""
+        return max(1, round(self.rate_per_s * self.seconds))
+
+    @property
+    def label(self) -> str:
+        """The step in a few words."""
+        graph = f", Graph {self.graph_ms:g} ms" if self.graph_ms else ""
+        return f"{self.rate_per_s:g}/s" + (f" of 1-{self.batch}" if self.batch > 1 else "") + graph
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Threshold:
+    """What a figure must reach: of one step if a rate is given, else of the whole scenario."""
+
+    figure: str
+    at_most: float | None = None
+    at_least: float | None = None
+    rate_per_s: float | None = None
+    graph_ms: float = 0.0
+
+    @property
+    def said(self) -> str:
+        """The bound in a few words."""
+        least = [] if self.at_least is None else [f">= {self.at_least:g}"]
+        most = [] if self.at_most is None else [f"<= {self.at_most:g}"]
+        return " and ".join(least + most)
+
+    @property
+    def name(self) -> str:
+        """The figure, and where it is taken."""
+        if self.rate_per_s is None:
+            return self.figure
+        return f"{self.figure} at {Step(rate_per_s=self.rate_per_s, seconds=1, graph_ms=self.graph_ms).label}"
+
+    def met(self, value: float | None) -> bool:
+        """Tell whether a figure is good; one that was not measured is not."""
+        if value is None or math.isnan(value):
+            return False
+        return (self.at_most is None or value <= self.at_most) and (self.at_least is None or value >= self.at_least)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Form:
+    """How much of the work is done."""
+
+    #: One after the other; a rate that was not held ends the steps with the same `graph_ms`.
+    steps: tuple[Step, ...] = ()
+    #: How long people talk.
+    talk_s: float = 0.05
+    #: For `soak`: calls in all, and at a time.
+    calls: int = 0
+    lanes: int = 20
+    #: For `gate`.
+    contacts: int = 0
+    thresholds: tuple[Threshold, ...] = ()
+
+    @property
+    def said(self) -> str:
+        """How much that is, in a few words."""
+        if self.calls:
+            return f"{self.calls:,} calls, {self.lanes} at a time"
+        if self.contacts:
+            return f"{self.contacts:,} contacts"
+        kinds = dict.fromkeys((step.graph_ms, step.batch, step.seconds) for step in self.steps)
+        lines = []
+        for graph_ms, batch, seconds in kinds:
+            steps = [
+                step for step in self.steps if (step.graph_ms, step.batch, step.seconds) == (graph_ms, batch, seconds)
+            ]
+            rates = ", ".join(f"{rate:g}" for rate in dict.fromkeys(step.rate_per_s for step in steps))
+            if len(steps) > _MOST_RATES:
+                rates = f"{steps[0].rate_per_s:g} to {steps[-1].rate_per_s:g} in {len(steps)} steps"
+            more = (f" of 1-{batch}" if batch > 1 else "") + (f", Graph {graph_ms:g} ms" if graph_ms else "")
+            lines.append(f"{rates} a second{more}, {seconds:g} s each")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scenario:
+    """One experiment that can be repeated."""
+
+    name: str
+    what: str
+    work: Work
+    short: Form
+    long: Form
+    seed: int = SEED
+
+    def form(self, *, long: bool) -> Form:
+        """Return the form asked for."""
+        return self.long if long else self.short
+
+
+class BadScenario(ValueError):
+    """What cannot be run; `mistakes` has every one of them."""
+
+    def __init__(self, mistakes: Sequence[str]) -> None:
+        super().__init__("\n".join(mistakes))
+        self.mistakes = tuple(mistakes)
+
+
+# --- what is built in ----------------------------------------------------------------------------
+
+#: What is measured of instants; each has p50, p99 and p999 in milliseconds.
+_INSTANTS: Final[Mapping[Work, tuple[str, ...]]] = {
+    Work.RING: ("ack", "pre_accept", "accept", "overhead"),
+    Work.DIAL: ("ack", "connect"),
+    Work.BURST: ("ack", "pre_accept"),
+    Work.INTAKE: ("ack",),
+}
+_SHARES: Final = ("p50", "p99", "p999")
+_OF_STEPS: Final = (
+    *("cpu_ms", "database_cpu_ms", "generator_cpu_ms", "cpu_share", "generator_cpu_share", "lost", "achieved_per_s"),
+    *("lag_p99_ms", "lag_max_ms", "rss_mb", "late_p99_ms"),
+)
+_OVERALL: Final[Mapping[Work, tuple[str, ...]]] = {
+    Work.RING: ("saturation_per_s", "cpu_growth"),
+    Work.DIAL: ("saturation_per_s", "cpu_growth"),
+    Work.BURST: ("last_answer_ms",),
+    Work.INTAKE: ("saturation_per_s", "events_per_s"),
+    Work.SOAK: ("bytes_per_call", "descriptors_more", "tasks_more", "refused", "calls_per_s"),
+    Work.GATE: ("evaluate_p50_us", "evaluate_p99_us", "cold_p50_ms", "cold_p99_ms", "by_index", "cache_kb"),
+}
+
+
+def step_figures(work: Work) -> frozenset[str]:
+    """Return the names of the figures that a step of this work has."""
+    if work not in _INSTANTS:
+        return frozenset()
+    timed = {f"{instant}_{share}_ms" for instant in _INSTANTS[work] for share in _SHARES}
+    own = {"last_answer_ms"} if work is Work.BURST else {"events_per_s"} if work is Work.INTAKE else set()
+    return frozenset(timed | own | set(_OF_STEPS))
+
+
+def overall_figures(work: Work) -> frozenset[str]:
+    """Return the names of the figures that such a scenario has as a whole."""
+    return frozenset(_OVERALL[work])
+
+
+def _steps(rates: Sequence[float], *, seconds: float, **more: Any) -> tuple[Step, ...]:
+    return tuple(Step(rate_per_s=rate, seconds=seconds, **more) for rate in rates)
+
+
+_UNRULY: Final = {"twice": 0.02, "reordered": 0.02}
+_UP: Final = tuple(range(50, 1_001, 50))
+
+
+def _most(figure: str, value: float, rate: float | None = None, graph_ms: float = 0.0) -> Threshold:
+    return Threshold(figure=figure, at_most=value, rate_per_s=rate, graph_ms=graph_ms)
+
+
+def _least(figure: str, value: float) -> Threshold:
+    return Threshold(figure=figure, at_least=value)
+
+
+BUILT_IN: Final = (
+    Scenario(
+        name="ring",
+        what="Users call: signed connect, gate, slot, pre_accept, an operator picks up, accept; 2 % of the webhooks"
+        " come twice, 2 % out of order",
+        work=Work.RING,
+        short=Form(
+            steps=_steps((50, 100, 150, 200, 250, 300), seconds=2, **_UNRULY)
+            + _steps((50, 100), seconds=2, graph_ms=80, **_UNRULY),
+            thresholds=(_most("overhead_p99_ms", 100, 50), _most("lost", 0, 50), _most("lost", 0, 50, 80)),
+        ),
+        long=Form(
+            steps=_steps(_UP, seconds=20, **_UNRULY) + _steps(_UP, seconds=20, graph_ms=80, **_UNRULY),
+            thresholds=(
+                _least("saturation_per_s", 500),
+                _most("overhead_p99_ms", 50, 200),
+                _most("overhead_p99_ms", 50, 200, 80),
+                _most("cpu_ms", 1.5, 200),
+                _most("cpu_growth", 1.1),
+            ),
+        ),
+    ),
+    Scenario(
+        name="dial",
+        what="Operators call: gate, connect, ringing, accepted, terminate",
+        work=Work.DIAL,
+        short=Form(
+            steps=_steps((50, 100, 150), seconds=2) + _steps((50,), seconds=2, graph_ms=80),
+            thresholds=(_most("connect_p99_ms", 100, 50), _most("lost", 0, 50), _most("lost", 0, 50, 80)),
+        ),
+        long=Form(
+            steps=_steps(_UP, seconds=10) + _steps(_UP, seconds=10, graph_ms=80),
+            thresholds=(_most("connect_p99_ms", 50, 200), _most("cpu_growth", 1.1)),
+        ),
+    ),
+    Scenario(
+        name="burst",
+        what="1,000 users call within one second; each offer must be answered",
+        work=Work.BURST,
+        short=Form(steps=_steps((1_000,), seconds=1), thresholds=(_most("lost", 0, 1_000),)),
+        long=Form(
+            steps=_steps((1_000,), seconds=1) * 5,
+            thresholds=(
+                _most("lost", 0, 1_000),
+                _most("last_answer_ms", 600),
+                _most("lag_p99_ms", 5, 1_000),
+                _most("lag_max_ms", 30, 1_000),
+            ),
+        ),
+    ),
+    Scenario(
+        name="intake",
+        what="Deliveries of one event, on disk before the 200",
+        work=Work.INTAKE,
+        short=Form(
+            steps=_steps((250, 500, 1_000), seconds=2),
+            thresholds=(_most("ack_p99_ms", 50, 250), _most("lost", 0, 250)),
+        ),
+        long=Form(
+            steps=_steps((250, 500, 1_000, 1_500, 2_000), seconds=20),
+            thresholds=(_most("ack_p99_ms", 15, 1_000), _most("lost", 0, 1_000)),
+        ),
+    ),
+    Scenario(
+        name="batches",
+        what="Deliveries of 1 to 20 events, each event on disk before the 200",
+        work=Work.INTAKE,
+        short=Form(steps=_steps((50, 100, 200), seconds=2, batch=20), thresholds=(_most("lost", 0, 50),)),
+        long=Form(steps=_steps((50, 100, 200, 300), seconds=20, batch=20), thresholds=(_most("lost", 0, 50),)),
+    ),
+    Scenario(
+        name="soak",
+        what="Calls of all kinds, and what they leave behind in memory, descriptors and tasks",
+        work=Work.SOAK,
+        # The heap grows by the MiB: over 500 calls that alone is more than 1 KiB a call.
+        short=Form(calls=500, lanes=20, thresholds=(_most("bytes_per_call", 65_536), _most("refused", 0))),
+        long=Form(
+            calls=20_000,
+            lanes=20,
+            thresholds=(_most("bytes_per_call", 1_024), _most("refused", 0), _most("descriptors_more", 0)),
+        ),
+    ),
+    Scenario(
+        name="gate",
+        what="Decisions of the gate, warm and from contacts that are not in memory",
+        work=Work.GATE,
+        short=Form(contacts=50_000, thresholds=(_least("by_index", 1),)),
+        long=Form(
+            contacts=1_000_000,
+            thresholds=(_most("evaluate_p50_us", 20), _most("cold_p99_ms", 5), _least("by_index", 1)),
+        ),
+    ),
+)
+NAMES: Final = tuple(scenario.name for scenario in BUILT_IN)

@@ -1,0 +1,100 @@
+"""What is read of a process is what it is; delays are read from the histogram's growth."""
+
+import os
+import socket
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from loadtest.measure import (
+    Cores,
+    accepted_sockets,
+    children,
+    cpu_s,
+    descriptors,
+    divide_cores,
+    lag_buckets,
+    lag_share_ms,
+    pin,
+    postmaster,
+    rss_bytes,
+)
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
+
+
+def test_cpu_time_is_that_of_the_process() -> None:
+    assert cpu_s(os.getpid()) == pytest.approx(time.process_time(), abs=0.1)
+
+
+def test_memory_and_descriptors_are_counted() -> None:
+    assert 10 * 2**20 < rss_bytes(os.getpid()) < 2**34
+    before = descriptors(os.getpid())
+    with open(os.devnull), open(os.devnull):
+        assert descriptors(os.getpid()) == before + 2
+
+
+def test_connections_that_came_in_are_counted_and_those_that_went_out_are_not() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        assert accepted_sockets(os.getpid(), (port,)) == 0
+        with socket.create_connection(("127.0.0.1", port)):
+            accepted, _ = server.accept()
+            with accepted:
+                assert accepted_sockets(os.getpid(), (port,)) == 1
+                assert accepted_sockets(os.getpid(), (port + 1,)) == 0
+
+
+def test_a_process_that_is_gone_has_no_children() -> None:
+    assert children(2**22 + 1) == []
+
+
+def test_a_number_in_the_pid_file_that_is_somebody_elses_is_no_postgresql(tmp_path: Path) -> None:
+    assert postmaster(tmp_path) is None
+    folder = tmp_path / "postgres"
+    folder.mkdir()
+    (folder / "postmaster.pid").write_text(f"{os.getpid()}\n{folder}\n", encoding="utf-8")
+    assert postmaster(tmp_path) is None
+
+
+def buckets(*counts: float) -> dict[str, float]:
+    bounds = ("0.001", "0.005", "0.1", "+Inf")
+    return {
+        f'loop_delay_seconds_bucket{{le="{bound}"}}': count for bound, count in zip(bounds, counts, strict=True)
+    } | {"loop_delay_seconds_count": counts[-1]}
+
+
+def test_delays_are_those_since_the_last_look() -> None:
+    before, after = lag_buckets(buckets(50, 90, 100, 100)), lag_buckets(buckets(149, 190, 200, 200))
+    assert lag_share_ms(before, after, 0.5) == 1
+    assert lag_share_ms(before, after, 0.99) == 1
+    assert lag_share_ms(before, after, 1.0) == 5
+    assert lag_share_ms(before, before, 0.99) is None
+    assert lag_share_ms({}, {}, 0.99) is None
+
+
+def test_beyond_the_last_bound_the_last_bound_is_said() -> None:
+    assert lag_share_ms({}, lag_buckets(buckets(0, 0, 0, 7)), 0.99) == 100
+
+
+def test_cores_are_divided_where_there_are_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3, 1, 2})
+    cores = divide_cores()
+    assert cores == Cores(generator=frozenset({1}), gateway=frozenset({2}))
+    assert cores.said == "generator on core 1, gateway on core 2; PostgreSQL on any"
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0})
+    assert divide_cores().said.startswith("not pinned")
+
+
+def test_a_process_is_pinned_with_its_threads_and_nobody_to_nothing() -> None:
+    before = os.sched_getaffinity(0)
+    try:
+        pin(os.getpid(), frozenset())
+        assert os.sched_getaffinity(0) == before
+        one = frozenset(sorted(before)[:1])
+        pin(os.getpid(), one)
+        assert os.sched_getaffinity(0) == one
+    finally:
+        pin(os.getpid(), frozenset(before))
