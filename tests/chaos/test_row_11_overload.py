@@ -14,6 +14,7 @@ import pytest
 from loadtest.generator import NO_ANSWER, Shot, open_loop, percentile
 from loadtest.signalling_bot import Answer, Crew, Policy
 from loadtest.sim_config import Timers, crowd
+from loadtest.sim_errors import NotPossible
 from loadtest.stack import Stack, StackConfig, operators
 from tests.support.chaos import Chaos, Scale
 
@@ -64,7 +65,11 @@ class Load:
     async def call(self, _: int) -> int:
         """A user who is in no call calls; return what the gateway said."""
         user = self.stack.sim.user(self._users.pop())
-        call_id = user.call().id
+        try:
+            call_id = user.call().id
+        except NotPossible:  # so many wait already that Meta itself takes no more for this number
+            self._users.insert(0, user.wa_id)
+            return NO_ANSWER
         waiting: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._waiting[call_id] = waiting
         try:
