@@ -131,7 +131,9 @@ def _pytest(wanted: Wanted, *more: str) -> Sequence[str]:
     )
     if not files:
         raise ChaosFailed(f"No such row: {', '.join(map(str, wanted.rows))}.")
-    return (sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *more, *map(str, files))
+    # Temporary folders of its own: pytest shuts the folder that it shares with other runs, and databases are in there.
+    own = Path(tempfile.gettempdir()) / f"chaos-{os.getpid()}"
+    return (sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"--basetemp={own}", *more, *map(str, files))
 
 
 def _environ(wanted: Wanted, out: Path | None) -> dict[str, str]:

@@ -66,6 +66,11 @@ class SimUser:
         """End, give up or decline the current call."""
         return self._sim.calls.user_hangs_up(self.wa_id)
 
+    def is_asked(self, *, number: Number | None = None) -> bool:
+        """Tell whether a permission request waits for an answer."""
+        contact = self._sim.world.contact(number or self._sim.number, self.spec)
+        return bool(contact.open_requests(now=self._sim.world.clock()))
+
     def answer_permission(self, *, accept: bool, permanent: bool = False, number: Number | None = None) -> None:
         """Answer the newest permission request."""
         self._sim.messages.answer_request(number or self._sim.number, self.spec, accept=accept, permanent=permanent)

@@ -92,7 +92,7 @@ async def test_an_operators_call_from_a_browser_reaches_whatsapp(database: str, 
         await expect(answer).to_have_attribute("data-reason", "no_permission")
         await expect(answer.locator(".rule")).to_have_text("Rule contact/permission (guide R2, R6, R10, R11)")
         await page.get_by_test_id("ask-permission").click()
-        await run.sim.until(lambda: bool(run.sim.state()["users"][0]["numbers"]))
+        await run.sim.until(run.ana.is_asked)
         run.ana.answer_permission(accept=True)
         await expect(answer).to_have_attribute("data-allowed", "true")
         await page.get_by_test_id("dial-call").click()
@@ -126,7 +126,7 @@ async def test_after_a_decline_the_page_says_when_one_may_ask_again(
     async with running(database) as run, page_of_ana(run, tmp_path, locale=locale) as page:
         await check_ana(page)
         await page.get_by_test_id("ask-permission").click()
-        await run.sim.until(lambda: bool(run.sim.state()["users"][0]["numbers"]))
+        await run.sim.until(run.ana.is_asked)
         run.ana.answer_permission(accept=False)
         await expect(page.get_by_test_id("ask-hint")).to_have_text(re.compile(sentence))
         await expect(page.get_by_test_id("ask-permission")).to_be_disabled()

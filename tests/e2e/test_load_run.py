@@ -5,6 +5,8 @@ import json
 import os
 import signal
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,13 @@ work = "{work}"
 steps = [{{rate_per_s = 10, seconds = {seconds}}}]
 thresholds = [{{figure = "lost", at_most = {lost}, rate_per_s = 10}}]
 """
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """A folder with a short name: PostgreSQL's socket is in it, and may have 107 bytes."""
+    with tempfile.TemporaryDirectory(prefix="run-") as folder:
+        yield Path(folder)
 
 
 def mine(folder: Path, name: str, *, work: str = "ring", seconds: int = 1, lost: int = 0) -> str:
