@@ -212,7 +212,7 @@ def test_a_gateway_that_trusts_its_machines_clock_would_be_seen(chaos: Chaos) ->
 async def test_a_machine_that_is_an_hour_off_takes_calls(chaos: Chaos, database: str, off_s: float) -> None:
     sim = {"silent": True, "clock": lambda: wall_clock() + off_s}
     async with running(database, sim=sim, media_engine="null") as run:
-        await until(lambda: abs(run.gateway.meta_health.offset_s) > 60)
+        await until(lambda: abs(run.gateway.meta_health.offset_s) > 60, timeout_s=15.0)
         chaos.promise(
             "offset that was learned", run.gateway.meta_health.offset_s, at_least=off_s - 2, at_most=off_s + 2
         )
@@ -220,5 +220,5 @@ async def test_a_machine_that_is_an_hour_off_takes_calls(chaos: Chaos, database:
         chaos.note("readiness", told)
         async with Crew(run.url, KEYS, policy=Policy(talk_s=0.1)):
             call = run.ana.call()
-            await until(lambda: call.state is SimState.ENDED)
+            await until(lambda: call.state is SimState.ENDED, timeout_s=15.0)
         chaos.promise("calls that were answered", int(call.answered_at is not None), at_least=1)
