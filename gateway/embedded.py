@@ -245,10 +245,7 @@ class EmbeddedServer:
                 pause_s = min(2 * pause_s, _LONGEST_WATCH_S)
 
     def _launch(self) -> None:
-        self._socket_dir = self._pgdata
-        if len(os.fsencode(self._pgdata / f"{_SOCKET}.lock")) > _LONGEST_SOCKET_PATH:
-            self._socket_dir = Path(tempfile.mkdtemp(prefix=_SOCKET_PREFIX))  # 0700
-            self._give(self._socket_dir)
+        self._make_socket_dir()
         log_file = self._pgdata / "server.log"
         with suppress(FileNotFoundError):
             if log_file.stat().st_size > _LOG_LIMIT_BYTES:
@@ -259,6 +256,14 @@ class EmbeddedServer:
             self._run("pg_ctl", "-D", str(self._pgdata), "-l", str(log_file), "-w", "-t", "60", "-o", options, "start")
         except StoreError as error:
             raise StoreError(f"{error}; its log ends: {self._log_tail()}") from error
+
+    def _make_socket_dir(self) -> None:
+        """Have a folder for the socket, the same one at each start of the server: whoever connects knows it."""
+        if len(os.fsencode(self._pgdata / f"{_SOCKET}.lock")) <= _LONGEST_SOCKET_PATH:
+            self._socket_dir = self._pgdata
+        elif not _is_temporary(self._socket_dir):
+            self._socket_dir = Path(tempfile.mkdtemp(prefix=_SOCKET_PREFIX))  # 0700
+            self._give(self._socket_dir)
 
     def _stop_server(self) -> None:
         """Stop fast (open sessions are ended), at once if that takes too long."""
@@ -297,9 +302,10 @@ class EmbeddedServer:
         Common in containers, where numbers are small and nobody reaps. Our own lock says that nobody else starts a
         server here; children that outlive a killed server by a moment still work on the data, so none may be left.
         """
-        files = [self._pgdata / "postmaster.pid", self._pgdata / f"{_SOCKET}.lock"]
-        if found is not None and found.socket_dir is not None and _is_temporary(found.socket_dir):
-            shutil.rmtree(found.socket_dir, ignore_errors=True)
+        files = [self._pgdata / "postmaster.pid", self._socket_dir / f"{_SOCKET}.lock"]
+        left = None if found is None else found.socket_dir
+        if left is not None and _is_temporary(left) and left != self._socket_dir:  # an earlier gateway's
+            shutil.rmtree(left, ignore_errors=True)
         if not any(alive(pid) for pid in map(_first_number, files) if pid is not None):
             return  # PostgreSQL itself deals with it
         give_up_at = time.perf_counter() + 10
