@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 from statistics import median
 from typing import Final, Protocol
 
@@ -55,39 +56,46 @@ class MetaClock:
         self._wall = wall
         self.steady = steady
         self._metas: deque[float] = deque(maxlen=HEARD)  # Meta's UNIX time minus the steady clock
+        self._median: float | None = None  # of these; None: too few
 
     def now(self) -> datetime:
-        ours, metas = self._wall.now(), self._metas_now()
-        if metas is None or abs((metas - ours).total_seconds()) < AGREED_S:
+        ours = self._wall.now()
+        offset_s = self._offset_s(ours)
+        if abs(offset_s) < AGREED_S:
             return ours
-        return metas
+        try:
+            return ours + timedelta(seconds=offset_s)
+        except OverflowError:
+            return ours  # no instant that a calendar has
 
     @property
     def offset_s(self) -> float:
         """Meta's clock minus the machine's; 0 as long as nothing is known."""
-        metas = self._metas_now()
-        return 0.0 if metas is None else (metas - self._wall.now()).total_seconds()
+        return self._offset_s(self._wall.now())
+
+    def _offset_s(self, ours: datetime) -> float:
+        return 0.0 if self._median is None else self._median + self.steady() - ours.timestamp()
 
     def heard(self, date: str | None, *, asked_at: float) -> None:
         """Take the `Date` of an answer to a request that was sent at `asked_at`, both on the steady clock's scale."""
         took_s = self.steady() - asked_at
         if date is None or not 0 <= took_s <= SLOW_S:
             return
-        try:
-            said = parsedate_to_datetime(date)
-        except ValueError:
-            return
-        if said.tzinfo is not None:
+        said_s = _unix_s(date)
+        if said_s is not None:
             # Half a second: the header is cut down to whole ones.
-            self._metas.append(said.timestamp() + 0.5 - (asked_at + took_s / 2))
+            self._metas.append(said_s + 0.5 - (asked_at + took_s / 2))
+            self._median = median(self._metas) if len(self._metas) > 1 else None
 
-    def _metas_now(self) -> datetime | None:
-        if len(self._metas) < 2:
-            return None
-        try:
-            return datetime.fromtimestamp(median(self._metas) + self.steady(), UTC)
-        except (ValueError, OverflowError, OSError):
-            return None  # no instant that a calendar has
+
+@lru_cache(maxsize=4)  # the same for all answers of a second
+def _unix_s(date: str) -> float | None:
+    """Read a `Date`; None if it is none, or has no time zone."""
+    try:
+        said = parsedate_to_datetime(date)
+    except ValueError:
+        return None
+    return None if said.tzinfo is None else said.timestamp()
 
 
 #: Beyond this somebody should set the machine's clock, though nothing is decided by it.

@@ -12,11 +12,10 @@ after the limit of one try; before each try `MetaHealth` is asked whether it is 
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from functools import partial
+from functools import lru_cache, partial
 from typing import Final
 
 import aiohttp
@@ -123,9 +122,16 @@ class GraphHttp:
     async def send(self, request: Request) -> Json:
         """Send a request as often as it may be sent, and return the answer of success. Raises: GraphError."""
         begun = asyncio.get_running_loop().time()
-        latest = begun + self._timeout_s + SPARE_S
-        if request.repeat is Repeat.NEVER:
-            return await self._try(request, latest)
+        try:
+            return await self._try(request, begun)
+        except GraphError as error:
+            if request.repeat is Repeat.NEVER:
+                raise
+            return await self._after(error, request, begun)
+
+    async def _after(self, first: GraphError, request: Request, begun: float) -> Json:
+        """Go on after a first try that failed: most requests need nothing of this."""
+        failed: GraphError | None = first
         doubtful = False
         plan = self._retries
         attempts = stamina.retry_context(
@@ -139,7 +145,9 @@ class GraphHttp:
         async for attempt in attempts:
             with attempt:
                 try:
-                    return await self._try(request, latest)
+                    if failed is not None:
+                        raise failed
+                    return await self._try(request, begun)
                 except GraphUnreachable as error:
                     doubtful = doubtful or error.maybe_sent
                     raise
@@ -147,13 +155,15 @@ class GraphHttp:
                     if _is_settled(request, error, doubtful=doubtful):
                         return {}
                     raise
+                finally:
+                    failed = None
         raise AssertionError("unreachable: the last try returns or raises")
 
-    async def _try(self, request: Request, latest: float) -> Json:
+    async def _try(self, request: Request, begun: float) -> Json:
         """Send a request once, if it is worth it."""
         permit = self._health.begin(request.op, request.number)
         try:
-            answer = await self._ask(request, permit.token, latest)
+            answer = await self._ask(request, permit.token, begun)
         except GraphError as error:
             self._health.end(permit, error)
             raise
@@ -163,10 +173,10 @@ class GraphHttp:
         self._health.end(permit, None)
         return answer
 
-    async def _ask(self, request: Request, token: str, latest: float) -> Json:
+    async def _ask(self, request: Request, token: str, begun: float) -> Json:
         loop = asyncio.get_running_loop()
         started, asked_at = loop.time(), self._health.steady()
-        timeout = self._timeout(request.repeat, left_s=latest - started)
+        timeout = self._timeout(request.repeat, left_s=begun + self._timeout_s + SPARE_S - started)
         status = "cut"
         try:
             reply = await self._once(request, token, timeout)
@@ -186,15 +196,7 @@ class GraphHttp:
         return body or {}
 
     async def _once(self, request: Request, token: str, timeout: aiohttp.ClientTimeout) -> Reply:
-        """Exchange one request for one answer. Raises: GraphUnreachable."""
-        async with self._exchange(request, token, timeout) as response:
-            return Reply(status=response.status, raw=await _read(response, request.op), headers=response.headers)
-
-    @asynccontextmanager
-    async def _exchange(
-        self, request: Request, token: str, timeout: aiohttp.ClientTimeout
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """Open one HTTP exchange; whatever goes wrong inside becomes `GraphUnreachable`."""
+        """Exchange one request for one answer; whatever goes wrong becomes `GraphUnreachable`."""
         op = request.op
         if self._session is None:
             raise GraphUnreachable("the client is closed", op=op, maybe_sent=False, status="not_connected")
@@ -209,7 +211,7 @@ class GraphHttp:
                 timeout=timeout,
                 allow_redirects=False,
             ) as response:
-                yield response
+                return Reply(status=response.status, raw=await _read(response, op), headers=response.headers)
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL) as error:
             raise GraphUnreachable(_kind(error), op=op, maybe_sent=False, status="not_connected") from error
         except TimeoutError as error:
@@ -221,7 +223,12 @@ class GraphHttp:
         # What is repeated gets half the time for each try: a hanging first try leaves room for a second, and the
         # caller has an answer in about the same time as of a request that is sent once.
         total_s = min(self._timeout_s / 2 if repeat is Repeat.ALWAYS else self._timeout_s, left_s)
-        return aiohttp.ClientTimeout(total=total_s, connect=min(CONNECT_S, total_s))
+        return _limits(total_s)
+
+
+@lru_cache(maxsize=8)
+def _limits(total_s: float) -> aiohttp.ClientTimeout:
+    return aiohttp.ClientTimeout(total=total_s, connect=min(CONNECT_S, total_s))
 
 
 def _again(repeat: Repeat, error: Exception, *, clock: Clock, plan: Retries, begun: float) -> bool | float:
@@ -253,7 +260,7 @@ def _is_settled(request: Request, error: GraphRefused, *, doubtful: bool) -> boo
 async def _read(response: aiohttp.ClientResponse, op: str) -> bytes:
     """Read an answer up to the size that any of Meta's has."""
     raw = bytearray()
-    async for chunk in response.content.iter_chunked(16_384):
+    while chunk := await response.content.readany():
         raw += chunk
         if len(raw) > MAX_ANSWER_BYTES:
             response.close()
