@@ -28,6 +28,7 @@ from gateway.ids import CallId, MetaCallId, OperatorId, UserRef
 from gateway.numbers import Number, Numbers
 from gateway.outcome import EndReason
 from gateway.overload import Overload, Work
+from gateway.records import CallRecord
 from gateway.reconcile import Reconciler
 from gateway.registry import contact_keys
 from gateway.services import Origin, Services
@@ -122,7 +123,9 @@ class Admission:
         driver = CallDriver(call, origin, self._services, lease=lease)
         if ended is not None:
             driver.close_with(ended)
-        self._begin(driver)
+        # In line before the event that it came with: whatever was acknowledged has a record. One that we place is made
+        # durable before it leaves.
+        self._begin(driver, record=driver.record())
 
     async def _admit_incoming(
         self, number: Number, event: CallOffered, now: datetime
@@ -300,14 +303,12 @@ class Admission:
             first=first,
         )
 
-    def _begin(self, driver: CallDriver) -> None:
-        """Register the call before anything else can happen, then let it run.
-
-        Its record stands in line before the event that it came with: whatever was acknowledged has one.
-        """
+    def _begin(self, driver: CallDriver, *, record: CallRecord | None = None) -> None:
+        """Register the call before anything else can happen, then let it run."""
         try:
             self._services.registry.add(driver)
-            self._services.store.write_soon(driver.record())
+            if record is not None:
+                self._services.store.write_soon(record)
             self._start(driver)
         except BaseException:
             driver.never_began()

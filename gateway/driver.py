@@ -49,7 +49,9 @@ class CallDriver:
         self.meta_leg = LegId(f"{call.call_id}/meta")
         self._services = services
         self._lease = lease
-        self._inputs: asyncio.Queue[CallInput] = asyncio.Queue()
+        self._inputs: asyncio.Queue[CallInput | float] = asyncio.Queue()  # a float: that deadline has come
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at: float | None = None
         self._claimed_by: OperatorId | None = call.operator
         self._terminated: CallTerminated | None = None
         self.was_declined = False  #: Meta has said so, perhaps after its `terminate`
@@ -215,15 +217,31 @@ class CallDriver:
             log.exception("call_broken")
             await self._abandon()
         finally:
+            if self._timer is not None:
+                self._timer.cancel()
             self._finish(self.call.outcome or Outcome(result=Result.GATEWAY, reason=EndReason.INTERNAL))
 
     async def _next(self) -> CallInput:
-        """Wait for the next input, or for the deadline."""
-        try:
-            async with asyncio.timeout_at(self.call.deadline_at):
-                return await self._inputs.get()
-        except TimeoutError:
-            return CallInput(kind=InputKind.DEADLINE)
+        """Wait for the next input, or for the deadline; what came before the deadline counts first."""
+        self._wind_up()
+        while True:
+            received = await self._inputs.get()
+            if not isinstance(received, float):
+                return received
+            if received == self.call.deadline_at:  # else it was put off while it stood in line
+                self._timer_at = None
+                return CallInput(kind=InputKind.DEADLINE)
+
+    def _wind_up(self) -> None:
+        """Have the one timer run for the deadline of now."""
+        deadline_at = self.call.deadline_at
+        if deadline_at == self._timer_at:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = deadline_at
+        if deadline_at is not None:
+            self._timer = asyncio.get_running_loop().call_at(deadline_at, self._inputs.put_nowait, deadline_at)
 
     def _take(self, received: CallInput, tasks: asyncio.TaskGroup) -> None:
         loop_time = asyncio.get_running_loop().time()
@@ -246,9 +264,10 @@ class CallDriver:
         if call.state is not before.state:
             self._stamp(call.state)
             log.info("call_state", state=call.state.value, cause=received.kind.value, detail=received.detail)
-        services.store.write_soon(self.record())
+        record = self.record()
+        services.store.write_soon(record)
         if call.operator is not None:
-            services.phones.show(call.operator, self.view())
+            services.phones.show(call.operator, views.call_view(record, worker=self.worker))
 
     def _stamp(self, state: CallState) -> None:
         now = self._services.clock.now()
