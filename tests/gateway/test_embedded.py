@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 from gateway import embedded
 from gateway.embedded import EmbeddedServer, embedded_postgres
+from gateway.embedded_host import system_user
 from gateway.errors import StoreError
 from gateway.store import PostgresStore
 from tests.support import records as make
@@ -62,6 +64,38 @@ def folder(tmp_path: Path) -> Iterator[Path]:
     assert servers_of(data) == []
 
 
+@pytest.fixture
+def deep(folder: Path) -> Path:
+    """A data folder whose path is too long for a socket."""
+    return folder / ("d" * 60) / ("e" * 60)
+
+
+@pytest.fixture
+def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The temporary folder, for once nobody else's: what is in there is ours, and in the end nothing is."""
+    with tempfile.TemporaryDirectory() as own:
+        os.chmod(own, 0o711)  # the server may be another user's
+        monkeypatch.setattr(tempfile, "tempdir", own)
+        monkeypatch.setenv("TMPDIR", own)
+        yield Path(own)
+        assert os.listdir(own) == []
+
+
+@pytest.fixture
+def stranger() -> Iterator[int]:
+    """A process that PostgreSQL takes for the old server if it has its number: of the same user, and no parent."""
+    user = system_user().pw_uid if os.geteuid() == 0 else None
+    with subprocess.Popen(["sleep", "60"], user=user) as process:
+        yield process.pid
+        process.kill()
+
+
+@pytest.fixture(params=["number gone", "number lives on"])
+def now_is(request: pytest.FixtureRequest, stranger: int) -> int | None:
+    """Who has the number of a server that was killed, see `kill`."""
+    return stranger if request.param == "number lives on" else None
+
+
 def start_child(folder: Path) -> "subprocess.Popen[str]":
     """Another gateway process."""
     root = Path(embedded.__file__).parent.parent
@@ -81,6 +115,26 @@ def end_child(child: "subprocess.Popen[str]", number: signal.Signals) -> None:
     child.wait(10)
     assert child.stdout is not None
     child.stdout.close()
+
+
+def kill(pid: int | None, data: Path, *, now_is: int | None = None) -> None:
+    """Kill a server; `now_is` is the process that gets its number, as the locks that it left say."""
+    assert pid is not None
+    lock = data / "postgres" / "postmaster.pid"
+    socket_lock = Path(lock.read_text().splitlines()[4]) / ".s.PGSQL.5432.lock"
+    left = {file: file.read_text() for file in (lock, socket_lock)}
+    os.kill(pid, signal.SIGKILL)
+    if now_is is not None:
+        for file, text in left.items():
+            file.write_text(text.replace(str(pid), str(now_is), 1))
+
+
+def kill_and_wait(server: EmbeddedServer, data: Path, *, now_is: int | None = None) -> None:
+    """Kill the server and wait until it was started again."""
+    first = server.pid
+    kill(first, data, now_is=now_is)
+    wait_for(lambda: server.pid not in (None, first), timeout_s=10)
+    wait_for(lambda: (data / "postgres" / "postmaster.pid").read_text().endswith("ready   \n"))
 
 
 async def test_a_restart_finds_the_data_and_a_stop_leaves_no_process(folder: Path) -> None:
@@ -137,21 +191,13 @@ async def test_a_folder_in_use_is_refused_and_its_server_left_alone(folder: Path
     assert servers_of(folder) == []
 
 
-async def test_a_killed_server_is_started_again_even_if_its_number_lives_on(folder: Path) -> None:
-    """The pid file then names a stranger (here: ourselves), which PostgreSQL would take for the old server."""
+async def test_a_killed_server_is_started_again_even_if_its_number_lives_on(folder: Path, stranger: int) -> None:
     restarts: list[int] = []
     server = EmbeddedServer(folder, on_restart=lambda: restarts.append(1))
     try:
         await asyncio.to_thread(server.start)
         assert not restarts
-        first = server.pid
-        assert first is not None
-        pid_file = folder / "postgres" / "postmaster.pid"
-        text = pid_file.read_text()
-        os.kill(first, signal.SIGKILL)
-        pid_file.write_text(text.replace(str(first), str(os.getpid()), 1))
-        await asyncio.to_thread(wait_for, lambda: server.pid not in (None, first), timeout_s=10)
-        await asyncio.to_thread(wait_for, lambda: pid_file.read_text().endswith("ready   \n"))
+        await asyncio.to_thread(kill_and_wait, server, folder, now_is=stranger)
         assert (await execute(server.dsn_of("postgres"), "select 1"))[0][0] == 1
         await asyncio.to_thread(wait_for, lambda: restarts == [1])
     finally:
@@ -211,13 +257,44 @@ async def test_an_error_inside_stops_the_server_and_passes(folder: Path) -> None
     assert servers_of(folder) == []
 
 
-async def test_a_folder_too_deep_for_a_socket_works(folder: Path) -> None:
-    deep = folder / ("d" * 60) / ("e" * 60)
+async def test_a_folder_too_deep_for_a_socket_works(deep: Path, temporary: Path) -> None:
     async with embedded_postgres(deep) as dsn:
         assert (await execute(dsn, "select 1"))[0][0] == 1
-        socket_dir = Path(dsn.partition("?host=")[2].partition("&")[0])
-        assert os.stat(socket_dir).st_mode & 0o077 == 0
-    assert socket_dir.name not in os.listdir(socket_dir.parent)
+        (name,) = os.listdir(temporary)
+        assert os.stat(temporary / name).st_mode & 0o077 == 0
+        assert f"host={temporary / name}&" in dsn
+
+
+async def test_a_killed_server_of_a_folder_too_deep_is_found_where_it_was(
+    deep: Path, temporary: Path, now_is: int | None
+) -> None:
+    async with embedded_postgres(deep) as dsn:
+        for _ in range(2):
+            await asyncio.to_thread(kill_and_wait, EmbeddedServer(deep), deep, now_is=now_is)
+            assert (await execute(dsn, "select 1"))[0][0] == 1
+            assert len(os.listdir(temporary)) == 1
+
+
+async def test_the_socket_folder_of_a_gateway_and_a_server_that_were_killed_is_removed(
+    deep: Path, temporary: Path, now_is: int | None
+) -> None:
+    end_child(start_child(deep), signal.SIGKILL)
+    (left,) = os.listdir(temporary)
+    kill(EmbeddedServer(deep).pid, deep, now_is=now_is)
+    async with embedded_postgres(deep) as dsn:
+        assert (await execute(dsn, "select 1"))[0][0] == 1
+        (fresh,) = os.listdir(temporary)
+        assert fresh != left
+
+
+async def test_a_server_taken_over_in_a_folder_too_deep_is_found_where_it_was(deep: Path, temporary: Path) -> None:
+    end_child(start_child(deep), signal.SIGKILL)
+    (left,) = os.listdir(temporary)
+    async with embedded_postgres(deep) as dsn:
+        assert f"host={temporary / left}&" in dsn
+        await asyncio.to_thread(kill_and_wait, EmbeddedServer(deep), deep)
+        assert (await execute(dsn, "select 1"))[0][0] == 1
+        assert os.listdir(temporary) == [left]
 
 
 async def test_a_folder_of_another_version_is_refused(folder: Path) -> None:
