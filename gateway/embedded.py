@@ -19,6 +19,7 @@ import os
 import pwd
 import shlex
 import shutil
+import signal
 import subprocess
 import tempfile
 import threading
@@ -122,7 +123,6 @@ class EmbeddedServer:
             self._take_folder()
             if os.geteuid() == 0:
                 self._user = system_user()
-                open_to(self._user, self._dir, _binaries())
             self._check_version()
             if not (self._pgdata / "PG_VERSION").exists():
                 self._init()
@@ -140,8 +140,8 @@ class EmbeddedServer:
             if self._lock_file is None:
                 return
             try:
-                if self._ours and self.pid is not None:
-                    self._stop_server()
+                if self._ours and (pid := self.pid) is not None:
+                    self._stop_server(pid)
                 if _is_temporary(self._socket_dir):
                     shutil.rmtree(self._socket_dir, ignore_errors=True)
             finally:
@@ -265,17 +265,16 @@ class EmbeddedServer:
             self._socket_dir = Path(tempfile.mkdtemp(prefix=_SOCKET_PREFIX))  # 0700
             self._give(self._socket_dir)
 
-    def _stop_server(self) -> None:
+    def _stop_server(self, pid: int) -> None:
         """Stop fast (open sessions are ended), at once if that takes too long."""
-        pid = self.pid
-        for mode in ("fast", "immediate"):
-            with suppress(StoreError):
-                self._run("pg_ctl", "-D", str(self._pgdata), "-m", mode, "-w", "-t", str(_STOP_TIMEOUT_S), "stop")
-            give_up_at = time.perf_counter() + 2
-            while pid is not None and self._is_server(pid) and time.perf_counter() < give_up_at:
-                time.sleep(0.01)  # the pid file goes a moment before the process
-            if pid is None or not self._is_server(pid):
-                return
+        for fast_or_immediate in (signal.SIGINT, signal.SIGQUIT):
+            with suppress(ProcessLookupError):
+                os.kill(pid, fast_or_immediate)
+            give_up_at = time.perf_counter() + _STOP_TIMEOUT_S
+            while time.perf_counter() < give_up_at:
+                if not self._is_server(pid):
+                    return
+                time.sleep(0.01)
         raise StoreError(f"PostgreSQL in {self._pgdata} (process {pid}) does not stop")
 
     def _read_pid_file(self) -> _PidFile | None:
@@ -324,6 +323,8 @@ class EmbeddedServer:
     def _run(self, program: str, *args: str) -> None:
         """Run one of PostgreSQL's programs as the server's user, with nothing of our environment."""
         user = self._user
+        if user is not None:  # each time: a folder above may have been shut meanwhile
+            open_to(user, self._dir, _binaries())
         with tempfile.TemporaryFile("w+") as output:  # a pipe would stay open in the server
             try:
                 subprocess.run(

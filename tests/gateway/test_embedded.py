@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -350,6 +351,21 @@ async def test_stop_without_start_and_twice_is_harmless(folder: Path) -> None:
     assert server.pid is None
 
 
+async def test_a_server_that_does_not_stop_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = EmbeddedServer(folder)
+    server.start()
+    pid = server.pid
+    assert pid is not None
+    monkeypatch.setattr(embedded, "_STOP_TIMEOUT_S", 0.05)
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(StoreError, match=f"process {pid}. does not stop"):
+            server.stop()
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    wait_for(lambda: server.pid is None and servers_of(folder) == [])
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root runs its server as another user")
 async def test_as_root_the_folders_above_become_passable_but_not_readable(tmp_path: Path) -> None:
     private = tmp_path / "private"
@@ -358,3 +374,15 @@ async def test_as_root_the_folders_above_become_passable_but_not_readable(tmp_pa
         pass
     assert private.stat().st_mode & 0o777 == 0o701
     assert (private / "data" / "postgres").stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs its server as another user")
+async def test_as_root_a_server_whose_folder_somebody_shuts_is_started_again_and_stopped(folder: Path) -> None:
+    restarted = threading.Event()
+    async with embedded_postgres(folder, on_restart=restarted.set) as dsn:
+        os.chmod(folder, 0o700)
+        kill(EmbeddedServer(folder).pid, folder)
+        assert await asyncio.to_thread(restarted.wait, 10)
+        assert (await execute(dsn, "select 1"))[0][0] == 1
+        os.chmod(folder, 0o700)
+    assert servers_of(folder) == []
