@@ -100,7 +100,7 @@ def demo(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the softphone page; 0 picks one.")] = 8080,
     admin_port: Annotated[int, typer.Option(min=0, max=65535, help="Port of health and metrics.")] = 9090,
     sim_port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the simulated Meta.")] = 8090,
-    data_dir: Annotated[Path | None, typer.Option(help="Where the embedded PostgreSQL keeps its data.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Keep the gateway's data in this folder.")] = None,
 ) -> None:
     """Start a gateway, a simulated Meta and the softphone page on this machine, until Ctrl-C."""
     from rich.console import Console  # these take their time; --help should not

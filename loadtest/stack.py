@@ -18,6 +18,7 @@ import secrets
 import signal
 import socket
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,7 +53,7 @@ class StackConfig:
     port: int = 8080
     admin_port: int = 9090
     sim_port: int = 8090
-    data_dir: Path | None = None  #: None: the gateway's own default
+    data_dir: Path | None = None  #: of the gateway; None: a temporary one, gone with the stack
     operators: Mapping[str, str] = field(default_factory=lambda: {"ana": secrets.token_urlsafe(9)})
     api_key: str = field(default_factory=lambda: secrets.token_urlsafe(18))
     environment: Mapping[str, str] = field(default_factory=dict)  #: further settings of the gateway
@@ -80,6 +81,9 @@ class Stack:
             "silent": self.config.null_media,
         }
         self.sim = MetaSim(SimConfig(**sim | dict(self.config.sim)))
+        #: Where the gateway has its database and its spool; known from the start on.
+        self.data_dir = self.config.data_dir
+        self._own_folder: tempfile.TemporaryDirectory[str] | None = None
         #: The last lines of the gateway, of all its lives.
         self.log: list[str] = []
         self.process: asyncio.subprocess.Process | None = None
@@ -102,6 +106,9 @@ class Stack:
     async def start(self, progress: Callable[[str], None] = lambda step: None) -> None:
         """Start both and return when the gateway is ready. Raises: PortTaken, GatewayDied, OSError."""
         self._check_ports()
+        if self.data_dir is None:  # not the default folder: it is that of the gateway which people run here
+            self._own_folder = tempfile.TemporaryDirectory(prefix="stack-", ignore_cleanup_errors=True)
+            self.data_dir = Path(self._own_folder.name)
         progress("simulated Meta")
         await self.sim.start()
         progress("gateway, PostgreSQL and media worker")
@@ -205,6 +212,7 @@ class Stack:
             "GATEWAY_NUMBERS": json.dumps(numbers),
             "GATEWAY_OPERATORS": json.dumps(dict(config.operators)),
             "GATEWAY_API_KEY": config.api_key,
+            "GATEWAY_DATA_DIR": str(self.data_dir),
             # The simulated user's media is on loopback, which a gateway otherwise never sends to.
             "GATEWAY_META_CANDIDATE_NETWORKS": '["127.0.0.0/8"]',
         }
@@ -212,8 +220,6 @@ class Stack:
             settings["GATEWAY_MEDIA_ENGINE"] = "null"
             # Whoever measures overload sets limits of their own; the others share a machine with what they measure.
             settings |= {"GATEWAY_MAX_SETUPS_PER_S": "10000", "GATEWAY_MAX_LOOP_LAG_MS": "10000"}
-        if config.data_dir is not None:
-            settings["GATEWAY_DATA_DIR"] = str(config.data_dir)
         return settings | dict(config.environment)
 
     async def _read_log(self, process: asyncio.subprocess.Process) -> None:
@@ -259,6 +265,8 @@ class Stack:
             await self._until_log_read()
         await self._background.close()
         await self.sim.close()
+        if self._own_folder is not None:
+            self._own_folder.cleanup()
 
     @staticmethod
     async def _stop(process: asyncio.subprocess.Process) -> None:

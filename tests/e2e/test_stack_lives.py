@@ -1,5 +1,7 @@
 """The stack of load runs: a gateway without media, killed and started again beside a simulated Meta that goes on."""
 
+import os
+
 import psutil
 import pytest
 
@@ -49,6 +51,14 @@ async def test_calls_both_ways_without_any_media(database: str) -> None:
             assert (await look(stack, 2)).live == 0
             assert total(await stack.metrics(), "calls_ended_total") == 2
             assert stack.sim.world.violations == []
+
+
+async def test_its_data_are_in_a_folder_of_its_own_which_goes_with_it(database: str) -> None:
+    async with a_stack(database) as stack, a_stack(database) as other:
+        assert stack.data_dir != other.data_dir
+        assert stack.data_dir is not None
+        assert "spool.db" in os.listdir(stack.data_dir)
+    assert stack.data_dir.name not in os.listdir(stack.data_dir.parent)
 
 
 async def test_a_killed_gateway_comes_back_on_its_ports_and_operators_return(database: str) -> None:
