@@ -14,7 +14,7 @@ run: setup ## Start the gateway, a simulated Meta and the softphone page on this
 	@exec $(BIN)/python -m loadtest demo
 
 test: setup-dev browser check ## Check and test everything, in a real browser too
-	@folder=$$(mktemp -d) && $(BIN)/pytest -n 3 --dist worksteal --basetemp=$$folder/t; ended=$$?; rm -rf "$$folder"; exit $$ended
+	@$(BIN)/pytest -n 3 --dist worksteal
 
 check: setup-dev ## Lint, format and types only
 	@$(BIN)/ruff check .
