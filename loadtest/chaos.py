@@ -13,8 +13,8 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -70,7 +70,12 @@ class Report:
 
 async def chaos(wanted: Wanted, console: Console) -> int:
     """Run the rows and write the report; the exit code is 0 if every promise was kept. Raises: ChaosFailed."""
-    tests = await _collect(wanted)
+    with tempfile.TemporaryDirectory(prefix="chaos-", ignore_cleanup_errors=True) as folder:
+        return await _chaos(wanted, console, Path(folder))
+
+
+async def _chaos(wanted: Wanted, console: Console, folder: Path) -> int:
+    tests = await _collect(wanted, folder)
     report = Report(machine=machine(), scale=wanted.scale, seed=wanted.seed)
     console.print(
         f"{len(tests)} tests of {len({row for row, _ in tests})} rows, size {wanted.scale}, seed {wanted.seed};"
@@ -79,13 +84,14 @@ async def chaos(wanted: Wanted, console: Console) -> int:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("starting", total=len(tests))
-        async for line in _run(wanted, report):
-            report.lines.append(line)
-            progress.update(task, advance=1, description=f"after row {line['row']}")
-            if not console.is_terminal:  # nobody sees the bar
-                console.print(f"row {line['row']}: {'kept' if line['kept'] else 'NOT KEPT'}, {line['seconds']} s")
-            if not line["kept"]:
-                console.print(f"[red]row {line['row']} not kept[/red]: {_reason(line)}", highlight=False)
+        async with aclosing(_run(wanted, report, folder)) as lines:
+            async for line in lines:
+                report.lines.append(line)
+                progress.update(task, advance=1, description=f"after row {line['row']}")
+                if not console.is_terminal:  # nobody sees the bar
+                    console.print(f"row {line['row']}: {'kept' if line['kept'] else 'NOT KEPT'}, {line['seconds']} s")
+                if not line["kept"]:
+                    console.print(f"[red]row {line['row']} not kept[/red]: {_reason(line)}", highlight=False)
     _show(report, console)
     paths = write(report, wanted.out)
     console.print("Report: " + ", ".join(str(path) for path in paths))
@@ -95,12 +101,12 @@ async def chaos(wanted: Wanted, console: Console) -> int:
 # --- running -------------------------------------------------------------------------------------
 
 
-async def _collect(wanted: Wanted) -> list[tuple[int, str]]:
+async def _collect(wanted: Wanted, folder: Path) -> list[tuple[int, str]]:
     """List row and test of everything that will run. Raises: ChaosFailed."""
     if not wanted.folder.is_dir():
         raise ChaosFailed(f"There are no rows in {wanted.folder}: run this in a checkout of the repository.")
     process = await asyncio.create_subprocess_exec(
-        *_pytest(wanted, "--collect-only", "-q", "-p", "no:warnings"),
+        *_pytest(wanted, folder, "--collect-only", "-q", "-p", "no:warnings"),
         cwd=_ROOT,
         env=_environ(wanted, None),
         stdout=asyncio.subprocess.PIPE,
@@ -125,15 +131,15 @@ def _row_of(test: str) -> int | None:
     return int(digits) if digits.isdecimal() else None
 
 
-def _pytest(wanted: Wanted, *more: str) -> Sequence[str]:
+def _pytest(wanted: Wanted, folder: Path, *more: str) -> Sequence[str]:
     files = sorted(
         path for path in wanted.folder.glob("test_row_*.py") if not wanted.rows or _row_of(path.name) in wanted.rows
     )
     if not files:
         raise ChaosFailed(f"No such row: {', '.join(map(str, wanted.rows))}.")
-    # Temporary folders of its own: pytest shuts the folder that it shares with other runs, and databases are in there.
-    own = Path(tempfile.gettempdir()) / f"chaos-{os.getpid()}"
-    return (sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"--basetemp={own}", *more, *map(str, files))
+    # Without a folder of their own pytest keeps what the rows write, for three runs.
+    own = f"--basetemp={folder / 'rows'}"
+    return (sys.executable, "-m", "pytest", "-p", "no:cacheprovider", own, *more, *map(str, files))
 
 
 def _environ(wanted: Wanted, out: Path | None) -> dict[str, str]:
@@ -143,24 +149,23 @@ def _environ(wanted: Wanted, out: Path | None) -> dict[str, str]:
     return environ
 
 
-async def _run(wanted: Wanted, report: Report) -> AsyncIterator[dict[str, Any]]:
+async def _run(wanted: Wanted, report: Report, folder: Path) -> AsyncGenerator[dict[str, Any], None]:
     """Yield the line of each test when it has ended."""
-    with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
-        out, log = Path(folder) / "figures.jsonl", Path(folder) / "log.txt"
-        out.touch()
-        async with _process(_pytest(wanted, "-q"), _environ(wanted, out), log) as process:
-            read = 0
-            while True:
-                ended = process.returncode is not None
-                lines = out.read_text(encoding="utf-8").splitlines()
-                for line in lines[read:]:
-                    yield json.loads(line)
-                read = len(lines)
-                if ended:
-                    break
-                await asyncio.sleep(_LOOK_S)
-            report.exit_code = process.returncode or 0
-            report.last_words = log.read_text(encoding="utf-8", errors="replace")[-4_000:]
+    out, log = folder / "figures.jsonl", folder / "log.txt"
+    out.touch()
+    async with _process(_pytest(wanted, folder, "-q"), _environ(wanted, out), log) as process:
+        read = 0
+        while True:
+            ended = process.returncode is not None
+            lines = out.read_text(encoding="utf-8").splitlines()
+            for line in lines[read:]:
+                yield json.loads(line)
+            read = len(lines)
+            if ended:
+                break
+            await asyncio.sleep(_LOOK_S)
+        report.exit_code = process.returncode or 0
+        report.last_words = log.read_text(encoding="utf-8", errors="replace")[-4_000:]
 
 
 @asynccontextmanager

@@ -1,13 +1,18 @@
 """The runner of the reliability table: what it runs, what it shows, what it says when it cannot."""
 
+import asyncio
 import io
 import json
+import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from loadtest.chaos import ChaosFailed, Wanted, chaos
+from tests.support.waiting import until
 
 CONFTEST = Path(__file__).resolve().parents[1] / "chaos" / "conftest.py"
 
@@ -15,9 +20,19 @@ ROW = """
 import pytest
 
 @pytest.mark.row({row}, "a promise of <b>{row}</b>")
-def test_promise(chaos):
+def test_promise(chaos, tmp_path):
+    (tmp_path / "file").write_text("something")
     chaos.note("size", chaos.size(test="test", short="short", long="long"))
     chaos.promise("lost", {lost}, at_most=0)
+"""
+
+SLOW = """
+import time, pytest
+
+@pytest.mark.row(8, "to take its time")
+def test_slow(chaos, tmp_path):
+    (tmp_path / "began").touch()
+    time.sleep(60)
 """
 
 pytestmark = pytest.mark.asyncio(loop_factories=["uvloop"])  # it runs a process of its own
@@ -33,6 +48,17 @@ def rows(tmp_path: Path) -> Path:
     )
     (folder / "test_row_07_kept.py").write_text(ROW.format(row=7, lost=0), encoding="utf-8")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A temporary folder for the runs alone; whatever happens, nothing is left in there."""
+    own = tmp_path / "temporary"
+    own.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(own))
+    monkeypatch.setenv("TMPDIR", str(own))
+    yield
+    assert os.listdir(own) == []
 
 
 def wanted(rows: Path, *only: int, long: bool = False) -> Wanted:
@@ -67,6 +93,16 @@ async def test_a_promise_that_is_not_kept_is_named_and_fails_the_run(rows: Path)
     assert "row 8 not kept: lost: 2 (promised <= 0)" in said(shown)
     report = json.loads((rows.parent / "out" / "chaos-long.json").read_text(encoding="utf-8"))
     assert [(line["row"], line["kept"]) for line in report["rows"]] == [(7, True), (8, False)]
+
+
+async def test_a_run_that_is_stopped_leaves_nothing(rows: Path) -> None:
+    (rows / "test_row_08_slow.py").write_text(SLOW, encoding="utf-8")
+    async with asyncio.TaskGroup() as tasks:
+        run = tasks.create_task(chaos(wanted(rows, 8), console()))
+        temporary = Path(tempfile.gettempdir())
+        await until(lambda: any(temporary.glob("*/*/*/began")), timeout_s=10)
+        run.cancel()
+    assert run.cancelled()
 
 
 async def test_only_the_rows_asked_for_are_run(rows: Path) -> None:
