@@ -77,6 +77,8 @@ class Webhook:
         """
         if (request.content_length or 0) > MAX_BODY_BYTES:
             return None
+        if request.content.is_eof() and request.content_length:  # all of it came at once, as nearly always
+            return await request.content.read()
         loop = asyncio.get_running_loop()
         began, body = loop.time(), bytearray()
         while True:
