@@ -8,10 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Self
 
-from loadtest.measure import accepted_sockets
+from loadtest.measure import accepted_sockets, total
 from loadtest.results import Check
 from loadtest.sim_state import ViolationKind
-from loadtest.soak import total
 from loadtest.stack import Stack
 
 _SETTLE_S: Final = 20.0

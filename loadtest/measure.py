@@ -18,7 +18,6 @@ import aiohttp
 
 from loadtest.background import Background
 from loadtest.results import Sample
-from loadtest.soak import total
 from loadtest.stack import Stack
 
 _EVERY_S: Final = 0.5
@@ -48,6 +47,12 @@ def cpu_s(pid: int, *, ended_children: bool = False) -> float:
 def rss_bytes(pid: int) -> int:
     """Return the memory that is resident. Raises: OSError."""
     return int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1]) * _PAGE_BYTES
+
+
+def own_bytes(pid: int) -> int:
+    """Return the memory that only this process has. Raises: OSError."""
+    rows = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines()
+    return sum(int(row.split()[1]) * 1024 for row in rows if row.startswith(("Private_Clean:", "Private_Dirty:")))
 
 
 def descriptors(pid: int) -> int:
@@ -101,6 +106,11 @@ def cpu_now(stack: Stack) -> Cpu:
         with contextlib.suppress(OSError):
             database_s += cpu_s(pid, ended_children=True)
     return Cpu(gateway_s=cpu_s(stack.gateway_pid), database_s=database_s, generator_s=cpu_s(os.getpid()))
+
+
+def total(figures: Mapping[str, float], name: str) -> float:
+    """Return the sum of a metric over its labels."""
+    return sum(value for series, value in figures.items() if series == name or series.startswith(name + "{"))
 
 
 # --- delay of the loop -------------------------------------------------------------------------------

@@ -6,15 +6,14 @@ database must hold afterwards, nor for limits.
 """
 
 import asyncio
-import os
 import random
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from statistics import linear_regression
 from typing import Final
 
+from loadtest.measure import descriptors, own_bytes, total
 from loadtest.meta_sim import SimUser
 from loadtest.signalling_bot import Crew, NobodyFree
 from loadtest.sim_config import Behaviour, UserSpec, crowd
@@ -191,21 +190,10 @@ async def look(stack: Stack, calls: int) -> Sample:
     return Sample(
         calls=calls,
         own_bytes=own_bytes(stack.gateway_pid),
-        descriptors=len(os.listdir(f"/proc/{stack.gateway_pid}/fd")),
+        descriptors=descriptors(stack.gateway_pid),
         tasks=int(figures["tasks"]),
         live=int(total(figures, "calls_active")),
     )
-
-
-def own_bytes(pid: int) -> int:
-    """Return the memory that only this process has. Raises: OSError."""
-    rows = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines()
-    return sum(int(row.split()[1]) * 1024 for row in rows if row.startswith(("Private_Clean:", "Private_Dirty:")))
-
-
-def total(figures: Mapping[str, float], name: str) -> float:
-    """Return the sum of a metric over its labels."""
-    return sum(value for series, value in figures.items() if series == name or series.startswith(name + "{"))
 
 
 def bytes_per_call(samples: Sequence[Sample]) -> float:

@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
+from loadtest.measure import total
 from loadtest.meta_sim import SimUser
 from loadtest.signalling_bot import Crew, SignallingBot
 from loadtest.sim_config import Behaviour, Timers, crowd
 from loadtest.sim_state import Call
-from loadtest.soak import total
 from loadtest.softphone_wire import RequestFailed
 from loadtest.stack import Stack, StackConfig, operators
 from tests.support.chaos import Chaos, Scale

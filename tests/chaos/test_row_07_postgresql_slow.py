@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from loadtest.generator import open_loop, percentile
-from loadtest.soak import own_bytes
+from loadtest.measure import own_bytes
 from loadtest.stack import Stack
 from tests.support.chaos import Chaos
 from tests.support.outage import a_gateway, as_it_should_be, broken, dial, seconds_until, spool_empty

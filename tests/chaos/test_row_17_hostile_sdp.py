@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
+from loadtest.measure import descriptors
 from media import negotiation, sdp
 from media.engine import MediaEngine, WorkerPool
 from media.errors import MediaError, SdpRefused
@@ -154,7 +155,7 @@ def candidate_at(host: str) -> sdp.Candidate:
 
 
 def left_over() -> tuple[int, int]:
-    return len(asyncio.all_tasks()), len(os.listdir("/proc/self/fd"))
+    return len(asyncio.all_tasks()), descriptors(os.getpid())
 
 
 @pytest.mark.row(17, PROMISE)

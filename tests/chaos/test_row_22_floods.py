@@ -2,18 +2,17 @@
 
 import asyncio
 import logging
-import os
 import random
 import struct
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 from aioice import stun
 
+from loadtest.measure import rss_bytes
 from media import ice
 from media.engine import WorkerPool
 from media.ice import Address, Budget, Link
@@ -64,7 +63,7 @@ class Calls:
     def memory_mib(self) -> float:
         """Return what the worker process holds."""
         (pid,) = self.pool.pids().values()
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+        return rss_bytes(pid) / 2**20
 
 
 async def flood(peer: Peer, *, seconds: float) -> int:

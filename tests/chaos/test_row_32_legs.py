@@ -5,11 +5,11 @@ import gc
 import os
 from collections.abc import Sized
 from dataclasses import replace
-from pathlib import Path
 from statistics import linear_regression
 
 import pytest
 
+from loadtest.measure import descriptors, rss_bytes
 from media.engine import WorkerPool
 from media.leg import MediaLeg
 from media.model import LegConnected, LegId, MediaEvent
@@ -41,7 +41,7 @@ async def call(stage: Stage, name: str) -> None:
 
 def open_now() -> tuple[int, int]:
     """Return how many tasks and how many files and sockets there are."""
-    return len(asyncio.all_tasks()), len(os.listdir("/proc/self/fd"))
+    return len(asyncio.all_tasks()), descriptors(os.getpid())
 
 
 async def left_after(stage: Stage, count: int) -> tuple[int, int]:
@@ -93,8 +93,8 @@ async def test_a_worker_process_stays_as_large_as_it_was(chaos: Chaos) -> None:
         for n in range(each):
             await worker_call(pool, events, f"{number} {n}")
         await asyncio.sleep(0.2)  # it collects at a beat without legs
-        sizes.append(memory_kib(pid))
-        files.append(len(os.listdir(f"/proc/{pid}/fd")))
+        sizes.append(rss_bytes(pid) / 1_024)
+        files.append(descriptors(pid))
     await pool.aclose()
 
     slope = linear_regression(range(0, rounds * each, each), sizes).slope
@@ -104,10 +104,6 @@ async def test_a_worker_process_stays_as_large_as_it_was(chaos: Chaos) -> None:
     most = chaos.size(test=4.0, short=4.0, long=1.0)
     chaos.promise("growth of its memory a call", slope, at_most=most, unit="KiB", timed=True)
     chaos.promise("growth of its descriptors", max(files) - files[0], at_most=0)
-
-
-def memory_kib(pid: int) -> float:
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1_024
 
 
 async def worker_call(pool: WorkerPool, events: list[MediaEvent], name: str) -> None:

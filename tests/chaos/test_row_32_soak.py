@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from loadtest.measure import total
 from loadtest.signalling_bot import Crew, Policy
 from loadtest.sim_config import NumberSpec, Profile, Timers
-from loadtest.soak import Sample, Soak, bytes_per_call, look, soak, soak_users, total
+from loadtest.soak import Sample, Soak, bytes_per_call, look, soak, soak_users
 from loadtest.stack import Stack, StackConfig, operators
 from tests.support.chaos import Chaos
 from tests.support.postgres import execute

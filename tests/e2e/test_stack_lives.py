@@ -6,10 +6,11 @@ import psutil
 import pytest
 
 from loadtest.kills import kill_rounds
+from loadtest.measure import total
 from loadtest.signalling_bot import Crew, Policy
 from loadtest.sim_config import Behaviour, Timers, crowd
 from loadtest.sim_state import CallState
-from loadtest.soak import look, total
+from loadtest.soak import look
 from loadtest.stack import Stack, StackConfig, operators
 from tests.support.waiting import until
 

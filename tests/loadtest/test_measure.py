@@ -17,9 +17,11 @@ from loadtest.measure import (
     divide_cores,
     lag_buckets,
     lag_share_ms,
+    own_bytes,
     pin,
     postmaster,
     rss_bytes,
+    total,
 )
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
@@ -31,6 +33,7 @@ def test_cpu_time_is_that_of_the_process() -> None:
 
 def test_memory_and_descriptors_are_counted() -> None:
     assert 10 * 2**20 < rss_bytes(os.getpid()) < 2**34
+    assert 2**20 < own_bytes(os.getpid()) <= rss_bytes(os.getpid())
     before = descriptors(os.getpid())
     with open(os.devnull), open(os.devnull):
         assert descriptors(os.getpid()) == before + 2
@@ -57,6 +60,13 @@ def test_a_number_in_the_pid_file_that_is_somebody_elses_is_no_postgresql(tmp_pa
     folder.mkdir()
     (folder / "postmaster.pid").write_text(f"{os.getpid()}\n{folder}\n", encoding="utf-8")
     assert postmaster(tmp_path) is None
+
+
+def test_a_metric_is_summed_over_its_labels_and_over_no_other_metric() -> None:
+    figures = {'calls{direction="in"}': 2.0, 'calls{direction="out"}': 3.0, "calls_lost": 7.0, "free": 1.0}
+    assert total(figures, "calls") == 5
+    assert total(figures, "free") == 1
+    assert total(figures, "busy") == 0
 
 
 def buckets(*counts: float) -> dict[str, float]:
