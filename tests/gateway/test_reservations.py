@@ -2,7 +2,6 @@
 
 import asyncio
 from dataclasses import replace
-from datetime import timedelta
 
 import pytest
 
@@ -12,25 +11,13 @@ from gateway.ids import OperatorId
 from media.errors import NoWorker
 from policy.contact import state_from_dict, state_to_dict
 from policy.decision import Refusal
-from policy.facts import CallConnected, Direction, PermissionGranted
 from policy.reasons import Reason
 from tests.support.fake_graph import refused
-from tests.support.world import ANA, NUMBER_ID, World, a_world
-
-LIMIT = 5  #: connected calls in 24 hours, pack `guide`
+from tests.support.world import ANA, CONNECTED_LIMIT, NUMBER_ID, World, a_world
 
 
 async def place(world: World, operator: str = "ana") -> CallDriver | Refusal:
     return await world.admission.place(NUMBER_ID, f"+{ANA.wa_id}", operator=OperatorId(operator))
-
-
-async def with_calls(world: World, count: int) -> None:
-    """The contact has granted permission and picked up so many calls an hour ago."""
-    contact = await world.contacts.get(world.number, ANA, "Ana")
-    at = world.clock.now() - timedelta(hours=1)
-    grant = PermissionGranted(at=at, key="grant")
-    calls = [CallConnected(at=at, key=f"connected/{n}", direction=Direction.BUSINESS_INITIATED) for n in range(count)]
-    await world.store.write(*world.contacts.apply(contact, grant, *calls, seen_at=world.clock.now()))
 
 
 async def dialled(world: World, operator: str = "ana") -> CallDriver:
@@ -44,7 +31,7 @@ async def dialled(world: World, operator: str = "ana") -> CallDriver:
 @pytest.mark.parametrize("busy_counts", [True, False], ids=["as it is", "reservations alone"])
 async def test_with_four_of_five_used_one_of_a_thousand_dials_passes(busy_counts: bool) -> None:
     async with a_world(outgoing_slots=1_000) as world:
-        await with_calls(world, LIMIT - 1)
+        await world.had_calls(CONNECTED_LIMIT - 1)
         for n in range(1_000):
             await world.login(f"op{n}")
         if not busy_counts:
@@ -53,25 +40,25 @@ async def test_with_four_of_five_used_one_of_a_thousand_dials_passes(busy_counts
         refusals = [answer for answer in answers if isinstance(answer, Refusal)]
         assert len(refusals) == 999
         assert {(refusal.reason, refusal.observed, refusal.limit) for refusal in refusals} == {
-            (Reason.CONNECTED_LIMIT, LIMIT, LIMIT)
+            (Reason.CONNECTED_LIMIT, CONNECTED_LIMIT, CONNECTED_LIMIT)
         }
         assert world.number.outgoing.in_use == len(world.registry) == 1
 
 
 async def test_with_room_for_all_but_one_so_many_pass_and_no_more() -> None:
     async with a_world(outgoing_slots=100) as world:
-        await with_calls(world, 2)
+        await world.had_calls(2)
         world.registry.is_busy = lambda keys: False  # type: ignore[method-assign]
         for n in range(50):
             await world.login(f"op{n}")
         answers = await asyncio.gather(*(place(world, f"op{n}") for n in range(50)))
-        assert sum(isinstance(answer, CallDriver) for answer in answers) == LIMIT - 2
+        assert sum(isinstance(answer, CallDriver) for answer in answers) == CONNECTED_LIMIT - 2
 
 
 @pytest.mark.parametrize("cause", ["media", "graph", "nobody"])
 async def test_a_reservation_that_ends_unconnected_is_given_back_at_once(cause: str) -> None:
     async with a_world() as world:
-        await with_calls(world, LIMIT - 1)
+        await world.had_calls(CONNECTED_LIMIT - 1)
         await world.login()
         if cause == "media":
             world.media.fail("offer_meta", NoWorker())
@@ -88,7 +75,7 @@ async def test_a_reservation_that_ends_unconnected_is_given_back_at_once(cause: 
 
 async def test_a_call_that_connects_keeps_its_place_for_a_day() -> None:
     async with a_world() as world:
-        await with_calls(world, LIMIT - 1)
+        await world.had_calls(CONNECTED_LIMIT - 1)
         await world.login()
         driver = await dialled(world)
         await world.meta_says("ACCEPTED", driver.call.meta_call_id or "")
@@ -96,7 +83,7 @@ async def test_a_call_that_connects_keeps_its_place_for_a_day() -> None:
         await world.ended(driver)
         again = await place(world)
         assert isinstance(again, Refusal)
-        assert (again.reason, again.observed) == (Reason.CONNECTED_LIMIT, LIMIT)
+        assert (again.reason, again.observed) == (Reason.CONNECTED_LIMIT, CONNECTED_LIMIT)
 
 
 # --- after a crash -----------------------------------------------------------------------------------
@@ -104,7 +91,7 @@ async def test_a_call_that_connects_keeps_its_place_for_a_day() -> None:
 
 async def crashed(world: World, *, accepted: bool) -> str:
     """A call of ours is up, or rings, when the process dies; return Meta's id of it."""
-    await with_calls(world, LIMIT - 1)
+    await world.had_calls(CONNECTED_LIMIT - 1)
     await world.login()
     driver = await dialled(world)
     call_id = driver.call.meta_call_id or ""
@@ -154,7 +141,7 @@ async def test_a_call_that_was_up_when_the_process_died_is_one_connected_call(fa
         await after.login()
         again = await place(after)
         assert isinstance(again, Refusal)
-        assert (again.reason, again.observed) == (Reason.CONNECTED_LIMIT, LIMIT)
+        assert (again.reason, again.observed) == (Reason.CONNECTED_LIMIT, CONNECTED_LIMIT)
 
 
 async def test_a_call_that_rang_when_the_process_died_is_one_unanswered_call() -> None:
@@ -183,7 +170,7 @@ async def test_a_left_over_call_keeps_its_reservation_until_meta_has_been_told()
         await after.graph.arrival("terminate")
         taken = await place(after)
         assert isinstance(taken, Refusal)
-        assert (taken.reason, taken.observed) == (Reason.CONNECTED_LIMIT, LIMIT)
+        assert (taken.reason, taken.observed) == (Reason.CONNECTED_LIMIT, CONNECTED_LIMIT)
         told.set()
         await after.until(lambda: not len(after.endings))
         assert isinstance(await place(after), CallDriver)  # nothing stays reserved
@@ -192,7 +179,7 @@ async def test_a_left_over_call_keeps_its_reservation_until_meta_has_been_told()
 async def test_a_call_that_was_answered_and_then_reported_unanswered_is_no_missed_call() -> None:
     """Our patience ended, Meta's ACCEPTED was under way, and the end came without a start."""
     async with a_world() as world:
-        await with_calls(world, 0)
+        await world.had_calls(0)
         await world.login()
         driver = await dialled(world)
         call_id = driver.call.meta_call_id or ""
@@ -210,7 +197,7 @@ async def test_a_call_that_was_answered_and_then_reported_unanswered_is_no_misse
 async def test_a_declined_call_counts_once_in_the_streak_whichever_webhook_comes_first() -> None:
     for rejected_first in (True, False):
         async with a_world() as world:
-            await with_calls(world, 0)
+            await world.had_calls(0)
             await world.login()
             driver = await dialled(world)
             call_id = driver.call.meta_call_id or ""

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from typing import Any
 
 import orjson
@@ -30,7 +31,7 @@ from gateway.services import Services
 from gateway.settings import NumberSettings
 from gateway.turned_away import TurnedAway
 from media.engine import LegConnected, LegFailed, LegId, MediaEvent, WorkerId
-from policy.facts import PermissionGranted
+from policy.facts import CallConnected, Direction, PermissionGranted
 from policy.pack import Pack, load_pack
 from tests.support.fake_clock import FakeClock
 from tests.support.fake_graph import FakeGraph
@@ -41,6 +42,7 @@ from tests.support.waiting import until
 NUMBER_ID = PhoneNumberId("200000000000002")
 ANA = UserRef(wa_id="5511900000001", user_id="BR.00000000005511900000")
 WACID = MetaCallId("wacid.TEST1")
+CONNECTED_LIMIT = 5  #: connected calls with one contact in 24 hours, pack `guide`
 
 
 class FakeLine:
@@ -243,6 +245,16 @@ class World:
     async def allow_calls(self, user: UserRef = ANA) -> None:
         await self.contacts.get(self.number, user, "Ana")
         self.grant(user)
+
+    async def had_calls(self, count: int) -> None:
+        """The contact has granted permission and picked up so many calls an hour ago."""
+        contact = await self.contacts.get(self.number, ANA, "Ana")
+        at = self.clock.now() - timedelta(hours=1)
+        grant = PermissionGranted(at=at, key="grant")
+        calls = [
+            CallConnected(at=at, key=f"connected/{n}", direction=Direction.BUSINESS_INITIATED) for n in range(count)
+        ]
+        await self.store.write(*self.contacts.apply(contact, grant, *calls, seen_at=self.clock.now()))
 
     async def left_over(self) -> LeftOver:
         """Find what an earlier world left in the store, as a start does; `close()` does the rest."""
