@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 from aiohttp import ClientResponse
 
-from gateway.driver import CallDriver
 from gateway.errors import StoreDown, StoreError
 from gateway.ids import OperatorId
 from gateway.outcome import EndReason
@@ -66,13 +65,6 @@ async def ready(world: World) -> None:
     """An operator with a leg, and a contact who may be called."""
     await world.login()
     await world.allow_calls()
-
-
-async def ringing(world: World) -> CallDriver:
-    driver = await world.user_calls()
-    assert driver is not None
-    await world.until(lambda: driver.call.state.value == "ringing")
-    return driver
 
 
 # --- keys --------------------------------------------------------------------------------------------
@@ -235,7 +227,7 @@ async def test_a_limit_out_of_bounds_is_a_problem(limit: str) -> None:
 
 async def test_the_numbers_show_their_slots() -> None:
     async with a_world() as world, doors(world) as opened:
-        await ringing(world)
+        await world.ringing()
         (number,) = (await ask(opened, "GET", "/v1/numbers")).body
         assert (number["number_id"], number["incoming"]) == (NUMBER_ID, {"used": 1, "limit": 10})
 
@@ -359,7 +351,7 @@ async def test_what_breaks_inside_is_shown_without_its_text(error: Exception, co
 
 async def test_calls_are_listed_and_shown_after_their_end() -> None:
     async with a_world() as world, doors(world) as opened:
-        driver = await ringing(world)
+        driver = await world.ringing()
         await world.meta_terminates()
         await world.ended(driver)
         (call,) = (await ask(opened, "GET", "/v1/calls", params={"limit": "5"})).body
@@ -371,7 +363,7 @@ async def test_calls_are_listed_and_shown_after_their_end() -> None:
 async def test_a_call_is_ended_whether_or_not_somebody_has_it(answered: bool) -> None:
     async with a_world() as world, doors(world) as opened:
         phone, _ = await world.login()
-        driver = await ringing(world)
+        driver = await world.ringing()
         if answered:
             assert driver.claim(phone.operator)
             await world.until(lambda: driver.call.state.value == "active")

@@ -21,17 +21,9 @@ from tests.support.world import ANA, NUMBER_ID, WACID, World, a_world
 OPERATOR = OperatorId("ana")
 
 
-async def ringing(world: World) -> CallDriver:
-    """A user's call that rings at the operators."""
-    driver = await world.user_calls()
-    assert driver is not None
-    await world.until(lambda: driver.call.state.value == "ringing")
-    return driver
-
-
 async def talking(world: World) -> CallDriver:
     phone, _ = await world.login()
-    driver = await ringing(world)
+    driver = await world.ringing()
     assert driver.claim(phone.operator)
     world.hub.take(phone, driver.call.call_id)
     await world.until(lambda: driver.call.state.value == "active" and bool(world.media.joined))
@@ -74,7 +66,7 @@ async def test_no_audio_before_the_200_of_accept() -> None:
     async with a_world() as world:
         phone, _ = await world.login()
         accepted = world.graph.hold("accept")
-        driver = await ringing(world)
+        driver = await world.ringing()
         driver.claim(phone.operator)
         await world.graph.arrival("accept")
         assert not world.media.joined
@@ -100,7 +92,7 @@ async def test_operators_ring_while_pre_accept_is_still_on_its_way() -> None:
 async def test_the_first_of_two_operators_gets_the_call_and_the_other_stops_ringing() -> None:
     async with a_world() as world:
         (first, first_line), (second, second_line) = await world.login("ana"), await world.login("bia")
-        driver = await ringing(world)
+        driver = await world.ringing()
         assert driver.claim(second.operator)
         assert not driver.claim(first.operator)
         await world.until(lambda: bool(first_line.of_type(msg.Gone)))
@@ -110,7 +102,7 @@ async def test_the_first_of_two_operators_gets_the_call_and_the_other_stops_ring
 
 async def test_an_operator_who_logs_in_while_it_rings_rings_too() -> None:
     async with a_world() as world:
-        await ringing(world)
+        await world.ringing()
         _, line = await world.login("late")
         assert [push.call.user.name for push in line.of_type(msg.Incoming)] == ["Ana"]
 
@@ -118,7 +110,7 @@ async def test_an_operator_who_logs_in_while_it_rings_rings_too() -> None:
 async def test_a_call_ends_when_everybody_declined() -> None:
     async with a_world() as world:
         (first, _), (second, _) = await world.login("ana"), await world.login("bia")
-        driver = await ringing(world)
+        driver = await world.ringing()
         assert world.hub.decline(first, driver.call.call_id)
         assert driver.call.state.value == "ringing"
         assert world.hub.decline(second, driver.call.call_id)
@@ -131,7 +123,7 @@ async def test_a_call_ends_when_everybody_declined() -> None:
 async def test_a_user_who_gives_up_stops_the_ringing() -> None:
     async with a_world() as world:
         _, line = await world.login()
-        driver = await ringing(world)
+        driver = await world.ringing()
         await world.meta_terminates()
         record = await world.ended(driver)
         assert (record.result, record.reason, record.duration_s) == (Result.USER, EndReason.CANCELLED, None)
@@ -158,7 +150,7 @@ async def test_nobody_answers_and_our_deadline_ends_it_counted_from_metas_timest
 @pytest.mark.asyncio(loop_factories=["asyncio"])
 async def test_a_call_whose_terminate_never_comes_ends_by_itself() -> None:
     async with a_world() as world:
-        driver = await ringing(world)
+        driver = await world.ringing()
         await world.graph.arrival("terminate", timeout_s=60)
         await until(lambda: world.registry.get(driver.call.call_id) is None, timeout_s=60, every_s=1)
         assert slots(world) == (0, 0)
@@ -228,7 +220,7 @@ async def test_a_user_who_gave_up_before_our_pre_accept_has_cancelled_and_nothin
 @pytest.mark.asyncio(loop_factories=["asyncio"])
 async def test_a_terminate_that_does_not_get_through_is_repeated() -> None:
     async with a_world() as world:
-        driver = await ringing(world)
+        driver = await world.ringing()
         world.graph.fail("terminate", unreachable("terminate"))
         driver.feed(CallInput(kind=InputKind.ALL_DECLINED))
         await world.graph.arrival("terminate", count=2, timeout_s=60)

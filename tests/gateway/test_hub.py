@@ -18,15 +18,8 @@ from tests.support.world import FakeLine, World, a_world
 ANA = OperatorId("ana")
 
 
-async def ringing(world: World) -> CallDriver:
-    driver = await world.user_calls()
-    assert driver is not None
-    await world.until(lambda: driver.call.state.value == "ringing")
-    return driver
-
-
 async def talking(world: World, phone: Phone) -> CallDriver:
-    driver = await ringing(world)
+    driver = await world.ringing()
     assert driver.claim(phone.operator)
     world.hub.take(phone, driver.call.call_id)
     await world.until(lambda: driver.call.state.value == "active")
@@ -109,7 +102,7 @@ async def test_a_page_that_left_is_not_rung() -> None:
         phone, line = await world.login()
         world.hub.page_left(phone)
         world.hub.page_left(phone)
-        await ringing(world)
+        await world.ringing()
         assert rung(line) == []
 
 
@@ -173,7 +166,7 @@ async def test_the_connected_are_counted() -> None:
 async def test_who_is_lost_is_not_rung_and_who_comes_back_is() -> None:
     async with a_world() as world:
         phone, line = await world.login()
-        driver = await ringing(world)
+        driver = await world.ringing()
         world.hub.line_lost(phone, line)
         assert world.hub.ringing_views(phone) == []
         back = FakeLine()
@@ -185,7 +178,7 @@ async def test_who_is_lost_is_not_rung_and_who_comes_back_is() -> None:
 async def test_a_call_rings_once_at_each_phone() -> None:
     async with a_world() as world:
         phone, line = await world.login()
-        await ringing(world)
+        await world.ringing()
         world.hub.set_available(phone, False)
         world.hub.set_available(phone, True)
         assert len(rung(line)) == 1
@@ -194,7 +187,7 @@ async def test_a_call_rings_once_at_each_phone() -> None:
 async def test_who_declined_is_not_rung_again() -> None:
     async with a_world() as world:
         (phone, line), _ = await world.login("ana"), await world.login("bia")
-        driver = await ringing(world)
+        driver = await world.ringing()
         assert world.hub.decline(phone, driver.call.call_id)
         assert not world.hub.decline(phone, driver.call.call_id)
         world.hub.set_available(phone, True)
@@ -204,7 +197,7 @@ async def test_who_declined_is_not_rung_again() -> None:
 async def test_a_call_that_everybody_declined_ends() -> None:
     async with a_world() as world:
         (ana, _), (bia, _) = await world.login("ana"), await world.login("bia")
-        driver = await ringing(world)
+        driver = await world.ringing()
         for phone in (ana, bia):
             assert driver.call.state.value == "ringing"
             assert world.hub.decline(phone, driver.call.call_id)
@@ -216,7 +209,7 @@ async def test_a_call_that_everybody_declined_ends() -> None:
 async def test_who_has_the_call_cannot_decline_it_any_more() -> None:
     async with a_world() as world:
         phone, line = await world.login()
-        driver = await ringing(world)
+        driver = await world.ringing()
         assert driver.claim(ANA)
         world.hub.take(phone, driver.call.call_id)
         assert not world.hub.decline(phone, driver.call.call_id)
@@ -226,7 +219,7 @@ async def test_who_has_the_call_cannot_decline_it_any_more() -> None:
 async def test_a_call_that_is_gone_stops_ringing_everywhere_but_at_who_has_it() -> None:
     async with a_world() as world:
         (_, first), (_, second) = await world.login("ana"), await world.login("bia")
-        driver = await ringing(world)
+        driver = await world.ringing()
         world.hub.stop_ringing(driver.call.call_id, StopReason.FAILED, but=ANA)
         world.hub.stop_ringing(driver.call.call_id, StopReason.FAILED, but=None)
         assert (gone(first), gone(second)) == ([], ["failed"])
@@ -235,7 +228,7 @@ async def test_a_call_that_is_gone_stops_ringing_everywhere_but_at_who_has_it() 
 async def test_a_phone_that_logged_out_while_it_rang_is_not_told_that_it_stopped() -> None:
     async with a_world() as world:
         phone, line = await world.login()
-        driver = await ringing(world)
+        driver = await world.ringing()
         world.hub.logout(phone)
         world.hub.stop_ringing(driver.call.call_id, StopReason.FAILED, but=None)
         assert gone(line) == []
@@ -244,7 +237,7 @@ async def test_a_phone_that_logged_out_while_it_rang_is_not_told_that_it_stopped
 async def test_other_calls_stop_ringing_at_who_took_one_and_ring_on_after_it() -> None:
     async with a_world() as world:
         phone, line = await world.login()
-        driver = await ringing(world)
+        driver = await world.ringing()
         other = await world.user_calls("wacid.TEST2", from_user_id="BR.2")
         assert other is not None
         await world.until(lambda: len(rung(line)) == 2)

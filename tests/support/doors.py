@@ -11,6 +11,8 @@ from aiohttp import ClientWebSocketResponse, WSMsgType, web
 from aiohttp.test_utils import TestClient, TestServer
 
 from gateway.api import Api
+from gateway.driver import CallDriver
+from gateway.ids import OperatorId
 from gateway.intake import Intake
 from gateway.softphone import Softphones
 from gateway.spool import Spool
@@ -23,6 +25,7 @@ APP_SECRET = "test_app_secret"
 OLD_SECRET = "secret-before"
 VERIFY_TOKEN = "choose-me"
 OPERATORS = {"ana": "key-of-ana", "bia": "key-of-bia"}
+TO = "+5511900000001"  #: a user, as an operator types it
 KEYED = {"Authorization": f"Bearer {API_KEY}"}
 
 Client = TestClient[web.Request, web.Application]
@@ -177,3 +180,16 @@ async def doors(
     async with opened.client:
         yield opened
         opened.softphones.close_all()
+
+
+async def talking(world: World, socket: SocketClient) -> CallDriver:
+    """A user's call that this softphone has picked up."""
+    driver = await world.ringing()
+    assert (await socket.ask("accept", call_id=driver.call.call_id))["type"] == "ok"
+    await world.until(lambda: driver.call.state.value == "active")
+    return driver
+
+
+async def gone(world: World, operator: str = "ana") -> None:
+    """Wait until the gateway has noticed that a socket is lost."""
+    await world.until(lambda: (phone := world.hub.phone(OperatorId(operator))) is None or phone.line is None)

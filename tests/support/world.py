@@ -191,6 +191,13 @@ class World:
         )
         return self.drivers[-1] if len(self.drivers) > before else None
 
+    async def ringing(self) -> CallDriver:
+        """A user calls; return the call once it rings at the operators."""
+        driver = await self.user_calls()
+        assert driver is not None
+        await self.until(lambda: driver.call.state.value == "ringing")
+        return driver
+
     async def meta_says(self, event: str, call_id: str = WACID, **more: Any) -> None:
         """A status, an SDP answer or a terminate of our own call."""
         at = str(int(self.clock.now().timestamp()))
