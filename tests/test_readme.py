@@ -31,7 +31,7 @@ def test_every_make_target_that_it_names_is_there() -> None:
 
 
 def test_every_file_that_it_names_is_there() -> None:
-    for path in set(re.findall(r"`((?:gateway|policy|media|loadtest|deploy)/[\w./]+\.\w+)`", README)):
+    for path in set(re.findall(r"`((?:gateway|policy|media|loadtest|deploy|tests)/[\w./]+\.\w+)`", README)):
         assert (ROOT / path).is_file(), path
 
 
