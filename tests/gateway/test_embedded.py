@@ -362,8 +362,9 @@ async def test_a_server_that_does_not_stop_is_named(folder: Path, monkeypatch: p
         with pytest.raises(StoreError, match=f"process {pid}. does not stop"):
             server.stop()
     finally:
-        os.kill(pid, signal.SIGCONT)
-    wait_for(lambda: server.pid is None and servers_of(folder) == [])
+        os.kill(pid, signal.SIGKILL)
+    async with embedded_postgres(folder) as dsn:
+        assert (await execute(dsn, "select 1"))[0][0] == 1
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root runs its server as another user")
