@@ -1,6 +1,7 @@
 """Row 6: PostgreSQL goes away under load with calls up, and comes back."""
 
 import asyncio
+from itertools import dropwhile
 from pathlib import Path
 
 import pytest
@@ -96,7 +97,9 @@ async def test_postgresql_goes_away_and_comes_back(chaos: Chaos, database: str, 
     chaos.promise("live calls dropped", live - up, at_most=0)
     chaos.promise("outbound calls placed meanwhile", out, at_most=0)
     chaos.note("outbound calls refused meanwhile", len(dials))
-    others = [answer for answer in dials if answer[0] != 503 or answer[1] is None]
+    # Until the loss is noticed a dial is taken; that call ends before Meta hears of it, as `out` shows.
+    noticed = dropwhile(lambda answer: answer[0] == 201, dials)
+    others = [answer for answer in noticed if answer[0] != 503 or answer[1] is None]
     chaos.note("dials answered otherwise", str(others))
     chaos.promise("dials answered otherwise than 503 with Retry-After", len(others), at_most=0)
     chaos.promise("spool empty after", drained_s, at_most=10.0, unit="s", timed=True)
@@ -104,7 +107,7 @@ async def test_postgresql_goes_away_and_comes_back(chaos: Chaos, database: str, 
     chaos.promise("facts lost", len(verdict.lost_facts), at_most=0)
     chaos.promise("events applied twice", len(verdict.doubled), at_most=0)
     chaos.promise("changes dropped", figures["store_dropped_total"], at_most=0)
-    assert dials
+    assert any(answer[0] == 503 for answer in dials)
     assert (status, said["problems"]) == (200, [])
     assert said["degraded"][0].startswith("the database does not answer")
     assert reopened == 201, problem
