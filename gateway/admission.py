@@ -28,8 +28,8 @@ from gateway.ids import CallId, MetaCallId, OperatorId, UserRef
 from gateway.numbers import Number, Numbers
 from gateway.outcome import EndReason
 from gateway.overload import Overload, Work
-from gateway.records import CallRecord
 from gateway.reconcile import Reconciler
+from gateway.records import CallRecord
 from gateway.registry import contact_keys
 from gateway.services import Origin, Services
 from gateway.slots import Lease, Slots
