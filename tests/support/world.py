@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
 
+import msgspec
 import orjson
 
 from gateway import messages as msg
@@ -52,8 +53,8 @@ class FakeLine:
         self.pushes: list[msg.Push] = []
         self.closed_with: int | None = None
 
-    def push(self, message: msg.Push) -> None:
-        self.pushes.append(message)
+    def send(self, frame: bytes) -> None:
+        self.pushes.append(msgspec.json.decode(frame, type=msg.Push))
 
     def hang_up(self, code: int) -> None:
         self.closed_with = code
