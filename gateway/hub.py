@@ -10,8 +10,7 @@ more phone, and what rings at a phone are kept as they change.
 import asyncio
 import secrets
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Final
 
 import structlog
 
@@ -22,6 +21,7 @@ from gateway.effects import StopReason
 from gateway.errors import CannotDial
 from gateway.ids import CallId, OperatorId
 from gateway.metrics import Metrics
+from gateway.phone import Line, Phone, Ringing
 from gateway.registry import Registry
 from media.engine import LegId, MediaEngine, WorkerId
 from media.errors import MediaError
@@ -32,59 +32,6 @@ log = structlog.get_logger()
 RESUME_S: Final = 15.0
 #: A page that said it goes away is loaded again within this time, or was closed.
 LEAVING_S: Final = 5.0
-
-
-class Line(Protocol):
-    """One open WebSocket, as far as the hub needs it."""
-
-    def send(self, frame: bytes) -> None: ...
-    def hang_up(self, code: int) -> None: ...
-
-
-@dataclass(slots=True, kw_only=True, eq=False)
-class Phone:
-    """One operator's login; outlives its WebSocket by `RESUME_S`, or by `LEAVING_S` if the page went away."""
-
-    operator: OperatorId
-    resume: str = field(default_factory=lambda: secrets.token_urlsafe(24))
-    line: Line | None = None
-    available: bool = True
-    call: CallId | None = None
-    legs: dict[WorkerId, LegId] = field(default_factory=dict)
-    connected: set[LegId] = field(default_factory=set)
-    lost: asyncio.TimerHandle | None = None
-    rings: dict[CallId, "_Ringing"] = field(default_factory=dict)  #: the calls that ring here, oldest first
-
-    def push(self, message: msg.Push) -> None:
-        self.send(msg.encode(message))
-
-    def send(self, frame: bytes) -> None:
-        if self.line is not None:
-            self.line.send(frame)
-
-    @property
-    def can_ring(self) -> bool:
-        return self.line is not None and self.available and self.call is None
-
-
-@dataclass(slots=True, kw_only=True)
-class _Ringing:
-    """A call that rings, or that would if anybody were free."""
-
-    view: msg.CallView
-    frame: bytes  #: what a phone is told
-    at: dict[OperatorId, Phone] = field(default_factory=dict)
-    declined: set[OperatorId] = field(default_factory=set)
-    widens: asyncio.TimerHandle | None = None  #: None: everybody who is free rings
-
-    @property
-    def has_room(self) -> bool:
-        return routing.has_room(rings=len(self.at), declined=len(self.declined), widened=self.widens is None)
-
-    def widen(self) -> None:
-        if self.widens is not None:
-            self.widens.cancel()
-            self.widens = None
 
 
 class Hub:
@@ -107,8 +54,8 @@ class Hub:
         self._by_leg: dict[LegId, tuple[Phone, WorkerId]] = {}
         self._connected = 0
         self._free: dict[OperatorId, Phone] = {}  #: who can ring; whose last ring or call is longest ago comes first
-        self._ringing: dict[CallId, _Ringing] = {}
-        self._roomy: dict[CallId, _Ringing] = {}  #: those with room for who becomes free
+        self._ringing: dict[CallId, Ringing] = {}
+        self._roomy: dict[CallId, Ringing] = {}  #: those with room for who becomes free
         self.resume_s = RESUME_S
         self.leaving_s = LEAVING_S
         self.widen_s = routing.WIDEN_S
@@ -275,7 +222,7 @@ class Hub:
         """Ring at the first few, and after `widen_s` at everybody who is free (see `routing`)."""
         if call_id in self._ringing:
             return
-        ringing = _Ringing(view=view, frame=msg.encode(msg.Incoming(call=view)))
+        ringing = Ringing(view=view, frame=msg.encode(msg.Incoming(call=view)))
         ringing.widens = asyncio.get_running_loop().call_later(self.widen_s, self._widen, call_id)
         self._ringing[call_id] = ringing
         self._ring_more(call_id, ringing)
@@ -290,7 +237,7 @@ class Hub:
         if len(ringing.at) > before:
             log.info("phones_rung", call_id=call_id, phones=len(ringing.at))
 
-    def _ring_more(self, call_id: CallId, ringing: _Ringing) -> None:
+    def _ring_more(self, call_id: CallId, ringing: Ringing) -> None:
         """Ring at those whose turn it is, as far as there is room."""
         chosen = routing.who_rings(
             self._free.values(), at=ringing.at, declined=ringing.declined, widened=ringing.widens is None
@@ -300,13 +247,13 @@ class Hub:
         self._note_room(call_id, ringing)
         log.debug("operators_rung", call_id=call_id, operators=[phone.operator for phone in chosen])
 
-    def _ring_at(self, phone: Phone, call_id: CallId, ringing: _Ringing) -> None:
+    def _ring_at(self, phone: Phone, call_id: CallId, ringing: Ringing) -> None:
         ringing.at[phone.operator] = phone
         phone.rings[call_id] = ringing
         self._free[phone.operator] = self._free.pop(phone.operator)  # to the end: calls at once ring at others
         phone.send(ringing.frame)
 
-    def _note_room(self, call_id: CallId, ringing: _Ringing) -> None:
+    def _note_room(self, call_id: CallId, ringing: Ringing) -> None:
         if call_id in self._ringing and ringing.has_room:
             self._roomy[call_id] = ringing
         else:

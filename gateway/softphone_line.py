@@ -27,7 +27,7 @@ ROOM_BYTES: Final = 32_768
 
 
 class SoftphoneLine:
-    """Implements `hub.Line` on one WebSocket. `write` runs once, for as long as the socket is open."""
+    """Implements `phone.Line` on one WebSocket. `write` runs once, for as long as the socket is open."""
 
     def __init__(
         self,

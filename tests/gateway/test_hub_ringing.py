@@ -8,8 +8,9 @@ import pytest
 
 from gateway import messages as msg
 from gateway.effects import StopReason
-from gateway.hub import Hub, Phone
+from gateway.hub import Hub
 from gateway.ids import CallId, OperatorId
+from gateway.phone import Phone
 from gateway.routing import FIRST, WIDEN_S
 from tests.support.world import FakeLine, World, a_world
 

@@ -16,7 +16,7 @@ from gateway.contacts import Contacts
 from gateway.driver import CallDriver
 from gateway.endings import Endings
 from gateway.events import read_delivery
-from gateway.hub import Hub, Phone
+from gateway.hub import Hub
 from gateway.ids import CallId, MetaCallId, OperatorId, PhoneNumberId, UserRef
 from gateway.inbox import Inbox
 from gateway.meta_health import MetaHealth, no_pauses
@@ -24,6 +24,7 @@ from gateway.metrics import Metrics
 from gateway.number_keeper import NumberKeeper
 from gateway.numbers import Number, Numbers
 from gateway.overload import Overload
+from gateway.phone import Phone
 from gateway.reconcile import Reconciler
 from gateway.records import CallRecord
 from gateway.recovery import LeftOver
