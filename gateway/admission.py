@@ -23,11 +23,12 @@ from gateway.drift import Drift
 from gateway.driver import CallDriver
 from gateway.errors import GraphRefused
 from gateway.events import CallOffered, CallTerminated
-from gateway.hub import Hub, Phone
+from gateway.hub import Hub
 from gateway.ids import CallId, MetaCallId, OperatorId, UserRef
 from gateway.numbers import Number, Numbers
 from gateway.outcome import EndReason
 from gateway.overload import Overload, Work
+from gateway.phone import Phone
 from gateway.reconcile import Reconciler
 from gateway.records import CallRecord
 from gateway.registry import contact_keys

@@ -87,7 +87,7 @@ class Gateway:
         self.tickets = Tickets(operators=settings.operator_keys(), api_key=settings.api_key_text())
         self.hub = Hub(media=self.media, registry=self.registry, metrics=self.metrics, later=self._close_legs)
         self._media_events = MediaEvents(registry=self.registry, hub=self.hub, metrics=self.metrics)
-        self._slots_shown = SlotsShown(lambda push: self.hub.tell(None, push))
+        self._slots_shown = SlotsShown(lambda push: self.hub.tell(None, push), phones=lambda: self.hub.connected)
         self.overload = Overload(
             max_setups_per_s=settings.max_setups_per_s,
             max_lag_s=settings.max_loop_lag_ms / 1_000,

@@ -38,6 +38,8 @@ log = structlog.get_logger()
 
 #: What a call has asked for may take so long after its end; then it is cut.
 LINGER_S: Final = 15.0
+#: States that who runs the gateway reads of; `call_finished` says how it went on. The others only help to find a fault.
+_TOLD: Final = frozenset({CallState.RINGING, CallState.ACTIVE, CallState.UNCONFIRMED, CallState.CANCELLING})
 
 
 class CallDriver:
@@ -61,6 +63,7 @@ class CallDriver:
         self._accepted_at: datetime | None = None
         self._ended_at: datetime | None = None
         self._begun = 0.0
+        self._setup_s: float | None = None  #: from the first input to the conversation
         self._kept: asyncio.Task[StoreError | None] | None = None
         self._finished = False
         self._performer = Performer(self, services)
@@ -263,7 +266,8 @@ class CallDriver:
             services.registry.learn_meta_id(self, call.meta_call_id)
         if call.state is not before.state:
             self._stamp(call.state)
-            log.info("call_state", state=call.state.value, cause=received.kind.value, detail=received.detail)
+            tell = log.info if call.state in _TOLD else log.debug
+            tell("call_state", state=call.state.value, cause=received.kind.value, detail=received.detail)
         record = self.record()
         services.store.write_soon(record)
         if call.operator is not None:
@@ -275,8 +279,8 @@ class CallDriver:
             self._ringing_at = now
         elif state is CallState.ACTIVE:
             self._accepted_at = now
-            seconds = asyncio.get_running_loop().time() - self._begun
-            self._services.metrics.call_setup_seconds.labels(direction=self.call.direction.value).observe(seconds)
+            self._setup_s = round(asyncio.get_running_loop().time() - self._begun, 3)
+            self._services.metrics.call_setup_seconds.labels(direction=self.call.direction.value).observe(self._setup_s)
         elif state is CallState.ENDED:
             self._ended_at = now
 
@@ -344,6 +348,8 @@ class CallDriver:
             result=outcome.result.value,
             reason=outcome.reason.value,
             detail=outcome.detail,
+            operator=self.call.operator,
+            setup_s=self._setup_s,
             duration_s=ended.duration_s if ended else None,
             confirmed=ended is not None,
         )

@@ -2,13 +2,15 @@
 
 Responsible for what an operator has and sees. Not responsible for the WebSocket itself (see `softphone`), nor for
 calls (see `driver`): it hands them what operators do and shows operators what calls become.
+
+Nothing that happens for every call looks at every phone or at every call: who is free, which calls have room for one
+more phone, and what rings at a phone are kept as they change.
 """
 
 import asyncio
 import secrets
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Final
 
 import structlog
 
@@ -19,6 +21,7 @@ from gateway.effects import StopReason
 from gateway.errors import CannotDial
 from gateway.ids import CallId, OperatorId
 from gateway.metrics import Metrics
+from gateway.phone import Line, Phone, Ringing
 from gateway.registry import Registry
 from media.engine import LegId, MediaEngine, WorkerId
 from media.errors import MediaError
@@ -29,42 +32,6 @@ log = structlog.get_logger()
 RESUME_S: Final = 15.0
 #: A page that said it goes away is loaded again within this time, or was closed.
 LEAVING_S: Final = 5.0
-
-
-class Line(Protocol):
-    """One open WebSocket, as far as the hub needs it."""
-
-    def push(self, message: msg.Push) -> None: ...
-    def hang_up(self, code: int) -> None: ...
-
-
-@dataclass(slots=True, kw_only=True, eq=False)
-class Phone:
-    """One operator's login; outlives its WebSocket by `RESUME_S`, or by `LEAVING_S` if the page went away."""
-
-    operator: OperatorId
-    resume: str = field(default_factory=lambda: secrets.token_urlsafe(24))
-    line: Line | None = None
-    available: bool = True
-    call: CallId | None = None
-    legs: dict[WorkerId, LegId] = field(default_factory=dict)
-    connected: set[LegId] = field(default_factory=set)
-    lost: asyncio.TimerHandle | None = None
-
-    def push(self, message: msg.Push) -> None:
-        if self.line is not None:
-            self.line.push(message)
-
-    @property
-    def can_ring(self) -> bool:
-        return self.line is not None and self.available and self.call is None
-
-
-@dataclass(slots=True, kw_only=True)
-class _Ringing:
-    view: msg.CallView
-    at: set[OperatorId] = field(default_factory=set)
-    declined: set[OperatorId] = field(default_factory=set)
 
 
 class Hub:
@@ -85,9 +52,13 @@ class Hub:
         self._close_legs = later
         self._phones: dict[OperatorId, Phone] = {}
         self._by_leg: dict[LegId, tuple[Phone, WorkerId]] = {}
-        self._ringing: dict[CallId, _Ringing] = {}
+        self._connected = 0
+        self._free: dict[OperatorId, Phone] = {}  #: who can ring; whose last ring or call is longest ago comes first
+        self._ringing: dict[CallId, Ringing] = {}
+        self._roomy: dict[CallId, Ringing] = {}  #: those with room for who becomes free
         self.resume_s = RESUME_S
         self.leaving_s = LEAVING_S
+        self.widen_s = routing.WIDEN_S
 
     # --- logging in and out ------------------------------------------------------------------------
 
@@ -98,11 +69,10 @@ class Hub:
             if old.line is not None:
                 old.line.hang_up(msg.CLOSE_REPLACED)
             self.logout(old)
-        phone = Phone(operator=operator, line=line)
+        phone = Phone(operator=operator)
         self._phones[operator] = phone
-        self._metrics.softphones_connected.set(self.connected)
+        self._set_line(phone, line)
         log.info("softphone_login", operator=operator)
-        self._ring_newcomer(phone)
         return phone
 
     def resume(self, token: str, line: Line) -> Phone | None:
@@ -114,10 +84,8 @@ class Hub:
                 if phone.lost is not None:
                     phone.lost.cancel()
                     phone.lost = None
-                phone.line = line
-                self._metrics.softphones_connected.set(self.connected)
+                self._set_line(phone, line)
                 log.info("softphone_resumed", operator=phone.operator)
-                self._ring_newcomer(phone)
                 return phone
         return None
 
@@ -132,9 +100,7 @@ class Hub:
             self._keep(phone, self.resume_s)
 
     def _keep(self, phone: Phone, seconds: float) -> None:
-        phone.line = None
-        self._metrics.softphones_connected.set(self.connected)
-        self._stop_at(phone.operator)
+        self._set_line(phone, None)
         phone.lost = asyncio.get_running_loop().call_later(seconds, self.logout, phone)
         log.info("softphone_lost", operator=phone.operator, call_id=phone.call, kept_s=seconds)
 
@@ -143,11 +109,9 @@ class Hub:
         if self._phones.get(phone.operator) is not phone:
             return
         del self._phones[phone.operator]
-        phone.line = None
+        self._set_line(phone, None)
         if phone.lost is not None:
             phone.lost.cancel()
-        self._metrics.softphones_connected.set(self.connected)
-        self._stop_at(phone.operator)
         driver = self._registry.get(phone.call) if phone.call else None
         if driver is not None:
             driver.feed(CallInput(kind=InputKind.OPERATOR_GONE, operator=phone.operator))
@@ -156,8 +120,19 @@ class Hub:
 
     def close(self) -> None:
         """Forget every phone; timers stop."""
+        for ringing in self._ringing.values():
+            ringing.widen()  # first, or else the place of each would go to the next
         for phone in self:
             self.logout(phone)
+
+    def _set_line(self, phone: Phone, line: Line | None) -> None:
+        self._connected += (line is not None) - (phone.line is not None)
+        self._metrics.softphones_connected.set(self._connected)
+        phone.line = line
+        self._note_free(phone)
+        if line is None:
+            for call_id in tuple(phone.rings):
+                self._stop_at(phone, call_id)
 
     def is_current(self, phone: Phone, line: Line) -> bool:
         """Tell whether this WebSocket still speaks for the phone: no other has taken its place."""
@@ -165,7 +140,7 @@ class Hub:
 
     @property
     def connected(self) -> int:
-        return sum(phone.line is not None for phone in self._phones.values())
+        return self._connected
 
     def phone(self, operator: OperatorId) -> Phone | None:
         return self._phones.get(operator)
@@ -239,78 +214,122 @@ class Hub:
             self._close_legs(gone)
 
     def workers_changed(self) -> None:
-        for phone in self._phones.values():
-            phone.push(msg.WorkersChanged(workers=list(self._media.workers)))
+        self.tell(None, msg.WorkersChanged(workers=list(self._media.workers)))
 
     # --- ringing -----------------------------------------------------------------------------------
 
     def ring(self, call_id: CallId, view: msg.CallView) -> None:
-        ringing = self._ringing.setdefault(call_id, _Ringing(view=view))
-        for phone in routing.who_rings(self._phones.values(), declined=ringing.declined):
+        """Ring at the first few, and after `widen_s` at everybody who is free (see `routing`)."""
+        if call_id in self._ringing:
+            return
+        ringing = Ringing(view=view, frame=msg.encode(msg.Incoming(call=view)))
+        ringing.widens = asyncio.get_running_loop().call_later(self.widen_s, self._widen, call_id)
+        self._ringing[call_id] = ringing
+        self._ring_more(call_id, ringing)
+        log.info("phones_rung", call_id=call_id, phones=len(ringing.at))
+
+    def _widen(self, call_id: CallId) -> None:
+        """Ring at everybody who is free, and at who becomes free."""
+        ringing = self._ringing[call_id]
+        before = len(ringing.at)
+        ringing.widen()
+        self._ring_more(call_id, ringing)
+        if len(ringing.at) > before:
+            log.info("phones_rung", call_id=call_id, phones=len(ringing.at))
+
+    def _ring_more(self, call_id: CallId, ringing: Ringing) -> None:
+        """Ring at those whose turn it is, as far as there is room."""
+        chosen = routing.who_rings(
+            self._free.values(), at=ringing.at, declined=ringing.declined, widened=ringing.widens is None
+        )
+        for phone in chosen:
             self._ring_at(phone, call_id, ringing)
+        self._note_room(call_id, ringing)
+        log.debug("operators_rung", call_id=call_id, operators=[phone.operator for phone in chosen])
 
-    def _ring_newcomer(self, phone: Phone) -> None:
-        """Let calls that ring already ring here too."""
-        for call_id, ringing in self._ringing.items():
-            here = phone.operator in ringing.at
-            if not here and routing.who_rings([phone], declined=ringing.declined):
+    def _ring_at(self, phone: Phone, call_id: CallId, ringing: Ringing) -> None:
+        ringing.at[phone.operator] = phone
+        phone.rings[call_id] = ringing
+        self._free[phone.operator] = self._free.pop(phone.operator)  # to the end: calls at once ring at others
+        phone.send(ringing.frame)
+
+    def _note_room(self, call_id: CallId, ringing: Ringing) -> None:
+        if call_id in self._ringing and ringing.has_room:
+            self._roomy[call_id] = ringing
+        else:
+            self._roomy.pop(call_id, None)
+
+    def _note_free(self, phone: Phone) -> None:
+        """Keep who is free; who has become it rings for the calls that have room."""
+        if not phone.can_ring:
+            self._free.pop(phone.operator, None)
+            return
+        self._free.setdefault(phone.operator, phone)
+        for call_id, ringing in tuple(self._roomy.items()):
+            if phone.operator not in ringing.at and phone.operator not in ringing.declined:
                 self._ring_at(phone, call_id, ringing)
-
-    @staticmethod
-    def _ring_at(phone: Phone, call_id: CallId, ringing: _Ringing) -> None:
-        ringing.at.add(phone.operator)
-        phone.push(msg.Incoming(call=ringing.view))
-        log.info("operator_rung", call_id=call_id, operator=phone.operator)
+                self._note_room(call_id, ringing)
+                log.debug("operators_rung", call_id=call_id, operators=[phone.operator])
 
     def stop_ringing(
         self, call_id: CallId, reason: StopReason, *, but: OperatorId | None = None, detail: str | None = None
     ) -> None:
         ringing = self._ringing.pop(call_id, None)
-        for operator in ringing.at if ringing else ():
-            phone = self._phones.get(operator)
-            if phone is not None and operator != but:
-                phone.push(msg.Gone(call_id=call_id, reason=reason.value, detail=detail))
+        if ringing is None:
+            return
+        ringing.widen()
+        self._note_room(call_id, ringing)
+        gone = msg.encode(msg.Gone(call_id=call_id, reason=reason.value, detail=detail))
+        for phone in ringing.at.values():
+            del phone.rings[call_id]
+            if phone.operator != but:
+                phone.send(gone)
 
-    def _stop_at(self, operator: OperatorId) -> None:
-        for ringing in self._ringing.values():
-            ringing.at.discard(operator)
+    def _stop_at(self, phone: Phone, call_id: CallId) -> None:
+        """Ring here no more; the next in turn gets the place."""
+        ringing = phone.rings.pop(call_id)
+        del ringing.at[phone.operator]
+        if ringing.widens is not None:  # else everybody who is free rings already
+            self._ring_more(call_id, ringing)
 
     def decline(self, phone: Phone, call_id: CallId) -> bool:
         """This operator does not want the call; when nobody is left who might, it ends. False: not ringing here."""
-        ringing = self._ringing.get(call_id)
-        if ringing is None or phone.operator not in ringing.at or phone.call == call_id:
+        ringing = phone.rings.get(call_id)
+        if ringing is None or phone.call == call_id:
             return False
-        ringing.at.discard(phone.operator)
+        del phone.rings[call_id], ringing.at[phone.operator]
         ringing.declined.add(phone.operator)
         phone.push(msg.Gone(call_id=call_id, reason=StopReason.DECLINED.value))
+        if not ringing.at:
+            self._widen(call_id)
         driver = self._registry.get(call_id)
         if driver is not None and not ringing.at:
             driver.feed(CallInput(kind=InputKind.ALL_DECLINED))
         return True
 
     def ringing_views(self, phone: Phone) -> list[msg.CallView]:
-        return [ringing.view for ringing in self._ringing.values() if phone.operator in ringing.at]
+        return [ringing.view for ringing in phone.rings.values()]
 
     # --- calls of a phone --------------------------------------------------------------------------
 
     def take(self, phone: Phone, call_id: CallId) -> None:
         """The phone has this call now: nothing else rings here."""
         phone.call = call_id
-        for other_id, ringing in self._ringing.items():
-            if other_id != call_id and phone.operator in ringing.at:
-                ringing.at.discard(phone.operator)
+        self._note_free(phone)
+        for other_id in tuple(phone.rings):
+            if other_id != call_id:
+                self._stop_at(phone, other_id)
                 phone.push(msg.Gone(call_id=other_id, reason=StopReason.ANSWERED_ELSEWHERE.value))
 
     def release(self, operator: OperatorId, call_id: CallId) -> None:
         phone = self._phones.get(operator)
         if phone is not None and phone.call == call_id:
             phone.call = None
-            self._ring_newcomer(phone)
+            self._note_free(phone)
 
     def set_available(self, phone: Phone, available: bool) -> None:
-        was_available, phone.available = phone.available, available
-        if available and not was_available:
-            self._ring_newcomer(phone)
+        phone.available = available
+        self._note_free(phone)
 
     def show(self, operator: OperatorId, view: msg.CallView) -> None:
         phone = self._phones.get(operator)
@@ -318,12 +337,18 @@ class Hub:
             phone.push(msg.CallChanged(call=view))
 
     def digit(self, call_id: CallId, digit: str) -> None:
-        for phone in self._phones.values():
-            if phone.call == call_id:
-                phone.push(msg.Digit(call_id=call_id, digit=digit))
+        driver = self._registry.get(call_id)
+        phone = self._phones.get(driver.call.operator) if driver is not None and driver.call.operator else None
+        if phone is not None and phone.call == call_id:
+            phone.push(msg.Digit(call_id=call_id, digit=digit))
 
     def tell(self, operator: OperatorId | None, notice: msg.Push) -> None:
         """Push to one operator, or to all."""
-        for phone in self._phones.values():
-            if operator is None or phone.operator == operator:
+        if operator is not None:
+            phone = self._phones.get(operator)
+            if phone is not None:
                 phone.push(notice)
+            return
+        frame = msg.encode(notice)
+        for phone in self._phones.values():
+            phone.send(frame)

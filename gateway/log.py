@@ -8,6 +8,8 @@ the last step before it becomes text; so no call site has to remember it. A valu
 (`SECRET_KEYS`), because it is one of our own secrets (`hide_values`), by its looks (`_PATTERN`), or, if it is no plain
 value, by the looks of its `repr`. When in doubt a line loses too much. Meta's call and message ids are shortened as
 well: their base64 holds the user's number.
+
+Most values are short and come again and again, so what is shown of them is remembered until the secrets change.
 """
 
 import logging
@@ -44,6 +46,8 @@ _MAX_READ: Final = 65_536  #: characters that are looked at; what is behind them
 _MAX_TEXT: Final = 8_192  #: characters that are shown: the beginning and the end
 _MAX_DEPTH: Final = 6
 _MAX_ITEMS: Final = 100
+_MAX_REMEMBERED: Final = 4_096  #: values
+_MAX_REMEMBERED_TEXT: Final = 128  #: characters of one
 
 #: Country codes of two digits; 1 and 7 have one, all others three (ITU-T E.164, list of assigned codes).
 _TWO_DIGIT_CODES: Final = frozenset(
@@ -93,9 +97,10 @@ _SHORTEST_SECRET: Final = 6
 
 def hide_values(secrets: Iterable[str]) -> None:
     """Hide these wherever they turn up from now on, instead of those named before. Holds for the whole process."""
-    global _OURS
+    global _OURS, _remembered
     found = sorted({re.escape(secret) for secret in secrets if len(secret) >= _SHORTEST_SECRET}, key=len, reverse=True)
     _OURS = re.compile("|".join(found)) if found else None
+    _remembered = lru_cache(_MAX_REMEMBERED)(_mask_string)  # after that: what it holds was found with these
 
 
 def mask_number(digits: str) -> str:
@@ -145,17 +150,28 @@ def _is_secret(key: str) -> bool:
 
 def mask(key: str, value: Any, depth: int = 0) -> Any:
     """Return what may be shown of a value that is logged under a key, as plain JSON values."""
+    if type(value) is str and len(value) <= _MAX_REMEMBERED_TEXT:  # a subclass may be equal to what it is not
+        return _remembered(key, value)
     if _is_secret(key):
         return None if value is None else HIDDEN
     if isinstance(value, str):
-        if key in _NUMBER_ID_KEYS and value.isdecimal() and len(value) >= 14:
-            return str(value)
-        return mask_text(value)
+        return _mask_string(key, value)
     if value is None or isinstance(value, bool | float):
         return value
     if isinstance(value, int):
         return value if abs(value) < 10**10 else mask_text(str(value))  # as an int, shorter ones are a count
     return _mask_compound(key, value, depth)
+
+
+def _mask_string(key: str, value: str) -> str:
+    if _is_secret(key):
+        return HIDDEN
+    if key in _NUMBER_ID_KEYS and value.isdecimal() and len(value) >= 14:
+        return str(value)
+    return mask_text(value)
+
+
+_remembered = lru_cache(_MAX_REMEMBERED)(_mask_string)
 
 
 def _mask_compound(key: str, value: Any, depth: int) -> Any:
@@ -228,10 +244,11 @@ def configure_logging(
         structlog.processors.format_exc_info,
     ]
     render: list[Processor] = [_mask_event, _render_console if console else _render_json]
+    writer = structlog.WriteLogger(out)  # one for all: every line asks for it
     structlog.configure(
         processors=[*shared, *render],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.WriteLoggerFactory(file=out),
+        logger_factory=lambda *_: writer,
         cache_logger_on_first_use=False,
     )
     _route_stdlib(out, number, shared, render)

@@ -1,11 +1,13 @@
 """Shows operators how many slots of each number are taken, as often as a person can read.
 
 Every call changes a slot twice, and every softphone is told: at 100 calls a second and 200 phones that would be 40,000
-messages a second. Not responsible for slots themselves (see `slots`).
+messages a second. So there are at most `MESSAGES` every `EVERY_S`, however many calls, numbers and phones there are;
+the number whose change has waited longest is shown first. Not responsible for slots themselves (see `slots`).
 """
 
 import asyncio
 from collections.abc import Callable
+from itertools import islice
 from typing import Final
 
 from gateway import messages as msg
@@ -15,13 +17,17 @@ from gateway.numbers import Number
 
 #: A change is shown at once, the next ones together after this.
 EVERY_S: Final = 0.25
+#: Messages at a time: some 5 ms of the event loop. One number is shown to however many phones there are.
+MESSAGES: Final = 1_000
 
 
 class SlotsShown:
     """One for all numbers. `close` before the loop ends."""
 
-    def __init__(self, tell: Callable[[msg.Push], None]) -> None:
+    def __init__(self, tell: Callable[[msg.Push], None], *, phones: Callable[[], int]) -> None:
+        """`tell` reaches as many as `phones` says."""
         self._tell = tell
+        self._phones = phones
         self._waiting: dict[PhoneNumberId, Number] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
@@ -31,7 +37,7 @@ class SlotsShown:
         if self._closed:
             return
         if self._timer is not None:
-            self._waiting[number.id] = number
+            self._waiting.setdefault(number.id, number)
             return
         self._timer = asyncio.get_running_loop().call_later(EVERY_S, self._show_waiting)
         self._show(number)
@@ -44,11 +50,12 @@ class SlotsShown:
 
     def _show_waiting(self) -> None:
         self._timer = None
-        waiting, self._waiting = self._waiting, {}
-        if waiting:
-            self._timer = asyncio.get_running_loop().call_later(EVERY_S, self._show_waiting)
-        for number in waiting.values():
-            self._show(number)
+        if not self._waiting:
+            return
+        self._timer = asyncio.get_running_loop().call_later(EVERY_S, self._show_waiting)
+        turn = list(islice(self._waiting, max(1, MESSAGES // max(1, self._phones()))))
+        for number_id in turn:
+            self._show(self._waiting.pop(number_id))
 
     def _show(self, number: Number) -> None:
         self._tell(

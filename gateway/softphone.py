@@ -23,13 +23,14 @@ from gateway.call import CallInput, InputKind
 from gateway.clock import Clock
 from gateway.driver import CallDriver
 from gateway.errors import CannotDial, GatewayError, GraphError, GraphPaused, GraphRefused
-from gateway.hub import Hub, Phone
+from gateway.hub import Hub
 from gateway.ids import CallId
 from gateway.log import mask_text
 from gateway.number_views import number_view
 from gateway.numbers import Numbers
 from gateway.overload import Work
 from gateway.pace import Pace
+from gateway.phone import Phone
 from gateway.registry import Registry
 from gateway.softphone_line import SoftphoneLine
 from gateway.store import Store

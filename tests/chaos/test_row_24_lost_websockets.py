@@ -18,6 +18,7 @@ from gateway.driver import CallDriver
 from gateway.hub import LEAVING_S, RESUME_S, Hub
 from gateway.ids import OperatorId
 from gateway.outcome import EndReason
+from gateway.phone import Phone
 from loadtest.tcp_chaos import TcpChaos
 from tests.support.chaos import Chaos, Scale, scale_from
 from tests.support.doors import Doors, SocketClient, doors
@@ -218,8 +219,8 @@ async def test_a_hub_that_forgets_at_once_would_be_seen(monkeypatch: pytest.Monk
 
 
 async def test_a_hub_that_never_forgets_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    def keep(self: Hub, phone: object, seconds: float) -> None:
-        phone.line = None  # type: ignore[attr-defined]
+    def keep(self: Hub, phone: Phone, seconds: float) -> None:
+        self._set_line(phone, None)
 
     monkeypatch.setattr(Hub, "_keep", keep)
     async with phones_in_calls(2) as phones:

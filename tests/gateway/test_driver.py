@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+from structlog.testing import capture_logs
 
 from gateway import messages as msg
 from gateway.call import CallInput, InputKind
@@ -60,6 +61,26 @@ async def test_a_users_call_is_answered_in_the_order_that_meta_wants() -> None:
         assert (record.duration_s, record.operator, record.state) == (20, "ana", "ended")
         assert world.graph.ops() == ["pre_accept", "accept"]
         assert slots(world) == (0, 0)
+
+
+async def test_at_info_five_lines_tell_a_call_from_the_gate_to_its_end() -> None:
+    async with a_world() as world:
+        with capture_logs() as logged:
+            driver = await talking(world)
+            await world.meta_terminates(talked_s=20)
+            await world.ended(driver)
+    told = [line for line in logged if line["log_level"] != "debug" and not line["event"].startswith("softphone_")]
+    assert [(line["event"], line.get("state")) for line in told] == [
+        ("gate_decision", None),
+        ("phones_rung", None),
+        ("call_state", "ringing"),
+        ("call_state", "active"),
+        ("call_finished", None),
+    ]
+    assert (told[1]["phones"], told[4]["operator"], told[4]["duration_s"]) == (1, "ana", 20)
+    assert 0 <= told[4]["setup_s"] < 5
+    debug = [line.get("operators") or line.get("state") for line in logged if line["log_level"] == "debug"]
+    assert debug == ["pre_accepting", ["ana"], "accepting", "ended"]
 
 
 async def test_no_audio_before_the_200_of_accept() -> None:

@@ -8,9 +8,10 @@ from gateway import messages as msg
 from gateway.call import CallInput, InputKind
 from gateway.driver import CallDriver
 from gateway.effects import StopReason
-from gateway.hub import LEAVING_S, RESUME_S, Phone
+from gateway.hub import LEAVING_S, RESUME_S
 from gateway.ids import CallId, OperatorId
 from gateway.outcome import EndReason
+from gateway.phone import Phone
 from media.engine import LegId, WorkerId
 from media.errors import SdpRefused
 from tests.support.world import FakeLine, World, a_world

@@ -251,6 +251,52 @@ def test_a_dedupe_key_is_no_secret() -> None:
     assert mask("dedupe_key", "abc") == "abc"
 
 
+# --- what is remembered --------------------------------------------------------------------------
+
+
+class Liar(str):
+    """Equal to a text that it is not."""
+
+    __slots__ = ()
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    def __hash__(self) -> int:
+        return hash("hello")
+
+
+def test_what_was_shown_is_hidden_once_it_is_our_secret() -> None:
+    text = "remembered-words"
+    assert (mask("text", text), mask("text", text)) == (text, text)
+    hide_values([text])
+    assert (mask("text", text), mask("text", f"no {text}"), mask("text", [text])) == (HIDDEN, f"no {HIDDEN}", [HIDDEN])
+    hide_values(["another-secret"])
+    assert mask("text", text) == text
+    hide_values(())
+
+
+def test_what_is_shown_under_one_key_is_still_hidden_under_another() -> None:
+    assert mask("number_id", NUMBER) == NUMBER
+    assert mask("user", NUMBER) == "20•••••••02"
+    assert mask("number_id", NUMBER) == NUMBER
+    assert mask("text", "plain") == "plain"
+    assert mask("token", "plain") == HIDDEN
+    assert mask("text", "plain") == "plain"
+
+
+def test_a_text_that_is_equal_to_another_is_still_looked_at() -> None:
+    assert mask("text", "hello") == "hello"
+    assert mask("text", Liar(f"call {USER}")) == "call 55•••••••01"
+    assert mask("text", "hello") == "hello"
+
+
+def test_a_number_is_masked_however_often_and_among_however_many_others() -> None:
+    for number in range(5511900000000, 5511900010000):
+        assert mask("user", str(number)) == f"55•••••••{number % 100:02}"
+    assert mask("user", "5511900000000") == "55•••••••00"
+
+
 # --- lines ---------------------------------------------------------------------------------------
 
 

@@ -17,9 +17,9 @@ ONE, TWO = "200000000000001", "200000000000002"
 class Shown:
     """Numbers whose slots are shown, and what operators saw."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, phones: int = 1) -> None:
         self.pushes: list[msg.Push] = []
-        self.slots = SlotsShown(self.pushes.append)
+        self.slots = SlotsShown(self.pushes.append, phones=lambda: phones)
 
     def number(self, number_id: str) -> Number:
         settings = NumberSettings(phone_number_id=number_id, phone_number=f"+55115555{number_id[-4:]}")
@@ -61,6 +61,27 @@ async def test_after_a_quiet_while_a_change_is_shown_at_once_again() -> None:
     await asyncio.sleep(3 * EVERY_S)
     leases += await taken(one, 1)
     assert shown.in_use(ONE) == [1, 2]
+    leases.clear()
+    shown.slots.close()
+
+
+@pytest.mark.looptime
+@pytest.mark.asyncio(loop_factories=["asyncio"])
+@pytest.mark.parametrize(("phones", "at_a_time"), [(0, 5), (200, 5), (400, 2), (5_000, 1)])
+async def test_many_phones_are_shown_a_few_numbers_at_a_time_and_each_number_in_turn(
+    phones: int, at_a_time: int
+) -> None:
+    shown = Shown(phones=phones)
+    numbers = [shown.number(f"20000000000000{digit}") for digit in range(6)]
+    leases = [lease for number in numbers for lease in await taken(number, 1)]
+    order = [number.id for number in numbers]
+    seen = 1  # the first at once
+    while seen < len(numbers):
+        assert [push.number_id for push in shown.pushes if isinstance(push, msg.SlotsChanged)] == order[:seen]
+        leases += await taken(numbers[-1], 1)  # keeps its place
+        await asyncio.sleep(EVERY_S + 0.01)
+        seen = min(seen + at_a_time, len(numbers))
+    assert shown.in_use(numbers[-1].id)[0] == numbers[-1].incoming.in_use
     leases.clear()
     shown.slots.close()
 

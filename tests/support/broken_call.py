@@ -12,8 +12,8 @@ from typing import Final
 
 from gateway.call import CallInput, CallState, InputKind
 from gateway.driver import CallDriver
-from gateway.hub import Phone
 from gateway.ids import CallId, MetaCallId, PhoneNumberId, UserRef
+from gateway.phone import Phone
 from policy.facts import PermissionGranted
 from tests.support.injection import Injector
 from tests.support.world import NUMBER_ID, FakeLine, World

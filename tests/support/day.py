@@ -20,8 +20,8 @@ from gateway.driver import CallDriver
 from gateway.errors import GraphError
 from gateway.events import read_delivery
 from gateway.graph import GraphClient
-from gateway.hub import Phone
 from gateway.ids import MetaCallId
+from gateway.phone import Phone
 from loadtest.meta_sim import MetaSim, SimUser
 from loadtest.sim_config import NumberSpec, Profile, SimConfig, Timers
 from loadtest.sim_errors import GraphError as MetaRefused

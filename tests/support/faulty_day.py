@@ -15,9 +15,9 @@ from gateway.call import CallInput, CallState, InputKind
 from gateway.driver import CallDriver
 from gateway.errors import GraphError
 from gateway.graph import GraphClient
-from gateway.hub import Phone
 from gateway.ids import CallId, UserRef
 from gateway.meta_health import MetaHealth
+from gateway.phone import Phone
 from gateway.records import Change
 from policy.decision import Refusal
 from policy.pack import load_pack

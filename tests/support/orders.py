@@ -18,8 +18,8 @@ import orjson
 from gateway.call import CallInput, CallState, InputKind
 from gateway.driver import CallDriver
 from gateway.events import read_delivery
-from gateway.hub import Phone
 from gateway.ids import MetaCallId
+from gateway.phone import Phone
 from gateway.records import CallRecord
 from policy.facts import Direction
 from tests.support.fake_graph import unreachable

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
 
+import msgspec
 import orjson
 
 from gateway import messages as msg
@@ -15,7 +16,7 @@ from gateway.contacts import Contacts
 from gateway.driver import CallDriver
 from gateway.endings import Endings
 from gateway.events import read_delivery
-from gateway.hub import Hub, Phone
+from gateway.hub import Hub
 from gateway.ids import CallId, MetaCallId, OperatorId, PhoneNumberId, UserRef
 from gateway.inbox import Inbox
 from gateway.meta_health import MetaHealth, no_pauses
@@ -23,6 +24,7 @@ from gateway.metrics import Metrics
 from gateway.number_keeper import NumberKeeper
 from gateway.numbers import Number, Numbers
 from gateway.overload import Overload
+from gateway.phone import Phone
 from gateway.reconcile import Reconciler
 from gateway.records import CallRecord
 from gateway.recovery import LeftOver
@@ -52,8 +54,8 @@ class FakeLine:
         self.pushes: list[msg.Push] = []
         self.closed_with: int | None = None
 
-    def push(self, message: msg.Push) -> None:
-        self.pushes.append(message)
+    def send(self, frame: bytes) -> None:
+        self.pushes.append(msgspec.json.decode(frame, type=msg.Push))
 
     def hang_up(self, code: int) -> None:
         self.closed_with = code

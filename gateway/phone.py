@@ -1,0 +1,64 @@
+"""What is kept of one operator's login, and of one call that rings. Changed by `hub` alone."""
+
+import asyncio
+import secrets
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from gateway import messages as msg
+from gateway import routing
+from gateway.ids import CallId, OperatorId
+from media.engine import LegId, WorkerId
+
+
+class Line(Protocol):
+    """One open WebSocket, as far as a phone needs it."""
+
+    def send(self, frame: bytes) -> None: ...
+    def hang_up(self, code: int) -> None: ...
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Phone:
+    """One operator's login; outlives its WebSocket by a while (see `hub`)."""
+
+    operator: OperatorId
+    resume: str = field(default_factory=lambda: secrets.token_urlsafe(24))
+    line: Line | None = None
+    available: bool = True
+    call: CallId | None = None
+    legs: dict[WorkerId, LegId] = field(default_factory=dict)
+    connected: set[LegId] = field(default_factory=set)
+    lost: asyncio.TimerHandle | None = None
+    rings: dict[CallId, "Ringing"] = field(default_factory=dict)  #: the calls that ring here, oldest first
+
+    def push(self, message: msg.Push) -> None:
+        self.send(msg.encode(message))
+
+    def send(self, frame: bytes) -> None:
+        if self.line is not None:
+            self.line.send(frame)
+
+    @property
+    def can_ring(self) -> bool:
+        return self.line is not None and self.available and self.call is None
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Ringing:
+    """A call that rings, or that would if anybody were free."""
+
+    view: msg.CallView
+    frame: bytes  #: what a phone is told
+    at: dict[OperatorId, Phone] = field(default_factory=dict)
+    declined: set[OperatorId] = field(default_factory=set)
+    widens: asyncio.TimerHandle | None = None  #: None: everybody who is free rings
+
+    @property
+    def has_room(self) -> bool:
+        return routing.has_room(rings=len(self.at), declined=len(self.declined), widened=self.widens is None)
+
+    def widen(self) -> None:
+        if self.widens is not None:
+            self.widens.cancel()
+            self.widens = None
