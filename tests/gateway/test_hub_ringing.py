@@ -125,7 +125,10 @@ async def test_a_call_that_stopped_ringing_is_not_widened() -> None:
         crew = Crew(world)
         await crew.come(20)
         crew.ring()
+        timer = world.hub._ringing[ONE].widens
         world.hub.stop_ringing(ONE, StopReason.HUNG_UP_BY_USER)
+        assert timer is not None
+        assert timer.cancelled()
         await asyncio.sleep(2 * WIDEN_S)
         assert crew.rung() == list(range(FIRST))
         assert crew.rings() == []
