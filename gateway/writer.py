@@ -132,7 +132,7 @@ class Writer:
             return
         if not self.up and not self._closing and self._took_place(changes):
             return
-        if self._closing or len(self._queue) >= self._room_for(changes):
+        if self._closing or self._is_full_for(changes):
             self.dropped += 1
             if not self._overflowing:
                 self._overflowing = True
@@ -152,9 +152,11 @@ class Writer:
         group.changes = changes
         return True
 
-    def _room_for(self, changes: Sequence[Change]) -> int:
-        only_tells = all(isinstance(change, DecisionRecord) for change in changes)
-        return self._limits.queue_decisions if only_tells else self._limits.queue_groups
+    def _is_full_for(self, changes: Sequence[Change]) -> bool:
+        queued, limits = len(self._queue), self._limits
+        return queued >= limits.queue_groups or (
+            queued >= limits.queue_decisions and all(isinstance(change, DecisionRecord) for change in changes)
+        )
 
     def _put(self, changes: Sequence[Change], done: "asyncio.Future[None] | None") -> _Group:
         group = _Group(changes=changes, queued_at=asyncio.get_running_loop().time(), done=done)

@@ -12,7 +12,7 @@ import orjson
 
 from gateway.errors import StoreDown, StoreError
 from gateway.records import Change
-from gateway.sql import rows
+from gateway.sql import QUERIES, rows
 
 #: asyncpg is untyped.
 driver: Any = asyncpg
@@ -120,17 +120,8 @@ class PostgresLink:
         Raises: StoreDown, StoreError; after either nothing is kept, unless the answer to the commit was lost
         """
         with translated():
-            # No `transaction()`: cancelled, it would wait for a rollback that a silent server never answers.
-            # Whoever cancels terminates the link, and that rolls back.
-            await self._connection.execute("begin")
-            try:
-                for sql, values in rows.statements(change for group in groups for change in group):
-                    await self._connection.executemany(sql, values)
-                await self._connection.execute("commit")
-            except Exception as error:
-                if not isinstance(in_our_words(error), StoreDown):
-                    await self._connection.execute("rollback")
-                raise
+            argument = rows.argument(change for group in groups for change in group)
+            await self._connection.execute(QUERIES["save_changes"], argument)  # one statement, one transaction
 
     async def ping(self) -> None:
         with translated():

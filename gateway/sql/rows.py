@@ -1,11 +1,11 @@
 """Records to rows and back: the only place that knows both the columns and the dataclasses.
 
-Not responsible for connections (see `gateway.sql.link`). JSON goes as `jsonb`, instants as aware UTC.
+Not responsible for connections (see `gateway.sql.link`). Rows go as one JSON text, instants in it as aware UTC.
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import orjson
@@ -23,14 +23,13 @@ from gateway.records import (
     EndOwed,
     EventRecord,
     FactRecord,
+    Json,
     NumberSaved,
     TerminateFacts,
 )
-from gateway.sql import QUERIES
 from policy.facts import Direction
 
 Row = Mapping[str, Any]
-Values = tuple[object, ...]
 
 #: A JSON escape for U+0000 that is not itself escaped.
 _NUL_ESCAPE: Final = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
@@ -56,126 +55,172 @@ def _text(value: str | None) -> str | None:
 
 
 def _utc(value: datetime | None) -> datetime | None:
-    """Refuse a naive instant; the driver would take it for local time."""
-    if value is not None and value.utcoffset() is None:
+    """Refuse a naive instant: nobody knows which one it is."""
+    if value is None:
+        return None
+    if value.utcoffset() is None:
         raise StoreError("an instant without a time zone")
-    return value
+    return value.astimezone(UTC)
+
+
+def _json(value: Json | None) -> orjson.Fragment | None:
+    """Encode a column of its own, so that only there U+0000 is mended: in an identifier it is an error."""
+    return orjson.Fragment(json_bytes(value)) if value is not None else None
 
 
 # --- records to rows -------------------------------------------------------------------------------
 
 
-def _event(record: EventRecord) -> Values:
-    return record.phone_number_id, record.dedupe_key, record.kind, _utc(record.received_at), record.body
+def _event(record: EventRecord) -> Row:
+    return {
+        "phone_number_id": record.phone_number_id,
+        "dedupe_key": record.dedupe_key,
+        "kind": record.kind,
+        "received_at": _utc(record.received_at),
+        "body": f"\\x{record.body.hex()}",  # as bytea is written in text
+    }
 
 
-def _call(record: CallRecord) -> Values:
-    return (
-        record.call_id,
-        record.version,
-        record.phone_number_id,
-        record.direction,
-        record.state,
-        record.user.wa_id,
-        record.user.user_id,
-        _text(record.user_name),
-        _utc(record.created_at),
-        record.meta_call_id,
-        record.operator,
-        _utc(record.ringing_at),
-        _utc(record.accepted_at),
-        _utc(record.ended_at),
-        record.result,
-        record.reason,
-        _text(record.detail),
-        _text(record.meta_status),
-        _utc(record.meta_start_at),
-        _utc(record.meta_end_at),
-        record.duration_s,
-        record.leg_stats,
-    )
+def _call(record: CallRecord) -> Row:
+    return {
+        "call_id": record.call_id,
+        "version": record.version,
+        "phone_number_id": record.phone_number_id,
+        "direction": record.direction,
+        "state": record.state,
+        "wa_id": record.user.wa_id,
+        "user_id": record.user.user_id,
+        "user_name": _text(record.user_name),
+        "created_at": _utc(record.created_at),
+        "meta_call_id": record.meta_call_id,
+        "operator": record.operator,
+        "ringing_at": _utc(record.ringing_at),
+        "accepted_at": _utc(record.accepted_at),
+        "ended_at": _utc(record.ended_at),
+        "result": record.result,
+        "reason": record.reason,
+        "detail": _text(record.detail),
+        "meta_status": _text(record.meta_status),
+        "meta_start_at": _utc(record.meta_start_at),
+        "meta_end_at": _utc(record.meta_end_at),
+        "duration_s": record.duration_s,
+        "leg_stats": _json(record.leg_stats),
+    }
 
 
-def _owed(ending: EndOwed) -> Values:
-    return ending.call_id, ending.owed, ending.meta_call_id
+def _owed(ending: EndOwed) -> Row:
+    return {"call_id": ending.call_id, "owed": ending.owed, "meta_call_id": ending.meta_call_id}
 
 
-def _terminate(facts: TerminateFacts) -> Values:
-    return (
-        facts.meta_call_id,
-        _text(facts.meta_status),
-        _utc(facts.meta_start_at),
-        _utc(facts.meta_end_at),
-        facts.duration_s,
-    )
+def _terminate(facts: TerminateFacts) -> Row:
+    return {
+        "meta_call_id": facts.meta_call_id,
+        "meta_status": _text(facts.meta_status),
+        "meta_start_at": _utc(facts.meta_start_at),
+        "meta_end_at": _utc(facts.meta_end_at),
+        "duration_s": facts.duration_s,
+    }
 
 
-def _contact(record: ContactRecord) -> Values:
-    return (
-        record.contact_id,
-        record.phone_number_id,
-        record.user.wa_id,
-        record.user.user_id,
-        _text(record.name),
-        record.state,
-        _utc(record.seen_at),
-    )
+def _declined(declined: CallDeclined) -> Row:
+    return {"meta_call_id": declined.meta_call_id}
 
 
-def _fact(record: FactRecord) -> Values:
-    return record.contact_id, record.key, _utc(record.at), record.fact
+def _contact(record: ContactRecord) -> Row:
+    return {
+        "contact_id": record.contact_id,
+        "phone_number_id": record.phone_number_id,
+        "wa_id": record.user.wa_id,
+        "user_id": record.user.user_id,
+        "name": _text(record.name),
+        "state": _json(record.state),
+        "seen_at": _utc(record.seen_at),
+    }
 
 
-def _merged(merged: ContactsMerged) -> Values:
-    return merged.kept, merged.absorbed
+def _fact(record: FactRecord) -> Row:
+    return {
+        "contact_id": record.contact_id,
+        "key": record.key,
+        "at": _utc(record.at),
+        "fact": _json(record.fact),
+    }
 
 
-def _decision(record: DecisionRecord) -> Values:
-    return (
-        record.decision_id,
-        record.phone_number_id,
-        record.user_key,
-        record.asked_by,
-        record.request,
-        _utc(record.at),
-        record.allowed,
-        record.pack,
-        record.refusal,
-    )
+def _merged(merged: ContactsMerged) -> Row:
+    return {"kept": merged.kept, "absorbed": merged.absorbed}
 
 
-def _number(record: NumberSaved) -> Values:
-    return record.phone_number_id, record.state, _utc(record.updated_at)
+def _decision(record: DecisionRecord) -> Row:
+    return {
+        "decision_id": record.decision_id,
+        "phone_number_id": record.phone_number_id,
+        "user_key": record.user_key,
+        "asked_by": record.asked_by,
+        "request": record.request,
+        "at": _utc(record.at),
+        "allowed": record.allowed,
+        "pack": record.pack,
+        "refusal": _json(record.refusal),
+    }
 
 
-#: In this order each kind finds what it refers to: facts their contact, a merge both, an ending its call. A merge may
-#: come after all saves of its transaction: whoever is absorbed has no BSUID, so that no two ever share one.
-_WRITES: Final[tuple[tuple[type[Any], str, Callable[[Any], Values]], ...]] = (
-    (EventRecord, QUERIES["insert_event"], _event),
-    (ContactRecord, QUERIES["save_contact"], _contact),
-    (FactRecord, QUERIES["insert_fact"], _fact),
-    (ContactsMerged, QUERIES["drop_older_facts"], _merged),
-    (ContactsMerged, QUERIES["move_facts"], _merged),
-    (ContactsMerged, QUERIES["drop_contact"], lambda merged: (merged.absorbed,)),
-    (CallRecord, QUERIES["save_call"], _call),
-    (EndOwed, QUERIES["mark_end_owed"], _owed),
-    (TerminateFacts, QUERIES["fill_terminate"], _terminate),
-    (CallDeclined, QUERIES["mark_declined"], lambda declined: (declined.meta_call_id,)),
-    (DecisionRecord, QUERIES["insert_decision"], _decision),
-    (NumberSaved, QUERIES["save_number"], _number),
-)
+def _number(record: NumberSaved) -> Row:
+    return {
+        "phone_number_id": record.phone_number_id,
+        "state": _json(record.state),
+        "updated_at": _utc(record.updated_at),
+    }
 
 
-def statements(changes: Iterable[Change]) -> Iterator[tuple[str, Sequence[Values]]]:
-    """Yield (statement, rows) for one transaction; the order of changes is kept within a kind."""
-    by_kind: dict[type[Any], list[Change]] = {}
+#: The name of each kind in the argument of `save_changes`, and its row there.
+_WRITES: Final[Mapping[type[Any], tuple[str, Callable[[Any], Row]]]] = {
+    EventRecord: ("events", _event),
+    ContactRecord: ("contacts", _contact),
+    FactRecord: ("facts", _fact),
+    ContactsMerged: ("merges", _merged),
+    CallRecord: ("calls", _call),
+    EndOwed: ("endings", _owed),
+    TerminateFacts: ("terminates", _terminate),
+    CallDeclined: ("declines", _declined),
+    DecisionRecord: ("decisions", _decision),
+    NumberSaved: ("numbers", _number),
+}
+
+
+def argument(changes: Iterable[Change]) -> str:
+    """Return the argument of `save_changes` that writes `changes`; their order is kept within a kind."""
+    by_kind: dict[str, list[Row]] = {}
+    for change in _without_superseded(changes):
+        kind, row = _WRITES[type(change)]
+        by_kind.setdefault(kind, []).append(row(change))
+    return orjson.dumps(by_kind).decode()
+
+
+def _without_superseded(changes: Iterable[Change]) -> Iterator[Change]:
+    """Leave out a call's record where the next one says all that it says: only the newest is kept anyway."""
+    newest: dict[CallId, CallRecord] = {}
     for change in changes:
-        by_kind.setdefault(type(change), []).append(change)
-    if unknown := by_kind.keys() - {kind for kind, _, _ in _WRITES}:
-        raise TypeError(f"no row for {next(iter(unknown)).__name__}")
-    for kind, sql, values in _WRITES:
-        if of_kind := by_kind.get(kind):
-            yield sql, [values(change) for change in of_kind]
+        if not isinstance(change, CallRecord):
+            yield change
+            continue
+        former = newest.get(change.call_id)
+        if former is not None and not _supersedes(change, former):
+            yield former
+        newest[change.call_id] = change
+    yield from newest.values()
+
+
+#: What a newer version fills in and never wipes.
+_SAID_BY_META: Final = ("meta_call_id", "meta_status", "meta_start_at", "meta_end_at", "duration_s")
+
+
+def _supersedes(new: CallRecord, old: CallRecord) -> bool:
+    return (
+        new.version > old.version
+        and old.reason in (None, new.reason)
+        and all(getattr(old, name) is None or getattr(new, name) is not None for name in _SAID_BY_META)
+    )
 
 
 # --- rows to records; asyncpg reads timestamptz as aware UTC ------------------------------------------

@@ -126,6 +126,15 @@ async def test_versions_in_one_group_and_out_of_order_leave_the_highest(store: S
     assert await store.call(call.call_id) == call
 
 
+async def test_what_meta_said_in_an_older_version_of_the_same_group_stays(store: Store) -> None:
+    declined = make.call(meta_status="FAILED", result=Result.USER, reason=EndReason.DECLINED)
+    newer = replace(declined, version=2, meta_status=None, duration_s=7, reason=EndReason.NOT_ANSWERED)
+    other = make.call(version=2, state="active")
+    await store.write(declined, newer, replace(other, version=1, duration_s=5), other)
+    assert await store.call(declined.call_id) == replace(newer, meta_status="FAILED", reason=EndReason.DECLINED)
+    assert await store.call(other.call_id) == replace(other, duration_s=5)
+
+
 async def test_a_late_terminate_fills_only_what_meta_had_not_said(store: Store) -> None:
     call = make.call(state="ended", meta_status="FAILED")
     await store.write(call)
@@ -288,6 +297,14 @@ async def test_a_contact_gains_names_and_loses_no_bsuid(store: Store) -> None:
     )
 
 
+async def test_a_contact_saved_twice_in_one_group_is_as_if_saved_one_after_the_other(store: Store) -> None:
+    first = make.contact(seen_at=at(5))
+    second = replace(first, user=UserRef(wa_id="5511900000002"), name=None, state={"connected": 1}, seen_at=at(3))
+    await store.write(first, second)
+    both = UserRef(wa_id="5511900000002", user_id=first.user.user_id)
+    assert await store.contact(NUMBER, both) == replace(second, user=both, name="Ana", seen_at=at(5))
+
+
 async def test_two_contacts_cannot_share_a_bsuid(store: Store) -> None:
     first = make.contact(user=UserRef(user_id="BR.1"))
     await store.write(first)
@@ -442,8 +459,9 @@ async def test_bad_data_written_soon_harms_nobody(store: Store) -> None:
 # --- values ----------------------------------------------------------------------------------------
 
 
-async def test_instants_come_back_in_utc(store: Store) -> None:
-    call = make.call(ringing_at=at(1).astimezone(timezone(timedelta(hours=-3))))
+@pytest.mark.parametrize("offset", [timedelta(hours=-3), timedelta(hours=-3, minutes=-6, seconds=-28)])
+async def test_instants_come_back_in_utc(store: Store, offset: timedelta) -> None:
+    call = make.call(ringing_at=at(1).astimezone(timezone(offset)))
     await store.write(call)
     found = await store.call(call.call_id)
     assert found is not None
@@ -471,8 +489,9 @@ async def test_a_nul_in_what_people_type_does_not_cost_the_record(store: Store) 
 
 
 async def test_a_nul_in_an_identifier_is_an_error_of_its_own_group_only(store: Store) -> None:
-    with pytest.raises(StoreError):
-        await store.write(make.event("k\0"))
+    for bad in (make.event("k\0"), make.call(state="\0"), make.contact(contact_id="\0")):
+        with pytest.raises(StoreError):
+            await store.write(bad)
     await store.write(make.event("k"))
     assert await store.recent_event_keys(T0) == {"k"}
 

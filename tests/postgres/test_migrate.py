@@ -37,6 +37,9 @@ select 'constraint ' || conrelid::regclass || '.' || conname || ' ' || pg_get_co
 from pg_constraint where connamespace = 'public'::regnamespace and contype <> 'n'
 union all
 select 'index ' || indexdef from pg_indexes where schemaname = 'public'
+union all
+select 'function ' || oid::regprocedure || coalesce(' -- ' || obj_description(oid), '')
+from pg_proc where pronamespace = 'public'::regnamespace
 order by 1
 """
 
