@@ -18,7 +18,7 @@ from gateway.ids import CallId, MetaCallId, OperatorId, PhoneNumberId, UserRef
 from gateway.migrate import bundled, migrate
 from gateway.records import CallRecord, Change, ContactRecord, DecisionRecord, FactRecord, Json, NumberSaved
 from gateway.sql import QUERIES, rows
-from gateway.sql.link import PostgresLink, connect_options, driver, prepare, translated
+from gateway.sql.link import PostgresLink, PostgresReaders
 from gateway.writer import Writer, WriterLimits
 
 log = structlog.get_logger(__name__)
@@ -152,7 +152,7 @@ class PostgresStore:
         self._dsn = dsn
         self._limits = limits or StoreLimits()
         self._writer = Writer(self._connect, self._limits.writer)
-        self._pool: Any = None
+        self._readers: PostgresReaders | None = None
         self._tasks = asyncio.TaskGroup()
         self._running: asyncio.Task[None] | None = None
 
@@ -172,14 +172,7 @@ class PostgresStore:
 
     async def start(self) -> None:
         await self._migrate()
-        self._pool = await driver.create_pool(
-            self._dsn,
-            min_size=0,  # with a floor the pool would log a traceback for each try while the server is away
-            max_size=self._limits.readers,
-            init=prepare,
-            reset=_nothing,  # we leave no session state behind
-            **connect_options(timeout_s=self._limits.timeout_s),
-        )
+        self._readers = PostgresReaders(self._dsn, count=self._limits.readers, timeout_s=self._limits.timeout_s)
         await self._tasks.__aenter__()
         self._running = self._tasks.create_task(self._writer.run(), name="store-writer")
         try:
@@ -214,9 +207,9 @@ class PostgresStore:
             await asyncio.wait([running], timeout=self._limits.writer.flush_s)
             running.cancel()
             await self._tasks.__aexit__(None, None, None)
-        if self._pool is not None:
-            self._pool.terminate()
-            self._pool = None
+        if self._readers is not None:
+            self._readers.terminate()
+            self._readers = None
 
     async def _connect(self, on_closed: Any) -> PostgresLink:
         return await PostgresLink.open(self._dsn, timeout_s=self._limits.timeout_s, on_closed=on_closed)
@@ -317,35 +310,18 @@ class PostgresStore:
         return self.up and (found[0][0] or 0) >= len(bundled())
 
     async def _fetch(self, name: str, *args: object) -> list[Any]:
-        """Run a named query; a connection that broke while it lay in the pool is replaced once.
+        """Run a named query; where the connection broke, once more on another.
 
         Raises: StoreDown, StoreError
         """
+        readers = self._readers
+        if readers is None:
+            raise StoreDown("not started")
         try:
             async with asyncio.timeout(self._limits.timeout_s):
                 try:
-                    return await self._fetch_once(QUERIES[name], args)
+                    return await readers.fetch(QUERIES[name], *args)
                 except StoreDown:
-                    return await self._fetch_once(QUERIES[name], args)
+                    return await readers.fetch(QUERIES[name], *args)
         except TimeoutError as error:
             raise StoreDown(f"no answer within {self._limits.timeout_s:g} s") from error
-
-    async def _fetch_once(self, sql: str, args: Sequence[object]) -> list[Any]:
-        if self._pool is None:
-            raise StoreDown("not started")
-        with translated():
-            connection = await self._pool.acquire()
-            try:
-                found: list[Any] = await connection.fetch(sql, *args)
-                return found
-            except driver.PostgresError:
-                raise
-            except BaseException:
-                connection.terminate()  # cancelled or cut: its state is unknown
-                raise
-            finally:
-                await self._pool.release(connection)
-
-
-async def _nothing(connection: Any) -> None:
-    """Reset no session state when a connection goes back to the pool."""

@@ -1,8 +1,9 @@
-"""One connection to PostgreSQL, set up the way the store needs it, and the driver's errors in our words.
+"""Connections to PostgreSQL: one that writes, a few that read, and the driver's errors in our words.
 
 Not responsible for when to connect again (see `gateway.writer`) nor for rows (see `gateway.sql.rows`).
 """
 
+import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
@@ -86,6 +87,16 @@ def connect_options(*, timeout_s: float, statement_timeout_s: float | None = Non
     }
 
 
+async def _connect(dsn: str, timeout_s: float, **options: Any) -> Connection:
+    connection: Connection = await driver.connect(dsn, **connect_options(timeout_s=timeout_s), **options)
+    try:
+        await prepare(connection)
+    except BaseException:
+        connection.terminate()
+        raise
+    return connection
+
+
 class PostgresLink:
     """The writer's connection: applies groups of changes, one transaction at a time."""
 
@@ -99,14 +110,7 @@ class PostgresLink:
         Raises: StoreDown, StoreError
         """
         with translated():
-            connection: Connection = await driver.connect(
-                dsn, target_session_attrs="read-write", **connect_options(timeout_s=timeout_s)
-            )
-            try:
-                await prepare(connection)
-            except BaseException:
-                connection.terminate()
-                raise
+            connection = await _connect(dsn, timeout_s, target_session_attrs="read-write")
         connection.add_termination_listener(lambda _: on_closed())
         return cls(connection)
 
@@ -115,13 +119,13 @@ class PostgresLink:
         return bool(self._connection.is_closed())
 
     async def apply(self, groups: Sequence[Sequence[Change]]) -> None:
-        """Write all groups in one transaction.
+        """Write all groups in one transaction, which is one statement.
 
-        Raises: StoreDown, StoreError; after either nothing is kept, unless the answer to the commit was lost
+        Raises: StoreDown, StoreError; after either nothing is kept, unless the answer was lost
         """
         with translated():
             argument = rows.argument(change for group in groups for change in group)
-            await self._connection.execute(QUERIES["save_changes"], argument)  # one statement, one transaction
+            await self._connection.execute(QUERIES["save_changes"], argument)
 
     async def ping(self) -> None:
         with translated():
@@ -134,3 +138,51 @@ class PostgresLink:
     async def close(self) -> None:
         with translated():
             await self._connection.close()
+
+
+class PostgresReaders:
+    """Up to `count` connections, opened as they are needed and then kept."""
+
+    def __init__(self, dsn: str, *, count: int, timeout_s: float) -> None:
+        self._dsn = dsn
+        self._timeout_s = timeout_s
+        self._turns = asyncio.Semaphore(count)
+        self._idle: list[Connection] = []
+        self._busy: set[Connection] = set()
+        self._closed = False
+
+    async def fetch(self, sql: str, *args: object) -> list[Any]:
+        """Run a query. Raises: StoreDown, StoreError"""
+        with translated():
+            async with self._turns:
+                connection = await self._take()
+                self._busy.add(connection)
+                try:
+                    found: list[Any] = await connection.fetch(sql, *args)
+                    return found
+                except driver.PostgresError:
+                    raise
+                except BaseException:
+                    connection.terminate()  # cancelled or cut: its state is unknown
+                    raise
+                finally:
+                    self._busy.remove(connection)
+                    if not connection.is_closed():
+                        self._idle.append(connection)
+
+    async def _take(self) -> Connection:
+        while self._idle:
+            connection = self._idle.pop()
+            if not connection.is_closed():  # it may have been cut while nobody used it
+                return connection
+        connection = await _connect(self._dsn, self._timeout_s)
+        if self._closed:
+            connection.terminate()
+        return connection
+
+    def terminate(self) -> None:
+        """Drop all connections at once; whoever reads gets StoreDown."""
+        self._closed = True
+        for connection in (*self._idle, *self._busy):
+            connection.terminate()
+        self._idle.clear()

@@ -81,7 +81,7 @@ async def test_a_connection_that_is_cut_in_the_middle_is_repaired_too(
 
 
 async def test_a_terminated_backend_is_replaced(store: PostgresStore, database: str) -> None:
-    await store.recent_event_keys(T0)  # so that a reader is connected, too
+    await asyncio.gather(*(store.recent_event_keys(T0) for _ in range(9)))  # so that all readers are connected, too
     await execute(
         database,
         "select pg_terminate_backend(pid, 1000) from pg_stat_activity where datname = current_database() "
@@ -314,6 +314,49 @@ async def test_a_cancelled_reader_leaves_the_others_alone(store: PostgresStore, 
             reading = tasks.create_task(store.decisions(NUMBER))
             loop.call_later(0.0005, reading.cancel)
     assert await store.decisions(NUMBER) == []
+
+
+async def test_many_readers_share_a_few_connections(store: PostgresStore, proxy: Proxy) -> None:
+    before = proxy.connections
+    for _ in range(2):
+        await asyncio.gather(*(store.decisions(NUMBER) for _ in range(30)))
+    assert proxy.connections == before + LIMITS.readers
+
+
+async def test_a_query_that_fails_costs_no_connection(store: PostgresStore, proxy: Proxy) -> None:
+    await store.decisions(NUMBER)
+    before = proxy.connections
+    with pytest.raises(StoreError) as caught:
+        await store.decisions(NUMBER, limit=-1)
+    assert not isinstance(caught.value, StoreDown)
+    assert await store.decisions(NUMBER) == []
+    assert proxy.connections == before
+
+
+@pytest.mark.parametrize("connected", [True, False])
+async def test_closing_leaves_no_reader_behind(
+    store: PostgresStore, proxy: Proxy, database: str, connected: bool
+) -> None:
+    if connected:
+        await store.decisions(NUMBER)
+    proxy.delay_s = 0.05
+    async with asyncio.TaskGroup() as tasks:
+        reading = tasks.create_task(seconds_until_down(store))
+        await asyncio.sleep(0.02)
+        await store.aclose()
+        assert await reading < TIMEOUT_S + 0.3
+    left = "select count(*) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()"
+    async with asyncio.timeout(5):
+        while (await execute(database, left))[0][0]:  # noqa: ASYNC110 - what is waited for has no event
+            await asyncio.sleep(0.01)
+
+
+async def seconds_until_down(store: PostgresStore) -> float:
+    loop = asyncio.get_running_loop()
+    started = loop.time()
+    with pytest.raises(StoreDown):
+        await store.decisions(NUMBER)
+    return loop.time() - started
 
 
 @pytest.mark.asyncio(loop_factories=["uvloop"])
