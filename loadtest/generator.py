@@ -16,7 +16,6 @@ scenarios, thresholds or reports.
 
 import asyncio
 import itertools
-import json
 import math
 import random
 import secrets
@@ -29,6 +28,7 @@ import aiohttp
 
 from loadtest.clock import Clock, instant, wall_clock
 from loadtest.guard import check_url
+from loadtest.http_client import HttpClient
 from loadtest.sim_config import NumberSpec, UserSpec
 from loadtest.sim_payloads import (
     CallEnd,
@@ -37,9 +37,10 @@ from loadtest.sim_payloads import (
     PermissionReply,
     call_status,
     connect,
+    encoded,
     envelope,
     permission_reply,
-    signature,
+    signed_headers,
     terminate,
     text_message,
 )
@@ -137,7 +138,7 @@ def percentile(values: Collection[float], share: float) -> float:
 
 
 class SignedWebhooks:
-    """Posts webhooks as Meta does, for one business number. Enter it before the first `post`.
+    """Posts webhooks as Meta does, for one business number. Leave it at the end: it keeps connections.
 
     The makers of changes draw fresh ids; the same change posted twice is a repetition.
     """
@@ -159,48 +160,36 @@ class SignedWebhooks:
         self.url = check_url(url)
         self.number = number
         self._secret = app_secret
-        self._timeout_s = timeout_s
         self._clock = clock
         self._run = run or secrets.token_hex(4)
         self._ids = itertools.count(1)
-        self._session: aiohttp.ClientSession | None = None
+        # No limit of connections: a queue for one would hide in the figures.
+        self._http = HttpClient(self.url, timeout_s=timeout_s)
 
     async def __aenter__(self) -> Self:
-        # No limit of connections: a queue for one would hide in the figures.
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0),
-            timeout=aiohttp.ClientTimeout(total=self._timeout_s),
-            auto_decompress=False,
-        )
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._session is not None:
-            await self._session.close()
+        await self._http.close()
 
     async def post(self, changes: Sequence[Change]) -> int:
         """Post one delivery; return the HTTP status, 0 for no answer."""
         return await self.post_raw(self.body(changes))
 
     def body(self, changes: Sequence[Change]) -> bytes:
-        """Return the bytes of a delivery. Escaped non-ASCII, as Meta sends it."""
-        return json.dumps(envelope(changes, self.number.waba_id), separators=(",", ":")).encode()
+        """Return the bytes of a delivery."""
+        return encoded(envelope(changes, self.number.waba_id))
 
     async def post_raw(self, body: bytes, *, signed: str | None = None) -> int:
         """Post these bytes, with their signature or the given one; return the HTTP status, 0 for no answer."""
-        assert self._session is not None, "enter it first"
-        headers = {
-            "Content-Type": "application/json",
-            "X-Hub-Signature-256": signature(body, self._secret) if signed is None else signed,
-            "User-Agent": "facebookexternalua",
-        }
+        headers = signed_headers(body, self._secret)
+        if signed is not None:
+            headers["X-Hub-Signature-256"] = signed
         try:
-            async with self._session.post(self.url, data=body, headers=headers, allow_redirects=False) as response:
-                await response.read()
-                return response.status
-        except (aiohttp.ClientError, OSError):
+            return (await self._http.request("POST", headers, body)).status
+        except OSError:
             return NO_ANSWER
 
     # What webhooks say. `at` is UNIX seconds; without it, now.

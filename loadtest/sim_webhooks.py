@@ -5,7 +5,6 @@ business, what goes wrong on purpose sim_faults.py's.
 """
 
 import asyncio
-import json
 import logging
 import secrets
 from collections import deque
@@ -13,15 +12,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import aiohttp
-
 from loadtest.background import Background
 from loadtest.clock import instant
+from loadtest.http_client import HttpClient
 from loadtest.sim_config import SimConfig, Timers
 from loadtest.sim_faults import Fate, Faults
-from loadtest.sim_payloads import envelope, signature
+from loadtest.sim_payloads import encoded, envelope, signed_headers
 
 log = logging.getLogger(__name__)
+
+#: Connections to the callback at most.
+_CONNECTIONS = 100
 
 
 @dataclass(slots=True, kw_only=True)
@@ -47,7 +48,7 @@ class Webhooks:
         self.timers: Timers = config.timers
         self._queues: dict[str, deque[Delivery]] = {}
         self._batch: list[Delivery] = []
-        self._session: aiohttp.ClientSession | None = None
+        self._http: HttpClient | None = None
         #: Every webhook, in the order in which they were handed over.
         self.sent: deque[Delivery] = deque(maxlen=config.history)
         self.delivered = 0
@@ -61,30 +62,24 @@ class Webhooks:
         self.on_answer: Callable[[float, int], None] = lambda took_s, status: None
 
     async def start(self) -> None:
-        """Open the HTTP session and begin to verify the callback."""
-        if self._config.callback_url is None:
+        """Begin to verify the callback."""
+        url = self._config.callback_url
+        if url is None:
             return
-        self._session = self._new_session()
-        self._background.spawn(self._verify(self._config.callback_url), "callback verification")
-
-    def _new_session(self) -> aiohttp.ClientSession:
-        timeout = aiohttp.ClientTimeout(total=self.timers.webhook_timeout_s)
-        return aiohttp.ClientSession(timeout=timeout, auto_decompress=False)
+        self._http = HttpClient(url, timeout_s=self.timers.webhook_timeout_s, limit=_CONNECTIONS)
+        self._background.spawn(self._verify(self._http), "callback verification")
 
     async def let_go(self) -> None:
         """Close the connections to the callback; what it has open afterwards is its own. Call when none is in use."""
-        if self._session is not None:
-            old, self._session = self._session, self._new_session()
-            await old.close()
+        await self.close()
 
     async def close(self) -> None:
-        """Close the session; call after the background tasks have ended."""
-        if self._session is not None:
-            await self._session.close()
+        """Close the connections; call after the background tasks have ended."""
+        if self._http is not None:
+            await self._http.close()
 
-    async def _verify(self, url: str) -> None:
+    async def _verify(self, http: HttpClient) -> None:
         """Ask the callback to echo a challenge until it does; the gateway may still be starting."""
-        assert self._session is not None
         while not self.verified:
             challenge = str(secrets.randbelow(10**10)).zfill(10)
             query = {
@@ -93,10 +88,9 @@ class Webhooks:
                 "hub.verify_token": self._config.verify_token,
             }
             try:
-                async with self._session.get(url, params=query, allow_redirects=False) as response:
-                    text = (await response.content.read(1024)).decode("utf-8", "replace")
-                    self.verified = response.status == 200 and text == challenge
-            except (aiohttp.ClientError, TimeoutError) as failure:
+                answer = await http.request("GET", {}, query=query)
+                self.verified = answer.status == 200 and answer.body == challenge.encode()
+            except OSError as failure:
                 log.debug("callback not reachable yet: %s", failure)
             self.on_change()
             if not self.verified:
@@ -106,7 +100,7 @@ class Webhooks:
         """Hand over one webhook."""
         delivery = Delivery(key=key, change=change, waba_id=waba_id, fate=self._faults.fate())
         self.sent.append(delivery)
-        if self._session is None:
+        if self._http is None:
             return
         if delivery.fate.lost:
             self.lost += 1
@@ -131,7 +125,8 @@ class Webhooks:
         try:
             while queue:
                 delivery = queue.popleft()
-                await asyncio.sleep(delivery.fate.late_s)
+                if delivery.fate.late_s:
+                    await asyncio.sleep(delivery.fate.late_s)
                 await self._deliver([delivery])
         finally:
             del self._queues[key]
@@ -188,26 +183,18 @@ class Webhooks:
             by_account.setdefault(delivery.waba_id, []).append(delivery.change)
         wrapped = [envelope(changes, waba_id) for waba_id, changes in by_account.items()]
         whole = wrapped[0] | {"entry": [entry for one in wrapped for entry in one["entry"]]}
-        # Escaped non-ASCII, as Meta sends it: whoever signs the parsed text instead of the bytes fails.
-        return json.dumps(whole, separators=(",", ":")).encode()
+        return encoded(whole)
 
     async def _post(self, body: bytes) -> int | None:
-        if self._session is None or self._config.callback_url is None:
+        if self._http is None:
             return None
-        headers = {
-            "Content-Type": "application/json",
-            "X-Hub-Signature-256": signature(body, self._config.app_secret),
-            "User-Agent": "facebookexternalua",
-        }
+        headers = signed_headers(body, self._config.app_secret)
         self.attempts += 1
         left_at = instant()
         try:
-            async with self._session.post(
-                self._config.callback_url, data=body, headers=headers, allow_redirects=False
-            ) as response:
-                await response.content.read(1024)  # an answer that is not read to its end costs the connection
-                self.on_answer(instant() - left_at, response.status)
-                return response.status
-        except (aiohttp.ClientError, TimeoutError) as failure:
+            answer = await self._http.request("POST", headers, body)
+        except OSError as failure:
             log.debug("webhook not delivered: %s", failure)
             return None
+        self.on_answer(instant() - left_at, answer.status)
+        return answer.status
