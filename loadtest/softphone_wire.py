@@ -6,14 +6,15 @@ What the simulated operators have in common; who they are is in `softphone_bot` 
 
 import asyncio
 import itertools
-import json
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, TypeAlias
 
 import aiohttp
+import orjson
 
 from loadtest.background import Background
+from loadtest.websocket import WebSocket
 
 Json: TypeAlias = dict[str, Any]
 
@@ -56,15 +57,15 @@ class SoftphoneWire:
         self._waiting: dict[int, asyncio.Future[Json]] = {}
         self._changed = asyncio.Event()
         self._http, self._own_http = http, http is None
-        self._unread = tuple(f'{{"type":"{kind}"' for kind in unread)
-        self._ws: aiohttp.ClientWebSocketResponse | None = None
+        self._unread = tuple(f'{{"type":"{kind}"'.encode() for kind in unread)
+        self._ws: WebSocket | None = None
         #: The WebSocket on which the last login succeeded.
-        self._member: aiohttp.ClientWebSocketResponse | None = None
+        self._member: WebSocket | None = None
 
     # Life
 
     async def start(self) -> None:
-        """Log in. Raises: RequestFailed, aiohttp.ClientError."""
+        """Log in. Raises: RequestFailed, aiohttp.ClientError, OSError."""
         await self._background.start()
         if self._http is None:
             self._http = aiohttp.ClientSession()
@@ -81,20 +82,18 @@ class SoftphoneWire:
             return str(answer["ticket"])
 
     async def connect(self, *, ticket: str | None = None, resume: str | None = None) -> None:
-        """Open the WebSocket with a ticket or a resume token. Raises: RequestFailed, aiohttp.ClientError."""
-        assert self._http is not None
-        ws = self._ws = await self._http.ws_connect(
-            f"{self.url}/v1/softphone", protocols=[SUBPROTOCOL], autoping=True, max_msg_size=1 << 20
+        """Open the WebSocket with a ticket or a resume token. Raises: RequestFailed, OSError."""
+        ws = self._ws = await WebSocket.connect(
+            f"{self.url}/v1/softphone", subprotocol=SUBPROTOCOL, on_text=self._read, on_lost=self._closed
         )
         self.close_code = None
-        self._background.spawn(self._read(ws), "read")
         login = {"ticket": ticket} if ticket else {"resume": resume}
         self.welcome = await self.request("hello", **login)
         self._member = ws
         await self.logged_in()
 
     async def resume(self) -> None:
-        """Open a new WebSocket in the place of the lost one. Raises: RequestFailed, aiohttp.ClientError."""
+        """Open a new WebSocket in the place of the lost one. Raises: RequestFailed, OSError."""
         await self.connect(resume=self.welcome["resume"])
 
     async def logged_in(self) -> None:
@@ -121,7 +120,7 @@ class SoftphoneWire:
         number = next(self._numbers)
         waiting = self._waiting[number] = asyncio.get_running_loop().create_future()
         try:
-            await ws.send_str(json.dumps({"type": kind, "id": number, **fields}))
+            ws.send_text(orjson.dumps({"type": kind, "id": number, **fields}))
             async with asyncio.timeout(timeout_s):
                 answer = await waiting
         finally:
@@ -151,12 +150,11 @@ class SoftphoneWire:
         )
         return dict(push["call"])
 
-    async def _read(self, ws: aiohttp.ClientWebSocketResponse) -> None:
-        async for frame in ws:
-            if frame.type is not aiohttp.WSMsgType.TEXT:
-                break
-            if not frame.data.startswith(self._unread):
-                self._take(json.loads(frame.data))
+    def _read(self, message: bytes) -> None:
+        if not message.startswith(self._unread):
+            self._take(orjson.loads(message))
+
+    def _closed(self, ws: WebSocket) -> None:
         if ws is not self._ws:  # there is a newer one already
             return
         self.close_code = ws.close_code
