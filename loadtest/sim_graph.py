@@ -6,14 +6,15 @@ tokens and SDP). Nothing a client sends is a 500, except an ordered one.
 
 import asyncio
 import hmac
-import json
 import secrets
 from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from email.utils import formatdate
-from typing import Any, TypeAlias
+from functools import lru_cache
+from typing import Any, Final, TypeAlias
 
+import orjson
 from aiohttp import web
 
 from loadtest.sim_calls import Calls
@@ -31,6 +32,7 @@ from loadtest.sim_webhooks import Webhooks
 Body: TypeAlias = dict[str, Any]
 _ACTIONS = ("connect", "pre_accept", "accept", "reject", "terminate")
 _TIERS = {250: "TIER_250", 2_000: "TIER_2K", 10_000: "TIER_10K", 100_000: "TIER_100K"}
+_JSON: Final = "application/json; charset=utf-8"
 _PREFIX = r"/{version:v[0-9]{1,2}\.[0-9]}/{number:[0-9]+}"
 
 
@@ -114,8 +116,8 @@ class GraphApi:
         cut = fault is not None and fault.fault in (Fault.CUT_BEFORE, Fault.CUT_AFTER, Fault.STALL)
         if cut and request.transport is not None:
             request.transport.abort()
-        date = formatdate(self._world.clock(), usegmt=True)
-        return web.json_response(answer, status=status, headers={"Date": date})
+        headers = {"Date": _date(int(self._world.clock())), "Content-Type": _JSON}
+        return web.Response(body=orjson.dumps(answer), status=status, headers=headers)
 
     def _authorise(self, request: web.Request) -> None:
         given = request.headers.get("Authorization", "")
@@ -304,11 +306,16 @@ class GraphApi:
         return {name: fields[name] for name in wanted if name in fields} | {"id": spec.phone_number_id}
 
 
+@lru_cache(maxsize=1)
+def _date(now: int) -> str:
+    return formatdate(now, usegmt=True)
+
+
 async def _read_body(request: web.Request) -> Body:
     raw = await request.read()
     try:
-        body = json.loads(raw)
-    except (ValueError, RecursionError):
+        body = orjson.loads(raw)
+    except ValueError:
         raise GraphError(100, "The request body is not valid JSON") from None
     if not isinstance(body, dict):
         raise GraphError(100, "The request body must be a JSON object")

@@ -68,12 +68,15 @@ class _Lines:
 
     def __init__(self, sdp: str) -> None:
         self.all = sdp.split("\r\n")[:-1]
+        self._values: dict[str, list[str]] = {}
+        for line in self.all:
+            if line.startswith("a="):
+                name, _, value = line[2:].partition(":")
+                self._values.setdefault(name, []).append(value)
 
     def values(self, name: str) -> list[str]:
         """Return what follows `a=name:` (or "" for a flag), in order."""
-        prefix = f"a={name}"
-        found = (line[len(prefix) :] for line in self.all if line.startswith(prefix))
-        return [rest.removeprefix(":") for rest in found if rest == "" or rest[0] == ":"]
+        return self._values.get(name, [])
 
     def one(self, name: str) -> str | None:
         """Return the only value; several different ones are refused."""
