@@ -42,6 +42,8 @@ _LAST_LINES: Final = 20
 #: A process that was killed may be noticed by its connections first.
 _NOTICED_S: Final = 1.0
 _POSTGRES_STOP_S: Final = 10.0
+#: Seldom: what a load makes is let go of by counting, nearly all of it, and looking for the rest is a stall.
+_COLLECT: Final = (20_000, 5, 100)
 #: What a broken gateway or machine leads to; anything else is a bug here, and its traceback is shown.
 _EXPECTED: Final = (
     *(GatewayDied, PortTaken, BenchFailed, RequestFailed),
@@ -247,14 +249,17 @@ async def _stack(config: StackConfig, cores: Cores) -> AsyncIterator[Stack]:
     """Run a gateway, pinned, and end all of it: its PostgreSQL too, which survives a gateway that was killed."""
     stack = Stack(config)
     ours = os.sched_getaffinity(0) if cores.generator else set()
+    collect = gc.get_threshold()
     try:
         await stack.start()
         pin(stack.gateway_pid, cores.gateway)
         pin(os.getpid(), cores.generator)
         gc.collect()
         gc.freeze()  # people and numbers: a look through all of them would be a stall of the generator
+        gc.set_threshold(*_COLLECT)
         yield stack
     finally:
+        gc.set_threshold(*collect)
         gc.unfreeze()
         pin(os.getpid(), frozenset(ours))
         try:

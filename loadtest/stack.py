@@ -224,9 +224,13 @@ class Stack:
 
     async def _read_log(self, process: asyncio.subprocess.Process) -> None:
         assert process.stdout is not None
-        async for line in process.stdout:
-            self.log.append(line.decode(errors="replace").rstrip())
+        rest = b""
+        while more := await process.stdout.read(1 << 16):  # many lines at once: under load they are thousands a second
+            *lines, rest = (rest + more).split(b"\n")
+            self.log += [line.decode(errors="replace").rstrip() for line in lines]
             del self.log[:-2_000]
+        if rest:
+            self.log.append(rest.decode(errors="replace").rstrip())
         self._log_read.set()
 
     async def _until_log_read(self) -> None:
