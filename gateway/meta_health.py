@@ -46,14 +46,18 @@ class Area(StrEnum):
     CALLS = "calls"
     MESSAGES = "messages"
     CALL_PERMISSIONS = "call permissions"
-    NUMBER = "the number's settings"
+    SETTINGS = "the number's settings"
+    NUMBER = "the number itself"
 
+
+#: A token for calls and messages alone is a choice.
+_MAY_LACK: Final = frozenset({Area.SETTINGS, Area.NUMBER})
 
 _AREA: Final = {
     "request_free_form": Area.MESSAGES,
     "request_template": Area.MESSAGES,
     "call_permissions": Area.CALL_PERMISSIONS,
-    "settings": Area.NUMBER,
+    "settings": Area.SETTINGS,
     "number_info": Area.NUMBER,
 }
 
@@ -191,7 +195,7 @@ class MetaHealth:
 
     def is_token_refused(self, number: PhoneNumberId) -> bool:
         """Tell whether calls or messages of a number fail for its token."""
-        return any(area is not Area.NUMBER for area in self._refused.get(self._token_for(number), ()))
+        return bool(self._refused.get(self._token_for(number), {}).keys() - _MAY_LACK)
 
     def in_trouble(self, number: PhoneNumberId) -> bool:
         """Tell whether somebody should find out by and by if Meta works again."""
@@ -202,7 +206,7 @@ class MetaHealth:
         said = []
         for number in numbers:
             for area, refused in self._refused.get(self._token_for(number), {}).items():
-                if area is not Area.NUMBER:  # a token for calls and messages alone is a choice
+                if area not in _MAY_LACK:
                     said.append(_token_words(number, area, refused))
             if self.is_away(number):
                 failed = self._breaker(number).failed

@@ -13,6 +13,7 @@ import phonenumbers
 
 from gateway.errors import GraphError, GraphRefused
 from gateway.graph import Graph
+from gateway.graph_codes import refuses_token
 from gateway.ids import PhoneNumberId, UserRef
 from gateway.number_events import NumberEvent, NumberSettingsChanged
 from gateway.number_facts import (
@@ -80,8 +81,9 @@ class Number:
             self.learn(asked_by_hand(self.facts))
         try:
             said = await graph.settings(self.id)
-        except GraphRefused:  # a token for messages alone may not read settings, but may read the rest
-            self.learn(with_info(self.facts, await graph.number_info(self.id)))
+        except GraphRefused as error:  # a token for messages alone may not read settings, but may read the rest
+            if not refuses_token(error.code):
+                self.learn(with_info(self.facts, await graph.number_info(self.id)))
             raise
         self.learn(with_settings(self.facts, said, asked_at=now))
         self.learn(with_info(self.facts, await graph.number_info(self.id)))

@@ -19,6 +19,9 @@ from gateway.graph import GraphClient
 from gateway.graph_http import GraphHttp, Reply, Request
 from gateway.ids import MetaCallId, PhoneNumberId, UserRef
 from gateway.meta_health import MetaHealth
+from gateway.numbers import Number
+from gateway.settings import NumberSettings
+from policy.pack import load_pack
 from tests.support.fake_clock import START, FakeClock
 
 NUMBER = PhoneNumberId("200000000000002")
@@ -91,6 +94,11 @@ async def refuses_token(request: Request, limit_s: float) -> Reply:
     return no(190, 401)
 
 
+def a_number() -> Number:
+    given = NumberSettings(phone_number_id=NUMBER, phone_number="+551155550100")
+    return Number(given, load_pack("guide"), on_slots=lambda _: None)
+
+
 async def lost(scripted: Scripted) -> None:
     """Let so many `connect`s fail that the breaker opens."""
     for _ in range(FAILURES):
@@ -124,6 +132,27 @@ async def test_reads_and_permission_requests_are_held_back_too() -> None:
         with pytest.raises(GraphPaused):
             await asking
     assert len(scripted.sent) == FAILURES
+
+
+async def test_a_token_that_may_not_read_settings_is_still_asked_about_the_number() -> None:
+    async def calls_alone(request: Request, limit_s: float) -> Reply:
+        return (
+            no(10, 403) if request.op == "settings" else reply({"whatsapp_business_manager_messaging_limit": "TIER_2K"})
+        )
+
+    scripted = Scripted(calls_alone)
+    number = a_number()
+    with pytest.raises(GraphRefused):
+        await number.read_from_meta(scripted.client, now=START)
+    assert number.state.messaging_limit == 2_000
+
+
+async def test_whoever_reads_a_number_with_a_refused_token_is_told_by_meta() -> None:
+    scripted = Scripted(refuses_token)
+    number = a_number()
+    with pytest.raises(GraphRefused, match="190"):
+        await number.read_from_meta(scripted.client, now=START)
+    assert scripted.sent == ["settings"]
 
 
 async def test_calls_that_live_are_answered_and_ended_all_the_same() -> None:
