@@ -192,12 +192,16 @@ async def _show_numbers(loaded: Any) -> None:
     from rich.console import Console
 
     from gateway.clock import SystemClock
+    from gateway.log import configure_logging
     from gateway.numbers_table import ask, tables
 
+    configure_logging(level="critical", log_format=loaded.log_format, secrets=loaded.secret_texts())  # told below
     report = await ask(loaded, SystemClock())
     console = Console()
     for table in tables(report):
         console.print(table)
+    if report.problems:
+        _fail("\n".join(report.problems_told()))
     if not report.live:
         console.print(
             "[dim]Asked Meta. What its webhooks told, and the calls of today, a running gateway knows"

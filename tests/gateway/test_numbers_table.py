@@ -1,15 +1,22 @@
 """What `gateway numbers` says: from a running gateway, from Meta, and without either."""
 
+import asyncio
+import os
+import sys
+from asyncio.subprocess import PIPE
 from dataclasses import replace
 from datetime import timedelta
 from io import StringIO
 from typing import Any
 
+import orjson
+import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 from rich.console import Console
 
 from gateway import numbers_table
+from gateway.errors import GraphError
 from gateway.number_facts import NumberFacts, Warned, state_of
 from gateway.number_views import number_view
 from gateway.numbers import Number
@@ -20,25 +27,28 @@ from policy.number import CallingStatus, Restriction, RestrictionType
 from policy.pack import load_pack
 from tests.support.doors import API_KEY, doors
 from tests.support.fake_clock import START, FakeClock
+from tests.support.fake_graph import unreachable
+from tests.support.graph_server import TOKEN, a_server, no, ok
 from tests.support.world import NUMBER_ID, a_world
 
 NOW = START
 GIVEN = NumberSettings(phone_number_id=NUMBER_ID, phone_number="+551155550100", name="Loja [Exemplo]")
 
 
+ONE_LOOP = pytest.mark.asyncio(loop_factories=["asyncio"])  # the loop under test is that of another process
+ENVIRONMENT = {
+    "GATEWAY_APP_SECRET": "secret",
+    "GATEWAY_VERIFY_TOKEN": "verify",
+    "GATEWAY_ACCESS_TOKEN": TOKEN,
+    "GATEWAY_OPERATORS": '{"ana": "key-of-ana"}',
+    "GATEWAY_PHONE_NUMBER_ID": NUMBER_ID,
+    "GATEWAY_PHONE_NUMBER": "+551155550100",
+    "GATEWAY_GRAPH_URL": "http://127.0.0.1:1/v26.0",
+}
+
+
 def settings(**more: str) -> Settings:
-    return load(
-        environ={
-            "GATEWAY_APP_SECRET": "secret",
-            "GATEWAY_VERIFY_TOKEN": "verify",
-            "GATEWAY_ACCESS_TOKEN": "token",
-            "GATEWAY_OPERATORS": '{"ana": "key-of-ana"}',
-            "GATEWAY_PHONE_NUMBER_ID": NUMBER_ID,
-            "GATEWAY_PHONE_NUMBER": "+551155550100",
-            "GATEWAY_GRAPH_URL": "http://127.0.0.1:1/v26.0",
-            **more,
-        }
-    )
+    return load(environ=ENVIRONMENT | more)
 
 
 def printed(report: Report) -> str:
@@ -58,7 +68,7 @@ def shown(facts: NumberFacts, *, live: bool = True, **given: Any) -> str:
 
 
 def test_a_number_with_nothing_against_it() -> None:
-    text = shown(NumberFacts(calling=CallingStatus.ENABLED, messaging_limit=10_000))
+    text = shown(NumberFacts(calling=CallingStatus.ENABLED, messaging_limit=10_000, read_at=NOW))
     for words in ("Loja [Exemplo]", "ENABLED", "10,000", "none", "always open", "1 of 10,000"):
         assert words in text
     assert text.count("possible") == 2
@@ -111,11 +121,114 @@ async def test_a_running_gateway_is_asked_first() -> None:
         assert report.numbers == [number_view(world.number, now=world.clock.now())]
 
 
-async def test_without_a_gateway_meta_is_asked_and_what_it_does_not_say_is_told() -> None:
-    report = await ask(settings(GATEWAY_PORT="1", GATEWAY_API_KEY=API_KEY), FakeClock())
-    assert not report.live
-    assert list(report.problems) == [NUMBER_ID]
-    assert "Meta could not be reached" in printed(report)
+def test_of_a_number_that_was_not_read_nothing_is_promised() -> None:
+    text = shown(NumberFacts())
+    assert text.count("not known") == 6
+    assert not any(words in text for words in ("possible", "none", "always open"))
+    assert "yes: carries no calls" in shown(NumberFacts(), coexistence=True)  # somebody set it
+
+
+async def test_a_running_gateway_that_could_not_read_a_number_is_a_problem() -> None:
+    async with a_world() as world, doors(world) as opened:
+        given = settings(GATEWAY_PORT=str(opened.server.port), GATEWAY_API_KEY=API_KEY)
+        assert "the running gateway has not read it" in (await ask(given, FakeClock())).problems[NUMBER_ID]
+        await world.keeper.refresh(world.number)
+        assert (await ask(given, FakeClock())).problems == {}
+
+
+async def command(name: str, graph_url: str) -> tuple[int | None, str, str]:
+    """Run a command as its users do; return exit code, output and errors."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "gateway", name),
+        env={"PATH": os.environ["PATH"], **ENVIRONMENT, "GATEWAY_GRAPH_URL": graph_url},
+        stdout=PIPE,
+        stderr=PIPE,
+    )
+    out, err = await process.communicate()
+    return process.returncode, out.decode(), err.decode()
+
+
+@ONE_LOOP
+@pytest.mark.parametrize("name", ["check", "numbers"])
+async def test_meta_that_cannot_be_reached_is_one_sentence_and_an_error(name: str) -> None:
+    code, out, err = await command(name, "http://127.0.0.1:1/v26.0")
+    assert code == 1
+    assert err == (
+        f"number {NUMBER_ID}: Meta could not be reached at http://127.0.0.1:1/v26.0 (not connected). "
+        "Check this machine's network, name resolution and firewall, and GATEWAY_GRAPH_URL.\n"
+    )
+    assert "stamina" not in out
+    assert "possible" not in out
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (no(190, "Session has expired", 401), "Meta refused: (190) Session has expired. Set a new token in"),
+        (no(10, "No permission", 403), "Meta refused: (10) No permission. Give the system user whatsapp_business_man"),
+        (no(100, "Object does not exist"), "Meta refused: (100) Object does not exist. Check the phone number ID"),
+        (no(4, "Too many calls"), "Meta refused: (4) Too many calls. Try again in a few minutes"),
+        (no(190, f"Bad signature of {TOKEN}", 401), "Meta refused: (190) Bad signature of [hidden]. Set a new"),
+        (ok("Bad Gateway", 502), "Meta gave no clear answer: HTTP 502 without Meta's words. Try again"),
+        (ok("Not Found", 404), "Meta gave no clear answer: HTTP 404 without Meta's words. Try again"),
+    ],
+)
+async def test_a_no_of_metas_is_told_in_one_sentence_with_what_to_do(answer: web.Response, told: str) -> None:
+    async with a_server() as server:
+        server.answers = [answer]
+        report = await ask(settings(GATEWAY_GRAPH_URL=server.url), FakeClock())
+    (line,) = report.problems_told()
+    assert line.startswith(f"number {NUMBER_ID}: {told}")
+
+
+@ONE_LOOP
+async def test_a_refused_token_is_one_sentence_and_an_error() -> None:
+    async with a_server() as server:
+        server.answers = [no(190, "Session has expired", 401)]
+        code, out, err = await command("numbers", server.url)
+    assert (code, err.count("\n")) == (1, 1)
+    assert err.startswith(f"number {NUMBER_ID}: Meta refused: (190) Session has expired. Set a new token")
+    assert "token_refused" not in out
+
+
+@ONE_LOOP
+async def test_a_number_that_was_read_ends_well() -> None:
+    async with a_server() as server:
+        server.answers = [ok({"calling": {"status": "ENABLED"}})]
+        code, out, err = await command("numbers", server.url)
+    assert (code, err) == (0, "")
+    assert "possible" in out
+
+
+NUMBERS = orjson.dumps(
+    [{"phone_number_id": f"20000000000000{n}", "phone_number": f"+55115555010{n}"} for n in range(5)]
+).decode()
+
+
+def many() -> dict[str, str]:
+    return {"GATEWAY_NUMBERS": NUMBERS, "GATEWAY_PHONE_NUMBER_ID": "", "GATEWAY_PHONE_NUMBER": ""}
+
+
+async def test_numbers_with_the_same_trouble_share_a_sentence() -> None:
+    async with a_server() as server:
+        server.answers = [no(190, "Session has expired", 401)]
+        report = await ask(settings(GATEWAY_GRAPH_URL=server.url, **many()), FakeClock())
+        assert len(server.seen) == 5  # what they share is found out of each: a number may have a token of its own
+    (told,) = report.problems_told()
+    assert told.startswith("number 200000000000000, 200000000000001, 200000000000002 and 2 more: Meta refused: (190)")
+
+
+async def test_meta_that_cannot_be_reached_is_not_asked_about_every_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    async def read(number: Number, *_: Any) -> GraphError:
+        asked.append(number.id)
+        return unreachable("settings")
+
+    monkeypatch.setattr(numbers_table, "_read", read)
+    report = await ask(settings(**many()), FakeClock())
+    assert (len(asked), len(report.problems)) == (1, 5)
 
 
 async def test_something_else_on_the_gateways_port_is_not_believed(monkeypatch: Any) -> None:
