@@ -173,7 +173,7 @@ def _config_path(flag: Path | None, environ: Mapping[str, str], folder: Path, pr
     named = flag or environ.get(f"{PREFIX}CONFIG")
     if named:
         path = folder / Path(named).expanduser()
-        if not path.is_file():
+        if not path.exists():
             problems.append(f"{'--config' if flag else f'{PREFIX}CONFIG'}={named}: no such file")
             return None
         return path

@@ -1,11 +1,13 @@
 """`make run`: a gateway, a simulated Meta and a softphone page on this machine, until Ctrl-C."""
 
 import asyncio
+import os
 import signal
 
 from rich.console import Console
 from rich.panel import Panel
 
+from loadtest.guard import inherited_settings
 from loadtest.stack import GatewayDied, PortTaken, Stack, StackConfig
 
 
@@ -15,6 +17,9 @@ async def demo(config: StackConfig, console: Console) -> int:
     loop = asyncio.get_running_loop()
     for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(name, stop.set)
+    ignored = inherited_settings(os.environ)
+    if ignored:
+        console.print(f"Not used, for the demo has settings of its own: {', '.join(ignored)}", highlight=False)
     stack = Stack(config)
     try:
         with console.status("Starting ...") as status:

@@ -8,8 +8,11 @@ import ipaddress
 from collections.abc import Collection, Mapping
 from urllib.parse import urlsplit
 
-#: Settings that would make a gateway fill somebody's database.
-_DATABASES = ("GATEWAY_DATABASE_URL", "DATABASE_URL")
+#: What can name a database of somebody's, which a load would fill.
+_DATABASES = (
+    *("GATEWAY_DATABASE_URL", "GATEWAY_DATABASE_URL_FILE", "DATABASE_URL", "DATABASE_URL_FILE"),
+    "GATEWAY_CONFIG",
+)
 
 
 class NotLoopback(ValueError):
@@ -60,5 +63,5 @@ def check_environment(environ: Mapping[str, str]) -> list[str]:
 
 
 def inherited_settings(environ: Mapping[str, str]) -> list[str]:
-    """Return the names of settings that a gateway takes from the environment, for the report; values may be secret."""
-    return sorted(name for name in environ if name.startswith("GATEWAY_"))
+    """Return the names of settings that a gateway takes from the environment; their values may be secret."""
+    return sorted(name for name in environ if name.startswith("GATEWAY_") or name in _DATABASES)

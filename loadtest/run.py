@@ -215,6 +215,7 @@ async def _with_gateway(
             data_dir=Path(folder),
             operators=operators(needed_operators(scenario.work, form)),
             null_media=True,
+            inherits=True,
             sim=needed_world(scenario.work, form),
         )
         async with _stack(config, cores) as stack:

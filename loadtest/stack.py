@@ -1,7 +1,8 @@
 """A whole gateway as its users run it, beside a simulated Meta: started, watched, stopped.
 
-The gateway is a process of its own, given its settings by environment; nothing of it is imported. Used by `demo`, by
-load runs, and by runs that kill it and start it again.
+The gateway is a process of its own, given its settings by environment; nothing of it is imported. Settings that the
+environment happens to hold, or a file beside the program, may be those of somebody's real gateway: it gets none of
+them, unless `inherits` says so. Used by `demo`, by load runs, and by runs that kill it and start it again.
 
     async with Stack(StackConfig(null_media=True, operators=operators(50), sim={"users": crowd(1_000)})) as stack:
         ...
@@ -28,6 +29,7 @@ from typing import Any, Final, Self
 import aiohttp
 
 from loadtest.background import Background
+from loadtest.guard import inherited_settings
 from loadtest.meta_sim import MetaSim
 from loadtest.sim_config import SimConfig
 
@@ -60,6 +62,7 @@ class StackConfig:
     sim: Mapping[str, Any] = field(default_factory=dict)  #: further fields of the simulator's `SimConfig`
     #: No audio on either side, and no media workers: for loads of signalling.
     null_media: bool = False
+    inherits: bool = False  #: settings from our own environment too
     start_timeout_s: float = 60.0
 
 
@@ -121,8 +124,9 @@ class Stack:
             "-m",
             "gateway",
             "serve",
+            f"--config={os.devnull}",
             cwd=_ROOT,
-            env=os.environ | self._environment(),
+            env=self._environment(),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
@@ -220,7 +224,9 @@ class Stack:
             settings["GATEWAY_MEDIA_ENGINE"] = "null"
             # Whoever measures overload sets limits of their own; the others share a machine with what they measure.
             settings |= {"GATEWAY_MAX_SETUPS_PER_S": "10000", "GATEWAY_MAX_LOOP_LAG_MS": "10000"}
-        return settings | dict(config.environment)
+        ignored = () if config.inherits else inherited_settings(os.environ)
+        inherited = {name: value for name, value in os.environ.items() if name not in ignored}
+        return inherited | settings | dict(config.environment)
 
     async def _read_log(self, process: asyncio.subprocess.Process) -> None:
         assert process.stdout is not None

@@ -88,6 +88,18 @@ def test_a_named_file_that_is_not_there_is_a_mistake(folder: Path) -> None:
     assert found.problems == ("--config=no.toml: no such file",)
 
 
+def test_a_file_can_be_ruled_out(folder: Path) -> None:
+    (folder / "gateway.toml").write_text("port = 1")
+    assert load(environ=ENV, config=Path("/dev/null"), folder=folder).port == load(environ=ENV).port
+
+
+def test_a_folder_is_no_file(folder: Path) -> None:
+    (folder / "gateway.toml").mkdir()
+    assert load(environ=ENV, folder=folder).port == load(environ=ENV).port
+    (line,) = problems(folder, GATEWAY_CONFIG="gateway.toml")
+    assert line == "gateway.toml: cannot be read: Is a directory"
+
+
 def test_a_file_that_is_no_toml_says_where(folder: Path) -> None:
     (folder / "gateway.toml").write_text("port = \n")
     (line,) = problems(folder)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from loadtest.guard import NotLoopback, check_host, check_url
+from loadtest.guard import NotLoopback, check_environment, check_host, check_url, inherited_settings
 from loadtest.sim_config import SimConfig
 
 
@@ -40,3 +40,20 @@ def test_the_configuration_is_guarded() -> None:
         SimConfig(host="0.0.0.0")
     named = SimConfig(callback_url="https://example.com/x", allow_hosts=frozenset({"example.com"}))
     assert named.callback_url == "https://example.com/x"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["DATABASE_URL", "DATABASE_URL_FILE", "GATEWAY_DATABASE_URL", "GATEWAY_DATABASE_URL_FILE", "GATEWAY_CONFIG"],
+)
+def test_whatever_can_name_a_database_forbids_a_load_run(name: str) -> None:
+    (said,) = check_environment({name: "x", "GATEWAY_LOG_LEVEL": "debug"})
+    assert said.startswith(f"{name} is set")
+    assert inherited_settings({name: "x", "PATH": "/bin"}) == [name]
+
+
+def test_settings_of_the_environment_are_known_by_name() -> None:
+    assert inherited_settings({"GATEWAY_PORT": "1", "GATEWAY_API_KEY": "x", "HOME": "/"}) == [
+        "GATEWAY_API_KEY",
+        "GATEWAY_PORT",
+    ]
