@@ -63,6 +63,7 @@ class Breaker:
             self._failed, self._wait_s, self._until = 0, FIRST_WAIT_S, None
         elif ok is False:
             self._failed += 1
-            if probe or (self._until is None and self._failed >= FAILURES):
+            opens = probe if self.is_open else self._failed >= FAILURES
+            if opens:
                 self._until = now + self._wait_s * self._rng.uniform(1 - JITTER, 1.0)
                 self._wait_s = min(2 * self._wait_s, MAX_WAIT_S)

@@ -55,6 +55,18 @@ def test_one_probe_goes_when_the_wait_is_over_and_the_others_wait_for_it() -> No
     assert breaker.wait_s(now=later) == PROBE_S
 
 
+def test_a_probe_that_fails_after_another_success_closed_it_is_one_failure_like_any_other() -> None:
+    breaker = opened()
+    probe = breaker.begin()
+    breaker.end(ok=True, probe=False, now=NOW + 1)  # a call was ended meanwhile
+    breaker.end(ok=False, probe=probe, now=NOW + 5)
+    assert not breaker.is_open
+    fail(breaker, now=NOW + 5, times=FAILURES - 2)
+    assert not breaker.is_open
+    fail(breaker, now=NOW + 5)
+    assert breaker.is_open
+
+
 def test_a_probe_that_succeeds_closes_it() -> None:
     breaker = opened()
     probe = breaker.begin()
