@@ -140,14 +140,23 @@ class Unspool:
                     await self._adopt(event)
 
     async def _adopt(self, event: CallOffered) -> None:
-        """The record and the mark that its end is owed are one transaction: another crash loses neither."""
-        meta_call_id = event.meta_call_id
+        """The record and the mark that its end is owed are one transaction: another crash loses neither.
+
+        A call that the database will never take is ended all the same. Raises: StoreDown
+        """
+        store, meta_call_id, record = self._services.store, event.meta_call_id, self._record(event)
         self._services.registry.bury(meta_call_id, KnownCall(user=event.user, direction=Direction.USER_INITIATED))
-        if meta_call_id not in self._left and await self._services.store.call_by_meta_id(meta_call_id) is None:
-            record = self._record(event)
-            owed = EndOwed(call_id=record.call_id, owed=True, meta_call_id=meta_call_id)
-            await self._services.store.write(record, owed)
-            self._left[meta_call_id] = record
+        if meta_call_id in self._left:
+            return
+        try:
+            if await store.call_by_meta_id(meta_call_id) is not None:
+                return
+            await store.write(record, EndOwed(call_id=record.call_id, owed=True, meta_call_id=meta_call_id))
+        except StoreDown:
+            raise
+        except StoreError as error:
+            log.error("spool_call_not_kept", number_id=event.number_id, detail=str(error))
+        self._left[meta_call_id] = record
 
     def _record(self, event: CallOffered) -> CallRecord:
         return CallRecord(

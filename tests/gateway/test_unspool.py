@@ -11,10 +11,11 @@ import pytest
 
 from gateway import unspool
 from gateway.call import CallState
-from gateway.errors import SpoolDown, StoreDown
+from gateway.errors import SpoolDown, StoreDown, StoreError
 from gateway.events import Event
 from gateway.intake import Intake
 from gateway.outcome import EndReason, Result
+from gateway.records import CallRecord, Change
 from gateway.spool import Spool
 from gateway.spool_file import Delivery
 from gateway.unspool import Unspool
@@ -211,6 +212,21 @@ async def test_a_call_that_an_earlier_process_took_is_not_rung_but_ended_and_has
         assert (record.state, record.result, record.reason) == (CallState.ENDED, Result.GATEWAY, EndReason.INTERNAL)
         assert record.user == ANA
         await e.world.until(lambda: not len(e.world.endings))
+
+
+async def test_one_that_the_database_will_never_take_is_ended_and_holds_up_nothing(tmp_path: Path) -> None:
+    class Refusing(MemoryStore):
+        async def write(self, *changes: Change) -> None:
+            if any(isinstance(change, CallRecord) for change in changes):
+                raise StoreError("bad data")
+            await super().write(*changes)
+
+    async with a_world() as gone:
+        await left_over(tmp_path, gone, connect(gone), messages(gone, "wamid.1"))
+    async with emptying(tmp_path, store=Refusing()) as e:
+        await e.emptied()
+        await e.world.until(lambda: e.world.graph.ops() == ["terminate"])
+        assert len(e.world.store.events) == 2
 
 
 async def test_one_that_is_over_by_what_the_spool_says_is_not_ended_again(tmp_path: Path) -> None:
