@@ -28,7 +28,6 @@ from gateway.errors import GatewayError
 from gateway.graph import GraphClient
 from gateway.housekeeping import Housekeeping
 from gateway.hub import Hub
-from gateway.ids import PhoneNumberId
 from gateway.inbox import REMEMBERED, Inbox
 from gateway.intake import Intake
 from gateway.media_events import MediaEvents
@@ -73,10 +72,12 @@ class Gateway:
         self.registry = Registry()
         self.numbers = Numbers(self._number(number) for number in settings.numbers)
         self.media = _media_engine(settings, lambda event: self._media_events.take(event))
-        self.meta_health = MetaHealth(token_for=self._token, clock=self.clock)
+        # Asked for several times a call: the settings look through all numbers.
+        token_for = {number.id: settings.access_token_for(number.id) for number in self.numbers}.__getitem__
+        self.meta_health = MetaHealth(token_for=token_for, clock=self.clock)
         self.graph = GraphClient(
             base_url=settings.graph_url,
-            token_for=self._token,
+            token_for=token_for,
             clock=self.clock,
             observe=self.metrics.observe_graph,
             timeout_s=settings.graph_timeout_s,
@@ -255,9 +256,6 @@ class Gateway:
 
     def _number(self, settings: NumberSettings) -> Number:
         return Number(settings, settings.pack_loaded(), on_slots=lambda number: self._slots_shown.changed(number))
-
-    def _token(self, number_id: PhoneNumberId) -> str:
-        return self.settings.access_token_for(number_id)
 
     def _open_admission(self, services: Services, reconciler: Reconciler, stack: AsyncExitStack) -> Admission:
         turned_away = TurnedAway(services, start=self._spawn)

@@ -224,7 +224,9 @@ class MetaHealth:
         return self._breakers[number]
 
     def _refusals(self, token: str, area: Area) -> list[_Refused]:
-        known = self._refused.get(token, {})
+        known = self._refused.get(token)
+        if not known:
+            return []
         return [known[which] for which in (None, area) if which in known]
 
     def _judge_token(self, permit: Permit, error: GraphError | None, *, now: float) -> None:
