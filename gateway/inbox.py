@@ -114,7 +114,7 @@ class Inbox:
         """Leave out what took effect and is durable."""
         left = [event for event in events if not self._seen.is_durable(event.dedupe_key)]
         if len(left) < len(events):
-            self._services.metrics.events_total.labels(kind="repeated").inc(len(events) - len(left))
+            self._count("repeated", len(events) - len(left))
         return left
 
     @asynccontextmanager
@@ -147,18 +147,18 @@ class Inbox:
             for key in await self._services.store.known_events(number_id, asked)
         }
         if known:
-            self._services.metrics.events_total.labels(kind="repeated").inc(len(known))
+            self._count("repeated", len(known))
             self.remember(key for _, key in known)
         return [event for event in events if (event.number_id, event.dedupe_key) not in known]
 
     async def _take(self, event: ev.Event, now: datetime) -> None:
         """Let an event take effect, once. A bug in that harms no other event and keeps none from being kept."""
         if not self._first_time(event):
-            self._services.metrics.events_total.labels(kind="repeated").inc()
+            self._count("repeated")
             return
         try:
             await self._apply(event, now)
-            self._services.metrics.events_total.labels(kind=event.kind).inc()
+            self._count(event.kind)
         except (Exception, asyncio.CancelledError) as error:
             if was_cancelled(error):
                 raise
@@ -230,6 +230,9 @@ class Inbox:
             return False
         self._seen.add(key, durable=False)
         return True
+
+    def _count(self, kind: str, events: int = 1) -> None:
+        self._services.metrics.events_total.labels(kind=kind).inc(events)
 
     # --- calls -------------------------------------------------------------------------------------
 
