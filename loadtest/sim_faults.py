@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import Any
 
 _MAX_WAIT_S = 3600.0
+_MAX_BATCH = 1_000
 
 
 class Fault(StrEnum):
@@ -86,6 +87,8 @@ class WebhookFaults:
     late_s: float = 1.0
     #: Collect for so long and deliver together; 0: each on its own.
     batch_s: float = 0.0
+    #: Deliver when there are so many, evenly drawn from 1 to this each time; 0: however many.
+    batch: int = 0
     seed: int = 1
 
     def __post_init__(self) -> None:
@@ -93,6 +96,8 @@ class WebhookFaults:
             raise ValueError("late, twice, reordered and lost are shares from 0 to 1")
         if not 0 <= self.late_s <= _MAX_WAIT_S or not 0 <= self.batch_s <= 60:
             raise ValueError("late_s lies between 0 and 3600, batch_s between 0 and 60")
+        if not 0 <= self.batch <= _MAX_BATCH:
+            raise ValueError(f"batch lies between 0 and {_MAX_BATCH}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,6 +122,7 @@ class Faults:
         self.webhooks = WebhookFaults()
         self._random = random.Random(1)
         self._graph_random = random.Random(1)
+        self._batch_random = random.Random(1)
 
     def order(
         self, graph: list[GraphFault], webhooks: WebhookFaults | None, graph_shares: GraphFaults | None = None
@@ -129,6 +135,7 @@ class Faults:
         if webhooks is not None:
             self.webhooks = webhooks
             self._random = random.Random(webhooks.seed)
+            self._batch_random = random.Random(webhooks.seed)
 
     def clear(self) -> None:
         """Let everything work."""
@@ -177,6 +184,10 @@ class Faults:
             overtaken_s=wait_s if reordered < shares.reordered else None,
         )
 
+    def batch(self) -> int | None:
+        """Return how many webhooks the next delivery holds at most; None: however many."""
+        return self._batch_random.randint(1, self.webhooks.batch) if self.webhooks.batch else None
+
     def described(self) -> dict[str, Any]:
         """Return the faults in force for JSON."""
         return {
@@ -207,7 +218,7 @@ def read_webhook_faults(data: Mapping[str, Any]) -> WebhookFaults:
     """Return webhook faults from JSON. Raises: ValueError."""
     known = _known(data, WebhookFaults)
     numbers = dict.fromkeys(("late", "twice", "reordered", "lost", "late_s", "batch_s"), (int, float))
-    _check_types(known, {**numbers, "seed": int})
+    _check_types(known, {**numbers, "batch": int, "seed": int})
     return WebhookFaults(**known)
 
 

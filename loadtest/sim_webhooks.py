@@ -5,11 +5,12 @@ business, what goes wrong on purpose sim_faults.py's.
 """
 
 import asyncio
+import contextlib
 import logging
 import secrets
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from loadtest.background import Background
@@ -38,6 +39,18 @@ class Delivery:
     status: int | None = None
     given_up: bool = False
     fate: Fate
+    #: When it left together with others, of `instant`; None: it was not collected.
+    left_at: float | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class _Batch:
+    """Webhooks that wait for each other."""
+
+    #: None: however many come in time.
+    most: int | None
+    deliveries: list[Delivery] = field(default_factory=list)
+    full: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Webhooks:
@@ -47,7 +60,7 @@ class Webhooks:
         self._config, self._faults, self._background = config, faults, background
         self.timers: Timers = config.timers
         self._queues: dict[str, deque[Delivery]] = {}
-        self._batch: list[Delivery] = []
+        self._batch: _Batch | None = None
         self._http: HttpClient | None = None
         #: Every webhook, in the order in which they were handed over.
         self.sent: deque[Delivery] = deque(maxlen=config.history)
@@ -106,10 +119,10 @@ class Webhooks:
             self.lost += 1
             return
         self.pending += 1
-        if self._faults.webhooks.batch_s:
-            self._collect(delivery)
-        elif delivery.fate.overtaken_s is not None:
+        if delivery.fate.overtaken_s is not None:
             self._background.spawn(self._alone(delivery, delivery.fate.overtaken_s), "webhook")
+        elif self._faults.webhooks.batch_s:
+            self._collect(delivery)
         else:
             self._queue(delivery)
 
@@ -136,14 +149,25 @@ class Webhooks:
         await self._deliver([delivery])
 
     def _collect(self, delivery: Delivery) -> None:
-        self._batch.append(delivery)
-        if len(self._batch) == 1:
-            self._background.spawn(self._flush(self._faults.webhooks.batch_s), "webhook batch")
+        batch = self._batch
+        if batch is None:
+            batch = self._batch = _Batch(most=self._faults.batch())
+            self._background.spawn(self._flush(batch, self._faults.webhooks.batch_s), "webhook batch")
+        batch.deliveries.append(delivery)
+        if len(batch.deliveries) == batch.most:
+            self._batch = None
+            batch.full.set()
 
-    async def _flush(self, wait_s: float) -> None:
-        await asyncio.sleep(wait_s)
-        batch, self._batch = self._batch, []
-        await self._deliver(batch)
+    async def _flush(self, batch: _Batch, wait_s: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(wait_s):
+                await batch.full.wait()
+        if self._batch is batch:
+            self._batch = None
+        left_at = instant()
+        for delivery in batch.deliveries:
+            delivery.left_at = left_at
+        await self._deliver(batch.deliveries)
 
     async def _deliver(self, deliveries: Sequence[Delivery]) -> None:
         """Post until there is a 200 or the tries are used up; then once more for those told to come twice."""

@@ -67,11 +67,32 @@ def test_a_graph_fault_is_checked(data: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [{"late": 2}, {"lost": -0.1}, {"late_s": 1e9}, {"batch_s": 61}, {"seed": 1.5}, {"early": 1}]
+    "data",
+    [
+        {"late": 2},
+        {"lost": -0.1},
+        {"late_s": 1e9},
+        {"batch_s": 61},
+        {"batch": 1_001},
+        {"batch": 1.5},
+        {"seed": 1.5},
+        {"early": 1},
+    ],
 )
 def test_webhook_faults_are_checked(data: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"."):
         read_webhook_faults(data)
+
+
+def test_batches_are_of_all_sizes_up_to_the_most_and_the_same_again_with_the_same_seed() -> None:
+    def sizes(seed: int) -> list[int | None]:
+        faults = Faults()
+        faults.order([], WebhookFaults(batch_s=1, batch=4, seed=seed))
+        return [faults.batch() for _ in range(100)]
+
+    assert set(sizes(7)) == {1, 2, 3, 4}
+    assert sizes(7) == sizes(7) != sizes(8)
+    assert Faults().batch() is None
 
 
 def thrown(shares: GraphFaults, count: int = 4_000, action: str = "connect") -> Counter[Fault | None]:

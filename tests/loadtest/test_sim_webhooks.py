@@ -92,6 +92,44 @@ async def test_webhooks_can_come_in_one_delivery() -> None:
     assert (texts, deliveries) == (["0", "1", "2", "3", "4"], 1)
 
 
+async def test_a_delivery_leaves_when_it_holds_as_many_as_were_drawn_or_when_the_time_is_over() -> None:
+    async with callback() as hook, running(callback_url=hook.url) as sim:
+        sim.faults.order([], WebhookFaults(batch_s=0.3, batch=4, seed=1))
+        left = 10
+        sizes = iter([3, 1, 4, 4, 1])
+        sim.faults.batch = lambda: next(sizes)  # type: ignore[method-assign]
+        for index in range(left):
+            sim.user(ANA).message(str(index))
+        await until(lambda: len(hook.deliveries) == 3)
+        assert sim.webhooks.pending == 2  # two wait for two more
+        await until(lambda: len(hook.deliveries) == 4)
+        found = [len(one["entry"][0]["changes"]) for one in hook.deliveries]
+        assert sorted(found) == [1, 2, 3, 4]
+        texts = [value["messages"][0]["text"]["body"] for value in hook.changes("messages")]
+        assert sorted(texts) == [str(index) for index in range(left)]
+        left_at = [delivery.left_at for delivery in sim.webhooks.sent]
+        assert None not in left_at
+        assert len(set(left_at)) == 4
+        sim.user(ANA).message("one more")  # the last one was not full, and has left
+        await until(lambda: len(hook.deliveries) == 5)
+
+
+async def test_a_batch_that_waits_when_the_world_ends_is_dropped() -> None:
+    async with callback() as hook, running(callback_url=hook.url) as sim:
+        sim.faults.order([], WebhookFaults(batch_s=60))
+        sim.user(ANA).message("hello")
+        await until(lambda: sim.webhooks.pending == 1)
+    assert hook.deliveries == []
+
+
+async def test_what_is_out_of_order_is_in_no_batch() -> None:
+    async with callback() as hook, running(callback_url=hook.url) as sim:
+        sim.faults.order([], WebhookFaults(batch_s=60, batch=2, reordered=1, late_s=0.01))
+        sim.user(ANA).message("hello")
+        await until(lambda: len(hook.deliveries) == 1)
+        assert sim.webhooks.sent[0].left_at is None
+
+
 async def test_late_webhooks_keep_the_order_of_their_call() -> None:
     async with callback() as hook, running(callback_url=hook.url) as sim:
         sim.faults.order([], WebhookFaults(late=1, late_s=0.2, seed=4))
