@@ -26,6 +26,7 @@ class Background:
         """Open the group. Call once, before the first `spawn()`."""
         loop = asyncio.get_running_loop()
         ready: asyncio.Future[None] = loop.create_future()
+        self._stopped = asyncio.Event()
         # The single task that is in no group, because it holds the group.
         self._root = loop.create_task(self._hold(ready), name=self._name)
         await ready
@@ -33,8 +34,8 @@ class Background:
     async def _hold(self, ready: asyncio.Future[None]) -> None:
         async with asyncio.TaskGroup() as group:
             self._group = group
-            self._stopped = asyncio.Event()
-            ready.set_result(None)
+            if not ready.done():  # else whoever started this was cancelled, and is about to close it
+                ready.set_result(None)
             await self._stopped.wait()
             self._group = None
             for task in self._tasks:

@@ -310,7 +310,7 @@ async def _unless_it_dies(stack: Stack) -> AsyncIterator[None]:
         watching = tasks.create_task(watch())
         try:
             yield
-        except _EXPECTED:
+        except (*_EXPECTED, ExceptionGroup):
             # Was it the gateway's death that broke the load?
             await asyncio.wait([watching], timeout=_NOTICED_S)
             raise

@@ -46,3 +46,14 @@ async def test_closing_cancels_what_runs_and_drops_what_comes_later() -> None:
     background.spawn(wait(), "too late")
     assert cancelled == [True, True]
     assert len(asyncio.all_tasks()) == 1
+
+
+async def test_who_is_cancelled_while_starting_can_close() -> None:
+    background = Background("test")
+    async with asyncio.TaskGroup() as tasks:
+        starting = tasks.create_task(background.start())
+        await asyncio.sleep(0)  # it has asked for the task that holds the group, which did not run yet
+        starting.cancel()
+    async with asyncio.timeout(2):
+        await background.close()
+    assert len(asyncio.all_tasks()) == 1

@@ -5,13 +5,15 @@ import os
 import signal
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 from loadtest.__main__ import app
 from loadtest.results import Result, StepResult
-from loadtest.run import _cancelled_by_signals, _leaves, end_postgres, judge
+from loadtest.run import _cancelled_by_signals, _leaves, _unless_it_dies, end_postgres, judge
 from loadtest.scenarios import NAMES, Form, Threshold
 from loadtest.stack import GatewayDied
 from tests.support.waiting import until
@@ -53,6 +55,20 @@ def test_why_the_gateway_died_says_it_all() -> None:
     group = ExceptionGroup("", [OSError("no connection"), ExceptionGroup("", [GatewayDied("its last words")])])
     assert _leaves(group) == ["its last words"]
     assert _leaves(ExceptionGroup("", [OSError("a"), OSError("a"), TimeoutError()])) == ["OSError: a", "TimeoutError: "]
+
+
+@pytest.mark.parametrize("broken", [OSError("cut"), ExceptionGroup("logins", [OSError("cut"), TimeoutError()])])
+async def test_a_load_that_breaks_first_waits_for_the_news_that_the_gateway_died(broken: Exception) -> None:
+    async def until_gone() -> int:
+        await asyncio.sleep(0.05)
+        return -9
+
+    stack: Any = SimpleNamespace(until_gone=until_gone, log=["its last words"])
+    with pytest.raises(ExceptionGroup) as caught:
+        async with _unless_it_dies(stack):
+            raise broken
+    (said,) = _leaves(caught.value)
+    assert "with exit code -9. Its last words:\n  its last words" in said
 
 
 def test_every_mistake_of_the_command_line_is_named_at_once(tmp_path: Path) -> None:
