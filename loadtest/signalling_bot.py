@@ -126,6 +126,10 @@ class SignallingBot(SoftphoneWire):
         self._begins(view)
         return view
 
+    async def set_available(self, available: bool) -> None:
+        """Let calls ring here, or not. Raises: RequestFailed, TimeoutError, ConnectionError."""
+        await self.request("status", available=available)
+
     async def hang_up(self) -> None:
         """End the current call, if there is one."""
         if self.call is not None:
@@ -298,24 +302,31 @@ class Crew:
         """Log everybody in. Raises: RequestFailed, aiohttp.ClientError (in a group)."""
         # Each WebSocket keeps its connection: no limit, or the last ones would wait for ever.
         self._http = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
-        self.bots = [
+        try:
+            await self.join(self._keys)
+        except BaseException:
+            await self.close()
+            raise
+        return self
+
+    async def join(self, keys: Mapping[str, str]) -> list[SignallingBot]:
+        """Log further operators in, and return them. Raises: RequestFailed, aiohttp.ClientError (in a group)."""
+        assert self._http is not None, "enter it first"
+        joining = [
             SignallingBot(self._url, operator=name, key=key, policy=self._policy, http=self._http, claims=self._claims)
-            for name, key in self._keys.items()
+            for name, key in keys.items()
         ]
+        self.bots += joining
         places = asyncio.Semaphore(_LOGINS_AT_ONCE)
 
         async def log_in(bot: SignallingBot) -> None:
             async with places:
                 await bot.start()
 
-        try:
-            async with asyncio.TaskGroup() as group:
-                for bot in self.bots:
-                    group.create_task(log_in(bot))
-        except BaseException:
-            await self.close()
-            raise
-        return self
+        async with asyncio.TaskGroup() as group:
+            for bot in joining:
+                group.create_task(log_in(bot))
+        return joining
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

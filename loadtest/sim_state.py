@@ -275,6 +275,11 @@ class World:
         live = self._live if user is None else self._live_of.get(user, {})
         return [call for call in live.values() if number is None or call.facts.number is number.spec]
 
+    @property
+    def live(self) -> int:
+        """How many calls are up."""
+        return len(self._live)
+
     def count_live(self, number: Number, direction: Direction) -> int:
         """Return how many calls of a number are up in one direction."""
         return self._counts[number.spec.phone_number_id, direction]

@@ -28,6 +28,8 @@ class RequestFailed(Exception):
         super().__init__(f"{answer.get('code')}: {answer.get('title')}")
         self.answer = answer
         self.code = str(answer.get("code"))
+        #: Why, if it was refused by a rule; else the code.
+        self.reason = str((answer.get("refusal") or {}).get("reason", self.code)).lower()
 
 
 class SoftphoneWire:

@@ -37,6 +37,8 @@ _ROOT: Final = Path(__file__).resolve().parent.parent
 _STOP_S: Final = 15.0
 _ASK_S: Final = 2.0
 _LAST_WORDS_S: Final = 2.0
+#: Of an environment variable; Linux takes 128 KiB.
+_LONGEST_SETTING: Final = 100_000
 _PR_SET_PDEATHSIG: Final = 1
 
 
@@ -60,6 +62,8 @@ class StackConfig:
     api_key: str = field(default_factory=lambda: secrets.token_urlsafe(18))
     environment: Mapping[str, str] = field(default_factory=dict)  #: further settings of the gateway
     sim: Mapping[str, Any] = field(default_factory=dict)  #: further fields of the simulator's `SimConfig`
+    #: Calls that each number may have at once, each way; None: as many as the rules say.
+    slots: int | None = None
     #: No audio on either side, and no media workers: for loads of signalling.
     null_media: bool = False
     inherits: bool = False  #: settings from our own environment too
@@ -198,8 +202,10 @@ class Stack:
 
     def _environment(self) -> dict[str, str]:
         config, sim = self.config, self.sim
+        slots = {} if config.slots is None else {"incoming_slots": config.slots, "outgoing_slots": config.slots}
         numbers = [
-            {
+            slots
+            | {
                 "phone_number_id": number.phone_number_id,
                 "phone_number": f"+{number.display_phone_number}",
                 "name": number.verified_name,
@@ -214,7 +220,7 @@ class Stack:
             "GATEWAY_VERIFY_TOKEN": sim.config.verify_token,
             "GATEWAY_ACCESS_TOKEN": sim.config.access_token,
             "GATEWAY_NUMBERS": json.dumps(numbers),
-            "GATEWAY_OPERATORS": json.dumps(dict(config.operators)),
+            **self._operators(),
             "GATEWAY_API_KEY": config.api_key,
             "GATEWAY_DATA_DIR": str(self.data_dir),
             # The simulated user's media is on loopback, which a gateway otherwise never sends to.
@@ -227,6 +233,16 @@ class Stack:
         ignored = () if config.inherits else inherited_settings(os.environ)
         inherited = {name: value for name, value in os.environ.items() if name not in ignored}
         return inherited | settings | dict(config.environment)
+
+    def _operators(self) -> dict[str, str]:
+        """Return the setting: itself, or the name of a file with it if it is longer than a setting may be."""
+        text, folder = json.dumps(dict(self.config.operators)), self.config.data_dir
+        if len(text) <= _LONGEST_SETTING:
+            return {"GATEWAY_OPERATORS": text}
+        assert folder is not None, "so many operators need a data folder"
+        file = folder / "operators.json"
+        file.write_text(text, encoding="utf-8")
+        return {"GATEWAY_OPERATORS_FILE": str(file)}
 
     async def _read_log(self, process: asyncio.subprocess.Process) -> None:
         assert process.stdout is not None

@@ -2,12 +2,14 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ import pytest
 from rich.console import Console
 
 from loadtest.demo import demo
-from loadtest.stack import GatewayDied, PortTaken, Stack, StackConfig, free_port
+from loadtest.stack import GatewayDied, PortTaken, Stack, StackConfig, free_port, operators
 from tests.support.waiting import until
 
 #: Starts a child as the stack does, prints its number, and waits to be killed.
@@ -52,6 +54,21 @@ async def test_a_taken_port_is_named_before_anything_starts(field: str, option: 
             assert stack.process is None
         finally:
             await stack.close()
+
+
+def test_the_gateway_is_told_how_many_calls_a_number_may_have() -> None:
+    for slots, told in ((None, [None]), (7, [7])):
+        (number,) = json.loads(Stack(replace(config(), slots=slots))._environment()["GATEWAY_NUMBERS"])
+        assert [number.get("incoming_slots")] == [number.get("outgoing_slots")] == told
+
+
+def test_more_operators_than_fit_into_a_variable_come_in_a_file(tmp_path: Path) -> None:
+    for count, name in ((10, "GATEWAY_OPERATORS"), (5_000, "GATEWAY_OPERATORS_FILE")):
+        many = operators(count)
+        settings = Stack(replace(config(), data_dir=tmp_path, operators=many))._environment()
+        text = settings[name] if count == 10 else Path(settings[name]).read_text(encoding="utf-8")
+        assert json.loads(text) == many
+        assert len([one for one in settings if one.startswith("GATEWAY_OPERATORS")]) == 1
 
 
 async def test_the_demo_says_so_and_ends_with_1() -> None:
