@@ -179,6 +179,7 @@ def run(
     from rich.console import Console
 
     from loadtest.guard import check_environment
+    from loadtest.loads import short_of_descriptors
     from loadtest.report import NotWritten
     from loadtest.run import Order
     from loadtest.run import run as run_scenarios
@@ -189,6 +190,7 @@ def run(
     scenarios: tuple[Scenario, ...] = ()
     try:
         scenarios = find(scenario or ())
+        mistakes += short_of_descriptors(scenarios, long=long)
     except BadScenario as bad:
         mistakes += bad.mistakes
     if mistakes:

@@ -6,7 +6,7 @@ Instants are those at which the simulated Graph had read the request. Not respon
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Final
@@ -14,12 +14,15 @@ from typing import Final
 from loadtest.clock import instant
 from loadtest.generator import NO_ANSWER, Shot
 from loadtest.loads import BURST_OPERATORS, DIALS_PER_USER, DRAIN_S, OK, Job, Load, crew_of, operators_for
+from loadtest.meta_sim import SimUser
 from loadtest.results import StepResult
 from loadtest.scenarios import Step, Work
 from loadtest.signalling_bot import Answer, Crew, Policy
 from loadtest.sim_errors import NotPossible
-from loadtest.sim_state import Call
+from loadtest.sim_state import Call, Number
+from loadtest.sim_webhooks import Delivery
 from loadtest.softphone_wire import RequestFailed
+from loadtest.stack import Stack
 
 #: A call of which the Graph heard nothing for so long is lost.
 PATIENCE_S: Final = 10.0
@@ -33,6 +36,8 @@ class Track:
     due_at: float
     #: Of its arrival in the step.
     index: int
+    #: Its webhook, which may have been held back.
+    webhook: Delivery
     done: asyncio.Future[None]
     heard_at: dict[str, float] = field(default_factory=dict)
 
@@ -48,6 +53,7 @@ class Ring(Load):
         self.burst = job.work is Work.BURST
         self.decides = self._last = "pre_accept" if self.burst else "accept"
         self._users = itertools.cycle(list(self.stack.sim.world.users))
+        self._numbers = itertools.cycle([self.stack.sim.number])
         self._tracks: dict[str, Track] = {}
         self.stack.sim.world.heard = self._heard
 
@@ -69,11 +75,12 @@ class Ring(Load):
         user = sim.user(next(self._users))
         left_at = instant()
         try:
-            call = user.call()
+            call = user.call(number=next(self._numbers))
         except NotPossible:
             return NO_ANSWER
-        fate = sim.webhooks.sent[-1].fate
-        track = Track(index=index, due_at=left_at + (fate.overtaken_s or fate.late_s), done=loop.create_future())
+        webhook = sim.webhooks.sent[-1]
+        held_s = webhook.fate.overtaken_s or webhook.fate.late_s
+        track = Track(index=index, due_at=left_at + held_s, webhook=webhook, done=loop.create_future())
         self._tracks[call.id] = track
         try:
             async with asyncio.timeout(PATIENCE_S):
@@ -96,9 +103,11 @@ class Ring(Load):
         """Count from when each call was due."""
         for track in self._tracks.values():
             late_s = shots[track.index].late_s
+            left_at = track.webhook.left_at
+            due_at = track.due_at - late_s if left_at is None else left_at
             for action in ("pre_accept", "accept"):
                 if action in track.heard_at:
-                    took_ms = 1_000 * (track.heard_at[action] - track.due_at + late_s)
+                    took_ms = 1_000 * (track.heard_at[action] - due_at)
                     self.instants.setdefault(action, []).append(took_ms)
         # `accept` goes out when `pre_accept` was answered: once the Graph's own time is in it.
         self.instants["overhead"] = [max(0.0, one - step.graph_ms) for one in self.instants.get("accept", [])]
@@ -108,6 +117,16 @@ class Ring(Load):
             if answered:
                 last_due_at = max(track.due_at for track in self._tracks.values())
                 result.figures["last_answer_ms"] = 1_000 * (max(answered) - last_due_at)
+
+
+async def permit(stack: Stack, pairs: Iterable[tuple[SimUser, Number]]) -> None:
+    """Let users permit calls from numbers, and the gateway hear of it."""
+    sim = stack.sim
+    for index, (user, number) in enumerate(pairs):
+        user.grant(number=number)
+        if index % _PERMIT_AT_ONCE == 0:  # not a flood: this is not measured
+            await sim.until(lambda: sim.webhooks.pending == 0, timeout_s=DRAIN_S)
+    await sim.until(lambda: sim.webhooks.pending == 0, timeout_s=DRAIN_S)
 
 
 def _gives_up(loop: asyncio.AbstractEventLoop, call: Call, hang_up: Callable[[], object]) -> None:
@@ -140,15 +159,6 @@ class Dial(Load):
         self._by_index: dict[int, float] = {}
         self.stack.sim.world.heard = self._heard
 
-    async def _permit(self) -> None:
-        """Let the users of this step permit calls."""
-        sim = self.stack.sim
-        for index in range(self._first, self._first + self._called):
-            sim.user(self._users[index]).grant(number=sim.world.numbers[self._number(index)])
-            if index % _PERMIT_AT_ONCE == 0:  # not a flood: this is not measured
-                await sim.until(lambda: sim.webhooks.pending == 0, timeout_s=DRAIN_S)
-        await sim.until(lambda: sim.webhooks.pending == 0, timeout_s=DRAIN_S)
-
     def _number(self, index: int) -> str:
         """Return the number that calls this user."""
         return self._numbers[index % len(self._numbers)]
@@ -162,7 +172,10 @@ class Dial(Load):
     @asynccontextmanager
     async def ready(self, step: Step) -> AsyncIterator[None]:
         """Have operators, who hang up after a while."""
-        await self._permit()
+        sim, indexes = self.stack.sim, range(self._first, self._first + self._called)
+        await permit(
+            self.stack, [(sim.user(self._users[one]), sim.world.numbers[self._number(one)]) for one in indexes]
+        )
         self.acks.clear()
         count = operators_for(step, self.job.form.talk_s)
         async with crew_of(self.stack, count, Policy(talk_s=self.job.form.talk_s)) as crew:
@@ -182,8 +195,7 @@ class Dial(Load):
                 view = await crew.dial(self._number(user), f"+{self._users[user]}")
                 self._by_index[index] = await self._connected(view["call_id"]) - began_at
         except (RequestFailed, TimeoutError, ConnectionError) as failure:
-            reason = failure.code if isinstance(failure, RequestFailed) else type(failure).__name__
-            self.job.result.figures[f"refused: {reason}"] = self.job.result.figures.get(f"refused: {reason}", 0) + 1
+            self.job.count_refusal(failure)
             return NO_ANSWER
         return OK
 

@@ -39,6 +39,12 @@ _COLUMNS: Final = (
     ("connect_p999_ms", "connect p999", ".1f"),
     ("last_answer_ms", "last answer", ".0f"),
     ("events_per_s", "events/s", ".0f"),
+    ("refusal_in_p99_ms", "refusal in p99", ".1f"),
+    ("refusal_out_p99_ms", "refusal out p99", ".1f"),
+    ("kib_per_call", "KiB a call", ".1f"),
+    ("kib_per_operator", "KiB an operator", ".1f"),
+    ("idle_cpu_share", "cores idle", ".2f"),
+    ("call_cpu_ms", "CPU ms beyond idle", ".2f"),
     ("cpu_ms", "CPU ms", ".2f"),
     ("cpu_share", "cores", ".2f"),
     ("database_cpu_ms", "PostgreSQL CPU ms", ".2f"),
@@ -47,12 +53,15 @@ _COLUMNS: Final = (
     ("lag_p99_ms", "lag p99", ".1f"),
     ("lag_max_ms", "lag max", ".1f"),
     ("rss_mb", "MiB", ".0f"),
+    ("spooled", "spooled", ".0f"),
+    ("missing", "missing", ".0f"),
     ("lost", "lost", ".0f"),
 )
 _OF_TERMINAL: Final = frozenset(
     {
         *("ack_p99_ms", "accept_p50_ms", "accept_p99_ms", "connect_p50_ms", "connect_p99_ms", "last_answer_ms"),
-        *("events_per_s", "cpu_ms", "lag_p99_ms", "lag_max_ms", "lost"),
+        *("refusal_in_p99_ms", "refusal_out_p99_ms", "kib_per_call", "idle_cpu_share", "call_cpu_ms"),
+        *("events_per_s", "spooled", "cpu_ms", "lag_p99_ms", "lag_max_ms", "lost"),
     }
 )
 

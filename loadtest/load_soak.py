@@ -34,6 +34,8 @@ async def soak_load(job: Job) -> None:
         # With the pools to Meta and to the database, which keep their connections for minutes.
         most = max(sample.descriptors for sample in done.samples[half // 2 : half + 1])
         figures["descriptors_more"] = float(after.descriptors - most)
+    lags = [sample.lag_ms for sample in job.result.samples if sample.lag_ms is not None]
+    figures["lag_max_ms"] = max(lags, default=0.0)
     figures["tasks_more"] = float(after.tasks - before.tasks)
     figures["refused"] = float(done.refused.total())
     figures["calls_per_s"] = done.calls / took_s

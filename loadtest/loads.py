@@ -9,19 +9,21 @@ import asyncio
 import contextlib
 import math
 import random
+import resource
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from loadtest.generator import Shot, open_loop, percentile
 from loadtest.measure import cpu_now, lag_buckets, lag_share_ms
 from loadtest.results import Result, Sample, StepResult
-from loadtest.scenarios import Form, Step, Work
+from loadtest.scenarios import Form, Scenario, Step, Work
 from loadtest.signalling_bot import Crew, Policy
-from loadtest.sim_config import Behaviour, NumberSpec, Profile, Timers, crowd
+from loadtest.sim_config import LIMITS, Behaviour, NumberSpec, Profile, Timers, crowd
 from loadtest.sim_faults import Fault, GraphFault, WebhookFaults
 from loadtest.soak import soak_users
+from loadtest.softphone_wire import RequestFailed
 from loadtest.stack import Stack
 
 #: Whatever is still to be done after a step.
@@ -32,6 +34,10 @@ _HELD_LOST: Final = 0.001
 #: Later, or busier, than this, the generator measures itself.
 _GENERATOR_LATE_MS: Final = 20.0
 _GENERATOR_BUSY: Final = 0.85
+#: A lag that says nothing; a higher one is waited for to be forgotten, not for long.
+_CALM_LAG_MS: Final = 2.0
+_FORGOTTEN_S: Final = 1.2
+_LOOK_S: Final = 0.1
 #: A user may be connected five times in 24 hours when the business calls; a number may place 10,000 calls.
 DIALS_PER_USER: Final = 2
 #: Not counted: what is done for the first time takes longer.
@@ -41,10 +47,16 @@ _CALLERS: Final = 20_000
 _DIALS_PER_NUMBER: Final = 8_000
 #: How long an operator is in a call besides talking and waiting for the Graph.
 _HANDLING_S: Final = 0.05
+#: Of this process and of the gateway, beside one a softphone.
+_OTHER_DESCRIPTORS: Final = 1_000
 #: Graph requests that a call waits for, one after another.
 _WAITS_PER_CALL: Final = 3
 BURST_OPERATORS: Final = 4
+#: One calls a number that is full, one is called by it.
+KNOCKERS: Final = 2
 _REORDERED_BY_S: Final = 0.1
+#: The simulated Meta waits for the rest of a batch for so long.
+_COLLECTED_S: Final = 0.1
 _INTAKE_USERS: Final = 2_000
 OK: Final = 200
 
@@ -60,6 +72,12 @@ class Job:
     result: Result
     #: Told what is going on, and the share that is done.
     progress: Callable[[str, float], None] = lambda what, share: None
+
+    def count_refusal(self, failure: Exception) -> None:
+        """Count a call that did not come up, by its cause."""
+        cause = failure.reason if isinstance(failure, RequestFailed) else type(failure).__name__
+        name = f"refused: {cause}"
+        self.result.figures[name] = self.result.figures.get(name, 0) + 1
 
 
 def operators_for(step: Step, talk_s: float) -> int:
@@ -77,31 +95,69 @@ def needed_operators(work: Work, form: Form) -> int:
         return form.lanes + 1
     if work is Work.BURST:
         return BURST_OPERATORS
-    return max((operators_for(step, form.talk_s) for step in form.steps), default=1)
+    busy = max(operators_for(step, form.talk_s) for step in (WARM_UP, *form.steps))
+    return busy + most_staying(form) + 1 if work is Work.FILL else busy
+
+
+def short_of_descriptors(scenarios: Sequence[Scenario], *, long: bool) -> list[str]:
+    """Allow this process and its children as many descriptors as the system lets them; return what needs more."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    needed = {one.name: needed_operators(one.work, one.form(long=long)) + _OTHER_DESCRIPTORS for one in scenarios}
+    return [
+        f"{name}: needs {count:,} descriptors, the system allows {most:,} (ulimit -Hn)"
+        for name, count in needed.items()
+        if most != resource.RLIM_INFINITY and count > most
+    ]
+
+
+def most_staying(form: Form) -> int:
+    """Return how many calls stay up in the end."""
+    return max((step.live * step.numbers for step in form.steps), default=0)
 
 
 def needed_world(work: Work, form: Form) -> dict[str, object]:
     """Return fields of the simulator's `SimConfig`: people, numbers, timers."""
     calls = sum(step.count for step in form.steps)
+    if work is Work.FILL:
+        return _filled_world(form, calls)
     rules = {"profile": Profile.GUIDE, "timers": Timers(answer_after_s=0.0, ringing_after_s=0.0)}
     if work is Work.SOAK:
-        users, numbers = soak_users(form.calls, form.lanes), _numbers(form.calls // 2)
+        users, numbers = soak_users(form.calls, form.lanes), _numbers_for(form.calls // 2)
         return {"users": users, "numbers": numbers, **rules, "history": 4 * form.lanes}
     if work is Work.DIAL:
         count = sum(step.count // DIALS_PER_USER + 1 for step in (WARM_UP, *form.steps))
         users = crowd(count, behaviour=Behaviour.AUTO_ACCEPT, after_s=0.0)
         history = max(step.count for step in form.steps) + 1_000
-        return {"users": users, "numbers": _numbers(calls), **rules, "history": history}
+        return {"users": users, "numbers": _numbers_for(calls), **rules, "history": history}
     if work is Work.INTAKE:
         return {"users": crowd(_INTAKE_USERS), **rules}
     talk_s = form.talk_s if work is Work.RING else None
     return {"users": crowd(min(calls, _CALLERS), talk_s=talk_s), **rules}
 
 
-def _numbers(calls: int) -> tuple[NumberSpec, ...]:
+def _filled_world(form: Form, calls: int) -> dict[str, object]:
+    """Return people for calls that stay, two who knock, and callers; one number more than is filled."""
+    staying = crowd(most_staying(form) + KNOCKERS, behaviour=Behaviour.AUTO_ACCEPT, after_s=0.0)
+    callers = crowd(min(calls, _CALLERS), first=5_511_920_000_000, talk_s=form.talk_s)
+    # Meta would keep the call away that is one too many; here it comes through, and the gateway has to say no.
+    limits = replace(LIMITS[Profile.GUIDE], concurrent_in=form.slots + KNOCKERS, concurrent_out=form.slots)
+    return {
+        "users": staying + callers,
+        "numbers": _numbers(max(step.numbers for step in form.steps) + 1),
+        "limits": limits,
+        "timers": Timers(answer_after_s=0.0, ringing_after_s=0.0),
+    }
+
+
+def _numbers_for(calls: int) -> tuple[NumberSpec, ...]:
+    return _numbers(calls // _DIALS_PER_NUMBER + 1)
+
+
+def _numbers(count: int) -> tuple[NumberSpec, ...]:
     return tuple(
         NumberSpec(phone_number_id=str(200_000_000_000_002 + index), display_phone_number=str(551_155_550_100 + index))
-        for index in range(calls // _DIALS_PER_NUMBER + 1)
+        for index in range(count)
     )
 
 
@@ -122,6 +178,8 @@ class Load:
 
     #: Figures of instants that decide whether a rate was held.
     decides: str = ""
+    #: Calls that are up on purpose, and stay so.
+    staying: int = 0
 
     def __init__(self, job: Job) -> None:
         self.job, self.stack = job, job.stack
@@ -152,14 +210,14 @@ async def stepped(job: Job, load: Load) -> None:
     job.progress("warming up", 0.0)
     await _step(job, load, WARM_UP, len(job.form.steps))
     job.result.steps.clear()
-    over: set[float] = set()
+    over: set[str] = set()
     for index, step in enumerate(job.form.steps):
         job.progress(step.label, index / len(job.form.steps))
-        if step.graph_ms in over:
+        if step.series in over:
             continue
         found = await _step(job, load, step, index)
         if not found.held:
-            over.add(step.graph_ms)
+            over.add(step.series)
             job.result.load.append(f"{step.label} was not held: no higher rate was tried")
     job.result.figures |= overall(job.work, job.result.steps)
 
@@ -167,15 +225,17 @@ async def stepped(job: Job, load: Load) -> None:
 async def _step(job: Job, load: Load, step: Step, index: int) -> StepResult:
     stack, loop, seed = job.stack, asyncio.get_running_loop(), job.seed + index
     result = StepResult(label=step.label, rate_per_s=step.rate_per_s, graph_ms=step.graph_ms, count=step.count)
+    result.series = step.series
     _order_faults(stack, step, seed)
     load.begin(step)
     async with load.ready(step):
+        await _forgotten(stack)
         cpu, lag, seen = cpu_now(stack), lag_buckets(await stack.metrics()), len(job.result.samples)
         began_at = loop.time()
         shots = await open_loop(load.arrive, rate_per_s=step.rate_per_s, count=step.count, seed=seed, most=20_000)
         took_s = loop.time() - began_at
-        await drained(stack)
-        spent, lag_after = cpu_now(stack), lag_buckets(await stack.metrics())
+        await drained(stack, load.staying)
+        spent, after = cpu_now(stack), await stack.metrics()
         whole_s = loop.time() - began_at
     figures = result.figures
     figures["lost"] = float(sum(shot.status != OK for shot in shots))
@@ -187,7 +247,9 @@ async def _step(job: Job, load: Load, step: Step, index: int) -> StepResult:
     figures["generator_cpu_share"] = (spent.generator_s - cpu.generator_s) / whole_s
     figures["late_p99_ms"] = 1_000 * percentile([shot.late_s for shot in shots], 0.99)
     _from_samples(figures, job.result.samples[seen:])
-    lag_ms = lag_share_ms(lag, lag_after, 0.99)
+    # The last look of the samples may be half a second old.
+    figures["lag_max_ms"] = max(figures.get("lag_max_ms", 0.0), 1_000 * after["loop_lag_seconds"])
+    lag_ms = lag_share_ms(lag, lag_buckets(after), 0.99)
     if lag_ms is not None:
         figures["lag_p99_ms"] = lag_ms
     load.finish(step, shots, result)
@@ -203,19 +265,37 @@ async def _step(job: Job, load: Load, step: Step, index: int) -> StepResult:
     return result
 
 
+async def _forgotten(stack: Stack) -> None:
+    """Wait until the gauge of the loop's lag, which looks back a second, shows no more of what went before."""
+    loop = asyncio.get_running_loop()
+    give_up_at = loop.time() + _FORGOTTEN_S
+    while True:
+        lag_ms = 1_000 * (await stack.metrics())["loop_lag_seconds"]
+        if lag_ms <= _CALM_LAG_MS or loop.time() > give_up_at:
+            return
+        await asyncio.sleep(_LOOK_S)
+
+
 def _order_faults(stack: Stack, step: Step, seed: int) -> None:
     faults = stack.sim.faults
     faults.clear()
     late = [GraphFault(fault=Fault.DELAY, times=1_000_000, seconds=step.graph_ms / 1_000)] if step.graph_ms else []
-    webhooks = WebhookFaults(twice=step.twice, reordered=step.reordered, late_s=_REORDERED_BY_S, seed=seed)
+    webhooks = WebhookFaults(
+        twice=step.twice,
+        reordered=step.reordered,
+        late_s=_REORDERED_BY_S,
+        batch_s=_COLLECTED_S if step.batch > 1 else 0.0,
+        batch=step.batch if step.batch > 1 else 0,
+        seed=seed,
+    )
     faults.order(late, webhooks)
 
 
-async def drained(stack: Stack) -> None:
-    """Wait until no call is up at the simulated Meta and everything was told; not for ever."""
+async def drained(stack: Stack, staying: int = 0) -> None:
+    """Wait until no calls but so many are up at the simulated Meta and everything was told; not for ever."""
     world, webhooks = stack.sim.world, stack.sim.webhooks
     with contextlib.suppress(TimeoutError):
-        await stack.sim.until(lambda: not world.live_calls() and not webhooks.pending, timeout_s=DRAIN_S)
+        await stack.sim.until(lambda: world.live <= staying and not webhooks.pending, timeout_s=DRAIN_S)
 
 
 def _timed(figures: dict[str, float], name: str, values: Sequence[float]) -> None:
@@ -235,14 +315,17 @@ def _from_samples(figures: dict[str, float], samples: Sequence[Sample]) -> None:
 
 
 def overall(work: Work, steps: Sequence[StepResult]) -> dict[str, float]:
-    """Return the figures of a scenario as a whole; those of rates come from the steps with the quickest Graph."""
+    """Return the figures of a scenario as a whole; those of rates come from the first series of steps."""
     if not steps:
         return {}
     if work is Work.BURST:
         last = [step.figures["last_answer_ms"] for step in steps if "last_answer_ms" in step.figures]
         return {"last_answer_ms": max(last)} if len(last) == len(steps) else {}
-    quickest = min(step.graph_ms for step in steps)
-    held = [step for step in steps if step.held and step.graph_ms == quickest]
+    if work is Work.FILL:
+        return _filled(steps)
+    if any("missing" in step.figures for step in steps):
+        return {name: sum(step.figures[name] for step in steps) for name in ("lost", "missing", "spooled")}
+    held = [step for step in steps if step.held and step.series == steps[0].series]
     figures = {"saturation_per_s": max((step.rate_per_s for step in held), default=0.0)}
     if held:
         costs = [step.figures["cpu_ms"] for step in held]
@@ -250,4 +333,16 @@ def overall(work: Work, steps: Sequence[StepResult]) -> dict[str, float]:
         if work is Work.INTAKE:
             figures["events_per_s"] = max(step.figures["events_per_s"] for step in held)
             del figures["cpu_growth"]
+    return figures
+
+
+def _filled(steps: Sequence[StepResult]) -> dict[str, float]:
+    """Return the worst of what the steps found, and what calls that stay added to those that come and go."""
+    worst = ("kib_per_call", "kib_per_operator", "refusal_in_p99_ms", "refusal_out_p99_ms", "let_in", "fallen", "lost")
+    found = {name: [step.figures[name] for step in steps if name in step.figures] for name in worst}
+    figures = {name: max(values) for name, values in found.items() if values}
+    first, last, costs = steps[0].figures, steps[-1].figures, [step.figures["call_cpu_ms"] for step in steps]
+    figures["cpu_growth"] = max(costs) / costs[0] if costs[0] else 1.0
+    if "ack_p99_ms" in first and "ack_p99_ms" in last:
+        figures["ack_p99_more_ms"] = last["ack_p99_ms"] - first["ack_p99_ms"]
     return figures

@@ -45,6 +45,8 @@ class StepResult:
     figures: dict[str, float] = field(default_factory=dict)
     #: Whether the gateway kept up.
     held: bool = True
+    #: What sets it apart from steps that differ in their rate only.
+    series: str = ""
     #: The load generator itself was late: the figures are its own.
     generator_was_the_limit: bool = False
 

@@ -26,7 +26,8 @@ from loadtest.gate_bench import BenchFailed, measure
 from loadtest.guard import check_url, inherited_settings
 from loadtest.invariants import Before, invariants
 from loadtest.load_calls import Dial, Ring
-from loadtest.load_intake import Intake
+from loadtest.load_fill import filling
+from loadtest.load_intake import taking_in
 from loadtest.load_page import show, write
 from loadtest.load_soak import soak_load
 from loadtest.loads import Job, needed_operators, needed_world, overall, stepped
@@ -214,6 +215,7 @@ async def _with_gateway(
             sim_port=0,
             data_dir=Path(folder),
             operators=operators(needed_operators(scenario.work, form)),
+            slots=form.slots if scenario.work is Work.FILL else None,
             null_media=True,
             inherits=True,
             sim=needed_world(scenario.work, form),
@@ -237,8 +239,12 @@ async def _load(job: Job) -> None:
             await stepped(job, Ring(job))
         case Work.DIAL:
             await stepped(job, Dial(job))
+        case Work.FILL:
+            async with filling(job) as fill:
+                await stepped(job, fill)
         case Work.INTAKE:
-            await stepped(job, Intake(job))
+            async with taking_in(job) as intake:
+                await stepped(job, intake)
         case Work.SOAK:
             await soak_load(job)
         case Work.GATE:

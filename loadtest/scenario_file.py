@@ -7,6 +7,7 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,6 +29,8 @@ _NAME: Final = re.compile(r"[a-z][a-z0-9-]{0,31}")
 _MOST_TEXT: Final = 200
 #: Of one step: each is kept in memory.
 _MOST_ARRIVALS: Final = 200_000
+#: Calls that are up; each has a softphone.
+_MOST_LIVE: Final = 20_000
 
 #: Least and most of each number; those in `_WHOLE` have no fraction.
 _STEP: Final = {
@@ -37,9 +40,14 @@ _STEP: Final = {
     "twice": (0.0, 1.0),
     "reordered": (0.0, 1.0),
     "batch": (1, 1_000),
+    "live": (0, 10_000),
+    "numbers": (1, 1_000),
+    "database_ms": (0.0, 10_000.0),
+    "database_silent_s": (0.0, 600.0),
 }
 _FORM: Final = {
     "talk_s": (0.0, 3_600.0),
+    "slots": (1, 10_000),
     "calls": (1, 1_000_000),
     "lanes": (1, 500),
     "contacts": (1_000, 10_000_000),
@@ -50,12 +58,21 @@ _THRESHOLD: Final = {
     "rate_per_s": (0.1, 10_000.0),
     "graph_ms": (0.0, 60_000.0),
 }
-_WHOLE: Final = frozenset({"batch", "calls", "lanes", "contacts", "seed"})
-_STEPPED: Final = frozenset({Work.RING, Work.DIAL, Work.BURST, Work.INTAKE})
+_WHOLE: Final = frozenset({"batch", "live", "numbers", "slots", "calls", "lanes", "contacts", "seed"})
+_STEPPED: Final = frozenset({Work.RING, Work.DIAL, Work.FILL, Work.BURST, Work.INTAKE})
+#: Keys of a step that only these kinds of work read.
+_STEP_OF: Final[Mapping[str, tuple[Work, ...]]] = {
+    "batch": (Work.RING, Work.INTAKE),
+    "live": (Work.FILL,),
+    "numbers": (Work.FILL,),
+    "database_ms": (Work.INTAKE,),
+    "database_silent_s": (Work.INTAKE,),
+}
 #: Keys of a form that a kind of work reads, besides `thresholds`; the first one it cannot do without.
 _OF_WORK: Final[Mapping[Work, tuple[str, ...]]] = {
     Work.RING: ("steps", "talk_s"),
     Work.DIAL: ("steps", "talk_s"),
+    Work.FILL: ("steps", "talk_s", "slots"),
     Work.BURST: ("steps",),
     Work.INTAKE: ("steps",),
     Work.SOAK: ("calls", "lanes"),
@@ -177,11 +194,25 @@ class _Reader:
         if work is not None and reads[0] not in table:
             self.wrong(key, f"{reads[0]} is needed for work {work}")
         numbers = self._numbers(table, _FORM, key)
-        steps = tuple(self.step(one, at) for at, one in self.rows(table, "steps", key))
+        steps = tuple(self.step(one, at, work) for at, one in self.rows(table, "steps", key))
         thresholds = tuple(self.threshold(one, at, work, steps) for at, one in self.rows(table, "thresholds", key))
         if work in _STEPPED and "steps" in table and not steps:
             self.wrong(key, "steps: at least one is needed")
-        return Form(steps=steps, thresholds=thresholds, **numbers)
+        form = Form(steps=steps, thresholds=thresholds, **numbers)
+        if work is Work.FILL:
+            self.filled(form, key)
+        return form
+
+    def filled(self, form: Form, at: str) -> None:
+        """Note steps that cannot follow each other, and more calls than a number has room for."""
+        for one, two in pairwise(form.steps):
+            if two.live < one.live or two.numbers < one.numbers:
+                self.wrong(at, "steps: calls that are up stay so: live and numbers may not fall")
+        most = max((step.live * step.numbers for step in form.steps), default=0)
+        if most > _MOST_LIVE:
+            self.wrong(at, f"steps: live x numbers is more than {_MOST_LIVE:,}")
+        if any(step.live > 2 * form.slots for step in form.steps):
+            self.wrong(at, f"steps: live is more than the {2 * form.slots:,} that slots leaves room for")
 
     def rows(self, table: Mapping[str, Any], key: str, at: str) -> list[tuple[str, Mapping[str, Any]]]:
         """Return the tables of a list, and where each stands."""
@@ -191,8 +222,9 @@ class _Reader:
             return []
         return [(f"{at}.{key}[{index}]", row) for index, row in enumerate(rows)]
 
-    def step(self, row: Mapping[str, Any], at: str) -> Step:
-        self.unknown(row, set(_STEP), at)
+    def step(self, row: Mapping[str, Any], at: str, work: Work | None) -> Step:
+        known = {key for key in _STEP if work is None or work in _STEP_OF.get(key, (work,))}
+        self.unknown(row, known, at)
         needed: dict[str, Any] = {
             key: self.number(row, key, _STEP[key], at, default=None) for key in ("rate_per_s", "seconds")
         }

@@ -34,6 +34,8 @@ class Work(StrEnum):
     BURST = "burst"
     #: Deliveries of events, each on disk before it is answered.
     INTAKE = "intake"
+    #: As `ring`, beside many calls that stay up; a number that is full is called all the same.
+    FILL = "fill"
     #: Calls of all kinds for long, and what they leave behind.
     SOAK = "soak"
     #: Decisions, with many contacts in the database.
@@ -52,8 +54,14 @@ class Step:
     #: Shares of webhooks that come twice, or out of order.
     twice: float = 0.0
     reordered: float = 0.0
-    #: Most events of a delivery; evenly spread from 1. For `intake`.
+    #: Most events of a delivery; evenly spread from 1. For `intake` and `ring`.
     batch: int = 1
+    #: For `fill`: calls that stay up on each of so many numbers, half of them from users, half to users.
+    live: int = 0
+    numbers: int = 1
+    #: For `intake`: how much later PostgreSQL answers, and how long it is silent in the middle.
+    database_ms: float = 0.0
+    database_silent_s: float = 0.0
 
     @property
     def count(self) -> int:
@@ -61,10 +69,21 @@ class Step:
         return max(1, round(self.rate_per_s * self.seconds))
 
     @property
+    def series(self) -> str:
+        """What sets it apart from steps that differ in their rate only, in a few words."""
+        said = [f"batches of 1-{self.batch}"] if self.batch > 1 else []
+        said += [f"Graph {self.graph_ms:g} ms"] if self.graph_ms else []
+        said += [f"PostgreSQL {self.database_ms:g} ms later"] if self.database_ms else []
+        said += [f"PostgreSQL silent for {self.database_silent_s:g} s"] if self.database_silent_s else []
+        if self.live or self.numbers > 1:
+            where = f"each of {self.numbers} numbers" if self.numbers > 1 else "one number"
+            said.append(f"{self.live:,} calls up on {where}")
+        return ", ".join(said)
+
+    @property
     def label(self) -> str:
         """The step in a few words."""
-        graph = f", Graph {self.graph_ms:g} ms" if self.graph_ms else ""
-        return f"{self.rate_per_s:g}/s" + (f" of 1-{self.batch}" if self.batch > 1 else "") + graph
+        return ", ".join(filter(None, (f"{self.rate_per_s:g}/s", self.series)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +125,8 @@ class Form:
     steps: tuple[Step, ...] = ()
     #: How long people talk.
     talk_s: float = 0.05
+    #: For `fill`: how many calls a number may have at once, each way.
+    slots: int = 1_000
     #: For `soak`: calls in all, and at a time.
     calls: int = 0
     lanes: int = 20
@@ -120,17 +141,13 @@ class Form:
             return f"{self.calls:,} calls, {self.lanes} at a time"
         if self.contacts:
             return f"{self.contacts:,} contacts"
-        kinds = dict.fromkeys((step.graph_ms, step.batch, step.seconds) for step in self.steps)
         lines = []
-        for graph_ms, batch, seconds in kinds:
-            steps = [
-                step for step in self.steps if (step.graph_ms, step.batch, step.seconds) == (graph_ms, batch, seconds)
-            ]
+        for series, seconds in dict.fromkeys((step.series, step.seconds) for step in self.steps):
+            steps = [step for step in self.steps if (step.series, step.seconds) == (series, seconds)]
             rates = ", ".join(f"{rate:g}" for rate in dict.fromkeys(step.rate_per_s for step in steps))
             if len(steps) > _MOST_RATES:
                 rates = f"{steps[0].rate_per_s:g} to {steps[-1].rate_per_s:g} in {len(steps)} steps"
-            more = (f" of 1-{batch}" if batch > 1 else "") + (f", Graph {graph_ms:g} ms" if graph_ms else "")
-            lines.append(f"{rates} a second{more}, {seconds:g} s each")
+            lines.append(", ".join(filter(None, (f"{rates} a second", series, f"{seconds:g} s each"))))
         return "\n".join(lines)
 
 
@@ -164,6 +181,7 @@ class BadScenario(ValueError):
 _INSTANTS: Final[Mapping[Work, tuple[str, ...]]] = {
     Work.RING: ("ack", "pre_accept", "accept", "overhead"),
     Work.DIAL: ("ack", "connect"),
+    Work.FILL: ("ack", "pre_accept", "accept", "overhead"),
     Work.BURST: ("ack", "pre_accept"),
     Work.INTAKE: ("ack",),
 }
@@ -175,9 +193,13 @@ _OF_STEPS: Final = (
 _OVERALL: Final[Mapping[Work, tuple[str, ...]]] = {
     Work.RING: ("saturation_per_s", "cpu_growth"),
     Work.DIAL: ("saturation_per_s", "cpu_growth"),
+    Work.FILL: (
+        *("cpu_growth", "ack_p99_more_ms", "kib_per_call", "kib_per_operator", "refusal_in_p99_ms"),
+        *("refusal_out_p99_ms", "let_in", "fallen", "lost"),
+    ),
     Work.BURST: ("last_answer_ms",),
-    Work.INTAKE: ("saturation_per_s", "events_per_s"),
-    Work.SOAK: ("bytes_per_call", "descriptors_more", "tasks_more", "refused", "calls_per_s"),
+    Work.INTAKE: ("saturation_per_s", "events_per_s", "lost", "missing", "spooled"),
+    Work.SOAK: ("bytes_per_call", "descriptors_more", "tasks_more", "refused", "calls_per_s", "lag_max_ms"),
     Work.GATE: ("evaluate_p50_us", "evaluate_p99_us", "cold_p50_ms", "cold_p99_ms", "by_index", "cache_kb"),
 }
 
@@ -219,12 +241,15 @@ BUILT_IN: Final = (
         " come twice, 2 % out of order",
         work=Work.RING,
         short=Form(
-            steps=_steps((50, 100, 150, 200, 250, 300), seconds=2, **_UNRULY)
-            + _steps((50, 100), seconds=2, graph_ms=80, **_UNRULY),
+            steps=_steps((50, 100, 200, 300), seconds=2, **_UNRULY)
+            + _steps((50, 100), seconds=2, graph_ms=80, **_UNRULY)
+            + _steps((100,), seconds=2, batch=20, **_UNRULY),
             thresholds=(_most("overhead_p99_ms", 100, 50), _most("lost", 0, 50), _most("lost", 0, 50, 80)),
         ),
         long=Form(
-            steps=_steps(_UP, seconds=20, **_UNRULY) + _steps(_UP, seconds=20, graph_ms=80, **_UNRULY),
+            steps=_steps(_UP, seconds=20, **_UNRULY)
+            + _steps(_UP, seconds=20, graph_ms=80, **_UNRULY)
+            + _steps((50, 100, 200, 400), seconds=20, batch=20, **_UNRULY),
             thresholds=(
                 _least("saturation_per_s", 500),
                 _most("overhead_p99_ms", 50, 200),
@@ -245,6 +270,46 @@ BUILT_IN: Final = (
         long=Form(
             steps=_steps(_UP, seconds=10) + _steps(_UP, seconds=10, graph_ms=80),
             thresholds=(_most("connect_p99_ms", 50, 200), _most("cpu_growth", 1.1)),
+        ),
+    ),
+    Scenario(
+        name="fill",
+        what="As `ring`, while another number has calls up, each with an operator, until all of its slots are taken;"
+        " then one call more each way",
+        work=Work.FILL,
+        short=Form(
+            steps=tuple(Step(rate_per_s=50, seconds=2, live=live) for live in (0, 400)),
+            slots=200,
+            thresholds=(
+                *(_most("lost", 0), _most("fallen", 0), _most("let_in", 0)),
+                *(_most("refusal_in_p99_ms", 500), _most("refusal_out_p99_ms", 500)),
+            ),
+        ),
+        long=Form(
+            steps=tuple(
+                Step(rate_per_s=100, seconds=seconds, live=live)
+                for live, seconds in ((0, 20), (10, 20), (100, 20), (1_000, 20), (2_000, 150))
+            ),
+            thresholds=(
+                *(_most("lost", 0), _most("fallen", 0), _most("let_in", 0), _most("kib_per_call", 40)),
+                *(_most("refusal_in_p99_ms", 5), _most("refusal_out_p99_ms", 5), _most("cpu_growth", 1.1)),
+            ),
+        ),
+    ),
+    Scenario(
+        name="numbers",
+        what="As `fill`, with calls up on many numbers, and users who call all of them in turn",
+        work=Work.FILL,
+        short=Form(
+            steps=tuple(Step(rate_per_s=50, seconds=2, live=4, numbers=numbers) for numbers in (1, 10)),
+            thresholds=(_most("lost", 0), _most("fallen", 0)),
+        ),
+        long=Form(
+            steps=tuple(
+                Step(rate_per_s=100, seconds=seconds, live=20, numbers=numbers)
+                for numbers, seconds in ((1, 20), (50, 20), (500, 60))
+            ),
+            thresholds=(_most("lost", 0), _most("fallen", 0), _most("cpu_growth", 1.1)),
         ),
     ),
     Scenario(
@@ -273,6 +338,25 @@ BUILT_IN: Final = (
         long=Form(
             steps=_steps((250, 500, 1_000, 1_500, 2_000), seconds=20),
             thresholds=(_most("ack_p99_ms", 15, 1_000), _most("lost", 0, 1_000)),
+        ),
+    ),
+    Scenario(
+        name="slow-database",
+        what="Deliveries of one event, with a proxy between the gateway and PostgreSQL that is late, then silent",
+        work=Work.INTAKE,
+        short=Form(
+            steps=(
+                *(Step(rate_per_s=200, seconds=1, database_ms=late_ms) for late_ms in (0, 20, 200)),
+                Step(rate_per_s=200, seconds=4, database_silent_s=3),
+            ),
+            thresholds=(_most("lost", 0), _most("missing", 0)),
+        ),
+        long=Form(
+            steps=(
+                *(Step(rate_per_s=200, seconds=20, database_ms=late_ms) for late_ms in (0, 20, 200)),
+                *(Step(rate_per_s=200, seconds=30, database_silent_s=silent_s) for silent_s in (3, 20)),
+            ),
+            thresholds=(_most("lost", 0), _most("missing", 0)),
         ),
     ),
     Scenario(

@@ -26,6 +26,30 @@ steps = [{{rate_per_s = 10, seconds = {seconds}}}]
 thresholds = [{{figure = "lost", at_most = {lost}, rate_per_s = 10}}]
 """
 
+#: Three slots each way.
+FULL = """
+name = "full"
+work = "fill"
+[short]
+slots = 3
+steps = [
+    {rate_per_s = 10, seconds = 1},
+    {rate_per_s = 10, seconds = 1, live = 3},
+    {rate_per_s = 10, seconds = 1, live = 6},
+]
+thresholds = [{figure = "let_in", at_most = 0}, {figure = "fallen", at_most = 0}]
+"""
+SLOW = """
+name = "slow"
+work = "intake"
+[short]
+steps = [
+    {rate_per_s = 40, seconds = 1, database_ms = 50},
+    {rate_per_s = 40, seconds = 2, database_silent_s = 1},
+]
+thresholds = [{figure = "missing", at_most = 0}]
+"""
+
 
 @pytest.fixture
 def tmp_path() -> Iterator[Path]:
@@ -35,8 +59,12 @@ def tmp_path() -> Iterator[Path]:
 
 
 def mine(folder: Path, name: str, *, work: str = "ring", seconds: int = 1, lost: int = 0) -> str:
+    return written(folder, name, CALLS.format(name=name, work=work, seconds=seconds, lost=lost))
+
+
+def written(folder: Path, name: str, text: str) -> str:
     path = folder / f"{name}.toml"
-    path.write_text(CALLS.format(name=name, work=work, seconds=seconds, lost=lost), encoding="utf-8")
+    path.write_text(text, encoding="utf-8")
     return str(path)
 
 
@@ -97,6 +125,32 @@ async def test_calls_both_ways_are_measured_and_nothing_is_left(tmp_path: Path) 
         assert result["samples"]
         assert all(check["kept"] for check in result["invariants"])
     assert (tmp_path / "out" / "load.html").is_file()
+    assert left(tmp_path) == []
+
+
+async def test_a_full_number_refuses_one_call_more_each_way_and_the_calls_that_are_up_stay(tmp_path: Path) -> None:
+    code, said = await ended(await start(tmp_path, written(tmp_path, "full", FULL)))
+    assert code == 0, said
+    (result,) = reported(tmp_path)["results"]
+    empty, half, full = (step["figures"] for step in result["steps"])
+    assert [one["lost"] for one in (empty, half, full)] == [0, 0, 0]
+    assert [one["live_max"] >= live for one, live in ((empty, 0), (half, 3), (full, 6))] == [True] * 3
+    assert full["refusal_in_p99_ms"] > 0
+    assert full["refusal_out_p99_ms"] > 0
+    assert "refusal_in_p99_ms" not in half
+    assert (result["figures"]["let_in"], result["figures"]["fallen"]) == (0, 0)
+    assert all(check["kept"] for check in result["invariants"])
+    assert left(tmp_path) == []
+
+
+async def test_with_the_database_late_and_silent_nothing_acknowledged_is_missing(tmp_path: Path) -> None:
+    code, said = await ended(await start(tmp_path, written(tmp_path, "slow", SLOW)))
+    assert code == 0, said
+    (result,) = reported(tmp_path)["results"]
+    late, silent = (step["figures"] for step in result["steps"])
+    assert late["ack_p50_ms"] > 50
+    assert silent["spooled"] > 0
+    assert (result["figures"]["lost"], result["figures"]["missing"]) == (0, 0)
     assert left(tmp_path) == []
 
 

@@ -1,8 +1,21 @@
 """How much a load needs, and what its steps add up to."""
 
+import resource
+
 import pytest
 
-from loadtest.loads import Job, Load, needed_operators, needed_world, operators_for, overall, stepped
+from loadtest.loads import (
+    WARM_UP,
+    Job,
+    Load,
+    most_staying,
+    needed_operators,
+    needed_world,
+    operators_for,
+    overall,
+    short_of_descriptors,
+    stepped,
+)
 from loadtest.results import Result, StepResult
 from loadtest.scenarios import BUILT_IN, Form, Scenario, Step, Work
 from loadtest.sim_config import SimConfig
@@ -14,7 +27,7 @@ def test_each_built_in_load_has_a_world_that_can_be(scenario: Scenario, long: bo
     form = scenario.form(long=long)
     config = SimConfig(**needed_world(scenario.work, form), silent=True)  # type: ignore[arg-type]
     assert len({user.wa_id for user in config.users}) == len(config.users)
-    assert needed_operators(scenario.work, form) <= 1_500
+    assert needed_operators(scenario.work, form) <= 1_500 + most_staying(form)
     if scenario.work is Work.DIAL:
         calls = sum(step.count for step in form.steps)
         # A user may be connected five times in 24 hours, a number may place 10,000 calls.
@@ -30,7 +43,8 @@ def test_operators_are_as_many_as_are_busy_and_a_few_more() -> None:
 
 
 def step(rate: float, *, held: bool = True, graph_ms: float = 0.0, **figures: float) -> StepResult:
-    result = StepResult(label="", rate_per_s=rate, graph_ms=graph_ms, count=10, held=held)
+    series = f"Graph {graph_ms:g} ms" if graph_ms else ""
+    result = StepResult(label="", rate_per_s=rate, graph_ms=graph_ms, count=10, held=held, series=series)
     result.figures = {"cpu_ms": 1.0} | figures
     return result
 
@@ -50,6 +64,52 @@ def test_the_last_answer_of_a_burst_is_that_of_the_slowest_round() -> None:
 def test_of_intake_the_events_of_the_best_rate_held_count() -> None:
     steps = [step(50, events_per_s=500), step(100, events_per_s=900), step(150, held=False, events_per_s=5_000)]
     assert overall(Work.INTAKE, steps) == {"saturation_per_s": 100, "events_per_s": 900}
+
+
+def test_of_a_number_that_is_filled_the_worst_counts_and_what_it_adds_to_the_others() -> None:
+    empty = step(50, cpu_ms=9.0, call_cpu_ms=2.0, ack_p99_ms=4.0, lost=0.0, fallen=0.0)
+    full = step(
+        50, cpu_ms=99.0, call_cpu_ms=2.5, ack_p99_ms=5.5, lost=1.0, fallen=2.0, refusal_in_p99_ms=3.0, let_in=0.0
+    )
+    figures = overall(Work.FILL, [empty, full])
+    assert figures == {
+        "cpu_growth": 1.25,
+        "ack_p99_more_ms": 1.5,
+        "lost": 1.0,
+        "fallen": 2.0,
+        "refusal_in_p99_ms": 3.0,
+        "let_in": 0.0,
+    }
+
+
+def test_what_became_of_events_while_the_database_was_slow_is_added_up() -> None:
+    steps = [step(200, lost=0.0, missing=0.0, spooled=3.0), step(200, held=False, lost=1.0, missing=0.0, spooled=4.0)]
+    assert overall(Work.INTAKE, steps) == {"lost": 1.0, "missing": 0.0, "spooled": 7.0}
+
+
+def test_a_number_that_is_filled_gets_one_call_more_through_to_the_gateway() -> None:
+    form = Form(steps=(Step(rate_per_s=10, seconds=1, live=20, numbers=3),), slots=10)
+    world = SimConfig(**needed_world(Work.FILL, form), silent=True)  # type: ignore[arg-type]
+    limits = world.effective_limits
+    assert (limits.concurrent_in > 10, limits.concurrent_out) == (True, 10)
+    assert len(world.numbers) == 3 + 1
+    # Nobody is two of those who answer, who dials where there is no room, and who stays in a call.
+    assert needed_operators(Work.FILL, form) == 60 + 1 + operators_for(WARM_UP, form.talk_s)
+
+
+def test_more_softphones_than_the_system_has_descriptors_for_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (256, 2_000))
+    monkeypatch.setattr(resource, "setrlimit", lambda kind, limits: asked.append(limits))
+    fill, gate = (
+        next(one for one in BUILT_IN if one.name == "fill"),
+        next(one for one in BUILT_IN if one.name == "gate"),
+    )
+    assert short_of_descriptors([fill, gate], long=False) == []
+    (said,) = short_of_descriptors([fill, gate], long=True)
+    assert said.startswith("fill: needs 3,0")
+    assert said.endswith("the system allows 2,000 (ulimit -Hn)")
+    assert asked == [(2_000, 2_000)] * 2
 
 
 async def test_a_rate_that_was_not_held_ends_its_series_only(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,6 +53,13 @@ thresholds = [
 ]
 """
 
+FALLING = """
+name = "a"
+work = "fill"
+[short]
+steps = [{rate_per_s = 1, seconds = 1, live = 9}, {rate_per_s = 1, seconds = 1, live = 8}]
+"""
+
 
 def written(folder: Path, text: str, name: str = "mine.toml") -> Path:
     path = folder / name
@@ -135,6 +142,23 @@ def test_everything_that_is_wrong_is_named_at_once(tmp_path: Path) -> None:
             'name = "a"\nwork = "intake"\n[short]\nsteps = [{rate_per_s = 1000, seconds = 3600}]\n',
             "short.steps[0]: more than 200,000 arrivals",
         ),
+        (
+            'name = "a"\nwork = "ring"\n[short]\nsteps = [{rate_per_s = 1, seconds = 1, live = 5}]\n',
+            "short.steps[0]: live is not known here; there are batch, ",
+        ),
+        (
+            'name = "a"\nwork = "fill"\n[short]\nsteps = [{rate_per_s = 1, seconds = 1, database_ms = 5}]\n',
+            "short.steps[0]: database_ms is not known here",
+        ),
+        (FALLING, "short: steps: calls that are up stay so: live and numbers may not fall"),
+        (
+            'name = "a"\nwork = "fill"\n[short]\nslots = 4\nsteps = [{rate_per_s = 1, seconds = 1, live = 9}]\n',
+            "short: steps: live is more than the 8 that slots leaves room for",
+        ),
+        (
+            'name = "a"\nwork = "fill"\n[short]\nsteps = [{rate_per_s = 1, seconds = 1, live = 999, numbers = 999}]\n',
+            "short: steps: live x numbers is more than 20,000",
+        ),
         ('name = "a"\nwork = "gate"\n[short]\ncontacts = nan\n', "short: contacts: a whole number"),
     ],
 )
@@ -160,6 +184,16 @@ def test_the_readmes_example_can_be_run(tmp_path: Path) -> None:
     readme = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
     (example,) = (text for text in re.findall(r"```toml\n(.*?)```", readme, re.DOTALL) if "rate_per_s" in text)
     assert read_scenario(written(tmp_path, example)).name == "evening"
+
+
+def test_what_sets_a_step_apart_is_said() -> None:
+    step = Step(rate_per_s=50, seconds=1, batch=20, graph_ms=80)
+    assert (step.label, step.series) == ("50/s, batches of 1-20, Graph 80 ms", "batches of 1-20, Graph 80 ms")
+    assert Step(rate_per_s=50, seconds=1).label == "50/s"
+    assert Step(rate_per_s=5, seconds=1, live=2_000).series == "2,000 calls up on one number"
+    assert Step(rate_per_s=5, seconds=1, live=20, numbers=500).series == "20 calls up on each of 500 numbers"
+    late, silent = Step(rate_per_s=5, seconds=1, database_ms=20), Step(rate_per_s=5, seconds=1, database_silent_s=3)
+    assert (late.series, silent.series) == ("PostgreSQL 20 ms later", "PostgreSQL silent for 3 s")
 
 
 def test_a_figure_that_was_not_measured_misses_its_threshold() -> None:
