@@ -9,6 +9,7 @@ import json
 import os
 import platform
 import subprocess
+import tempfile
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib import metadata
@@ -57,6 +58,16 @@ class NotWritten(Exception):
 def not_written(folder: Path, error: OSError) -> NotWritten:
     """Return what to raise when a report cannot be written to this folder."""
     return NotWritten(f"The report cannot be written to {folder}: {error.strerror}; choose another --out.")
+
+
+def check_folder(folder: Path) -> None:
+    """Find out before a run, not after it, whether its report can be written. Raises: NotWritten."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise not_written(folder, error) from error
 
 
 def machine() -> dict[str, Any]:

@@ -12,8 +12,8 @@ import os
 import signal
 import tempfile
 import traceback
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -32,13 +32,13 @@ from loadtest.load_page import show, write
 from loadtest.load_soak import soak_load
 from loadtest.loads import Job, needed_operators, needed_world, overall, stepped
 from loadtest.measure import Cores, divide_cores, pin, postmaster, sampling
-from loadtest.report import machine, not_written, versions
+from loadtest.report import check_folder, machine, versions
 from loadtest.results import Check, Report, Result
 from loadtest.scenarios import Form, Scenario, Work
 from loadtest.softphone_wire import RequestFailed
 from loadtest.stack import GatewayDied, PortTaken, Stack, StackConfig, operators
+from loadtest.stopping import STOPPED, cancelled_by_signals, take_back_cancellation
 
-STOPPED: Final = 130
 _LAST_LINES: Final = 20
 #: A process that was killed may be noticed by its connections first.
 _NOTICED_S: Final = 1.0
@@ -66,7 +66,7 @@ class Order:
 
 async def run(order: Order, console: Console) -> int:
     """Run the scenarios and write the report; 0 if everything held, 130 if stopped. Raises: NotWritten."""
-    _check_folder(order.out)
+    check_folder(order.out)
     cores = divide_cores()
     report = Report(machine=machine(), versions=versions(), pinning=cores.said, command=order.command)
     report.wanted = [scenario.name for scenario in order.scenarios]
@@ -74,45 +74,12 @@ async def run(order: Order, console: Console) -> int:
         f"{', '.join(report.wanted)}: {'long' if order.long else 'short'} form;"
         f" {report.machine['cpu']}, {report.machine['cores']} cores ({cores.said}). Ctrl-C stops, with a report."
     )
-    with _cancelled_by_signals():
+    with cancelled_by_signals():
         stopped = await _all(order, report, cores, console)
     show(report, console)
     paths = write(report, order.out)
     console.print("Report: " + ", ".join(str(path) for path in paths))
     return STOPPED if stopped else 0 if report.passed else 1
-
-
-def _check_folder(folder: Path) -> None:
-    """Find out before the run, not after it. Raises: NotWritten."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise not_written(folder, error) from error
-
-
-@contextmanager
-def _cancelled_by_signals() -> Iterator[None]:
-    """Let the first SIGINT or SIGTERM cancel this task; the next ones do nothing: it is being cleaned up."""
-    loop, task = asyncio.get_running_loop(), asyncio.current_task()
-    assert task is not None
-    names = (signal.SIGINT, signal.SIGTERM)
-    said = False
-
-    def stop() -> None:
-        nonlocal said
-        if not said:
-            said = True
-            task.cancel()
-
-    for name in names:
-        loop.add_signal_handler(name, stop)
-    try:
-        yield
-    finally:
-        for name in names:
-            loop.remove_signal_handler(name)
 
 
 async def _all(order: Order, report: Report, cores: Cores, console: Console) -> bool:
@@ -134,7 +101,7 @@ async def _all(order: Order, report: Report, cores: Cores, console: Console) -> 
             try:
                 await _scenario(scenario, scenario.form(long=order.long), result, cores, tell)
             except asyncio.CancelledError:
-                _take_back_cancellation()
+                take_back_cancellation()
                 result.stopped = True
                 return True
             tell("passed" if result.passed else "NOT passed", 1.0)
@@ -143,13 +110,6 @@ async def _all(order: Order, report: Report, cores: Cores, console: Console) -> 
             if result.failure:
                 return False
     return False
-
-
-def _take_back_cancellation() -> None:
-    """The report is still to be written."""
-    task = asyncio.current_task()
-    if task is not None:
-        task.uncancel()
 
 
 async def _scenario(

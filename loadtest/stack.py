@@ -135,7 +135,7 @@ class Stack:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
             start_new_session=True,  # Ctrl-C is for us; we tell it
-            preexec_fn=_ended_with_us(),
+            preexec_fn=ended_with_us(),
         )
         self._log_read.clear()
         self._background.spawn(self._read_log(process), "log")
@@ -309,7 +309,7 @@ class Stack:
             await process.wait()
 
 
-def _ended_with_us() -> Callable[[], None] | None:
+def ended_with_us() -> Callable[[], None] | None:
     """Return what a child runs before it starts, so that it gets SIGTERM when we are gone, however we went.
 
     Without it a `kill -9` of us leaves a gateway that keeps the ports. Linux only; None elsewhere.

@@ -13,9 +13,10 @@ from typer.testing import CliRunner
 
 from loadtest.__main__ import app
 from loadtest.results import Result, StepResult
-from loadtest.run import _cancelled_by_signals, _leaves, _unless_it_dies, end_postgres, judge
+from loadtest.run import _leaves, _unless_it_dies, end_postgres, judge
 from loadtest.scenarios import NAMES, Form, Threshold
 from loadtest.stack import GatewayDied
+from loadtest.stopping import cancelled_by_signals
 from tests.support.waiting import until
 
 RUN = CliRunner()
@@ -102,7 +103,7 @@ def test_the_list_has_every_scenario() -> None:
 
 async def test_the_first_signal_cancels_and_the_next_ones_do_nothing() -> None:
     async def work() -> str:
-        with _cancelled_by_signals():
+        with cancelled_by_signals():
             try:
                 os.kill(os.getpid(), signal.SIGINT)
                 await asyncio.sleep(5)

@@ -24,10 +24,10 @@ from tests.support.waiting import until
 #: Starts a child as the stack does, prints its number, and waits to be killed.
 LAUNCHER = """
 import asyncio, sys
-from loadtest.stack import _ended_with_us
+from loadtest.stack import ended_with_us
 
 async def main():
-    child = await asyncio.create_subprocess_exec("sleep", "60", preexec_fn=_ended_with_us())
+    child = await asyncio.create_subprocess_exec("sleep", "60", preexec_fn=ended_with_us())
     print(child.pid, flush=True)
     await child.wait()
 
