@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench-gate chaos load setup setup-dev browser lock clean
+.PHONY: help run test check bench-gate chaos load compare setup setup-dev browser lock clean
 
 help: ## Show what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -29,6 +29,9 @@ chaos: setup-dev browser ## Break things on purpose and show what holds, row by 
 
 load: setup ## Put load on a gateway and measure it, short form (LONG=1: the full sizes, hours)
 	@$(BIN)/python -m loadtest run $(if $(LONG),--long)
+
+compare: setup ## Measure the gateway beside pipecat, pywa and a floor of plain aiohttp, 10 minutes
+	@$(BIN)/python -m loadtest compare
 
 setup: $(VENV)/.run ## Make the virtual environment with what `make run` needs
 setup-dev: $(VENV)/.dev ## Make the virtual environment with what `make test` needs

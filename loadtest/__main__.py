@@ -205,6 +205,52 @@ def run(
         raise typer.Exit(2) from None
 
 
+@app.command()
+def compare(
+    part: Annotated[list[str] | None, typer.Argument(help="Of the comparison: calls; without any, everything.")] = None,
+    peers: Annotated[str | None, typer.Option(help="Only these, with commas between: gateway,pipecat.")] = None,
+    rounds: Annotated[int, typer.Option(min=1, max=20, help="Rounds, in which the peers take turns.")] = 3,
+    seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = 20261122,
+    out: Annotated[Path, typer.Option(help="Folder of the report.")] = Path(".compare"),
+) -> None:
+    """Compare this gateway with what people use instead; exit code 1 if it misses a probe or a threshold.
+
+    Side by side on this machine: the same simulated Meta, the same offers, rounds that take turns. Each peer gets an
+    environment of its own under the cache folder ($XDG_CACHE_HOME or ~/.cache) when it is first needed; for that a
+    package index has to be reachable, a GB has to be free, and some minutes pass. Writes compare.json and compare.html.
+    Ctrl-C stops, with a report of what was measured until then.
+    """
+    import uvloop
+    from rich.console import Console
+
+    from loadtest.compare import CONTESTS, Order, peer_names
+    from loadtest.compare import compare as run_comparison
+    from loadtest.guard import check_environment
+    from loadtest.report import NotWritten
+
+    chosen = peer_names() if peers is None else [name.strip() for name in peers.split(",")]
+    mistakes = check_environment(os.environ)
+    for kind, given, known in (("peer", chosen, peer_names()), ("part", part or [], list(CONTESTS))):
+        there = ", ".join(known)
+        mistakes += [f"{name!r}: no such {kind}; there are {there}" for name in given if name not in known]
+    if mistakes:
+        typer.echo("\n".join(mistakes), err=True)
+        raise typer.Exit(2)
+    order = Order(
+        contests=tuple(name for name in CONTESTS if not part or name in part),
+        peers=frozenset(chosen),
+        rounds=rounds,
+        seed=seed,
+        out=out,
+        command=shlex.join(["python", "-m", "loadtest", *sys.argv[1:]]),
+    )
+    try:
+        raise typer.Exit(uvloop.run(run_comparison(order, Console())))
+    except NotWritten as failure:
+        typer.echo(str(failure), err=True)
+        raise typer.Exit(2) from None
+
+
 @app.command("list")
 def list_scenarios() -> None:
     """Show the scenarios that `run` knows, their steps and thresholds."""
@@ -222,26 +268,32 @@ def list_scenarios() -> None:
 
 @app.command()
 def report(
-    file: Annotated[Path, typer.Argument(help="The load.json of a run.")],
+    file: Annotated[Path, typer.Argument(help="The load.json or compare.json of a run.")],
     out: Annotated[Path | None, typer.Option(help="Write the page there anew; without it only the tables.")] = None,
 ) -> None:
     """Show the report of an earlier run; exit code as that run's."""
     from rich.console import Console
 
-    from loadtest.load_page import show as show_report
-    from loadtest.load_page import write
+    from loadtest import compare_page, load_page
+    from loadtest.compare_results import is_comparison, read_comparison
     from loadtest.report import NotWritten
     from loadtest.results import BadReport, read_report
 
     try:
-        found = read_report(file)
-        show_report(found, Console())
-        if out is not None:
-            typer.echo("Report: " + ", ".join(str(path) for path in write(found, out)))
+        if is_comparison(file):
+            comparison = read_comparison(file)
+            compare_page.show(comparison, Console())
+            passed, written = comparison.passed, () if out is None else compare_page.write(comparison, out)
+        else:
+            found = read_report(file)
+            load_page.show(found, Console())
+            passed, written = found.passed, () if out is None else load_page.write(found, out)
     except (BadReport, NotWritten) as failure:
         typer.echo(str(failure), err=True)
         raise typer.Exit(2) from None
-    raise typer.Exit(0 if found.passed else 1)
+    if written:
+        typer.echo("Report: " + ", ".join(map(str, written)))
+    raise typer.Exit(0 if passed else 1)
 
 
 def _people(users: list[str], answers: Behaviour | None, after_s: float) -> tuple[UserSpec, ...]:

@@ -59,28 +59,29 @@ class Part:
     method: str
     columns: list[Column]
     rows: list[Row] = field(default_factory=list)
-    #: The figure of which ratios are shown, the more the better: the first row's to each other's.
-    ratio: str = ""
+    #: The figures, the more the better, of which the first row's ratio to each other's is shown.
+    ratios: list[Column] = field(default_factory=list)
     checks: list[Check] = field(default_factory=list)
 
     def row(self, name: str) -> Row | None:
         """Return the row of a peer."""
         return next((row for row in self.rows if row.name == name), None)
 
-    def ratio_to(self, name: str) -> float | None:
-        """Return how many times as much the first row has as this one: medians of the part's `ratio`."""
+    def ratio(self, key: str, name: str) -> float | None:
+        """Return how many times as much of a figure the first row has as this one, by medians."""
         other = self.row(name)
-        theirs = None if other is None else other.median(self.ratio)
-        ours = self.rows[0].median(self.ratio) if self.rows else None
-        return None if ours is None or not theirs else ours / theirs
+        theirs = None if other is None else other.median(key)
+        first = self.rows[0].median(key) if self.rows else None
+        return None if first is None or not theirs else first / theirs
 
-    def at_least(self, factor: float, name: str) -> Check:
-        """Return the check that the first row has so many times as much as that of `name`."""
-        found = self.ratio_to(name)
+    def at_least(self, factor: float, key: str, name: str) -> Check:
+        """Return the check that the first row has so many times as much of a figure as that of `name`."""
+        found = self.ratio(key, name)
+        heading = next((column.heading for column in (*self.ratios, *self.columns) if column.key == key), key)
         return Check(
-            name=f"{self.title}: {self.rows[0].name if self.rows else 'ours'} to {name}",
+            name=f"{self.rows[0].name} to {name}: {heading}",
             found="not measured" if found is None else f"{found:.1f} times",
-            wanted=f"{factor:g} times or more",
+            wanted=f">= {factor:g} times",
             kept=found is not None and found >= factor,
         )
 
@@ -152,11 +153,20 @@ class Comparison:
         return asdict(self) | {"passed": self.passed}
 
 
+def is_comparison(path: Path) -> bool:
+    """Tell whether the file looks like the report of a comparison, and not like that of a load run."""
+    try:
+        data = msgspec.json.decode(path.read_bytes())
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+        return False
+    return isinstance(data, dict) and "scores" in data
+
+
 def read_comparison(path: Path) -> Comparison:
     """Read what a run wrote. Raises: BadReport."""
     try:
         data = msgspec.json.decode(path.read_bytes())
-        if not isinstance(data, dict) or data.get("format") != FORMAT or "scores" not in data:
+        if not isinstance(data, dict) or data.get("format") != FORMAT:
             raise BadReport(f"{path} is no report of a comparison that this program can read")
         return msgspec.convert({key: value for key, value in data.items() if key != "passed"}, Comparison)
     except OSError as error:

@@ -44,6 +44,21 @@ def cpu_s(pid: int, *, ended_children: bool = False) -> float:
     return sum(map(int, after_name[11 : 15 if ended_children else 13])) / _TICKS
 
 
+def busy_s(pid: int) -> float:
+    """Return the CPU time of a process's living threads, by the nanosecond where the kernel tells. Raises: OSError.
+
+    For short spans, for which `cpu_s`, in hundredths of a second, is too coarse.
+    """
+    if not Path(f"/proc/{pid}/schedstat").exists():
+        return cpu_s(pid)
+    spent_ns = 0
+    for thread in os.listdir(f"/proc/{pid}/task"):
+        with contextlib.suppress(FileNotFoundError):  # it has just ended
+            stat = Path(f"/proc/{pid}/task/{thread}/schedstat").read_text(encoding="ascii")
+            spent_ns += int(stat.split()[0])
+    return spent_ns / 1e9
+
+
 def rss_bytes(pid: int) -> int:
     """Return the memory that is resident. Raises: OSError."""
     return int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1]) * _PAGE_BYTES

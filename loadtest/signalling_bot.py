@@ -161,8 +161,12 @@ class SignallingBot(SoftphoneWire):
     async def _make_legs(self, workers: Iterable[int]) -> None:
         for worker in set(workers) - self._legs:
             self._legs.add(worker)
-            await self.request("leg", worker=worker, sdp=BROWSER_OFFER)
+            await self.make_leg(worker)
             self.done["legs"] += 1
+
+    async def make_leg(self, worker: int) -> None:
+        """Make a leg that carries nothing. Raises: RequestFailed, TimeoutError, ConnectionError."""
+        await self.request("leg", worker=worker, sdp=BROWSER_OFFER)
 
     def heard(self, push: Json) -> None:
         """React to a push."""
@@ -291,9 +295,16 @@ class SignallingBot(SoftphoneWire):
 class Crew:
     """Operators in one process, who share one HTTP session and do not race for calls. An async context manager."""
 
-    def __init__(self, url: str, keys: Mapping[str, str], *, policy: Policy = Policy()) -> None:
+    def __init__(
+        self,
+        url: str,
+        keys: Mapping[str, str],
+        *,
+        policy: Policy = Policy(),
+        bot: type[SignallingBot] = SignallingBot,
+    ) -> None:
         """`keys`: name and key of each operator, as in `GATEWAY_OPERATORS`."""
-        self._url, self._keys, self._policy = url, keys, policy
+        self._url, self._keys, self._policy, self._bot = url, keys, policy, bot
         self._claims: set[str] = set()
         self._http: aiohttp.ClientSession | None = None
         self.bots: list[SignallingBot] = []
@@ -313,7 +324,7 @@ class Crew:
         """Log further operators in, and return them. Raises: RequestFailed, aiohttp.ClientError (in a group)."""
         assert self._http is not None, "enter it first"
         joining = [
-            SignallingBot(self._url, operator=name, key=key, policy=self._policy, http=self._http, claims=self._claims)
+            self._bot(self._url, operator=name, key=key, policy=self._policy, http=self._http, claims=self._claims)
             for name, key in keys.items()
         ]
         self.bots += joining

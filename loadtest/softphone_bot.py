@@ -9,10 +9,13 @@ Speaks the wire `calls.v1` (see `softphone_wire`) as a browser page does, with a
     await bot.close()
 """
 
+from typing import Any
+
 from loadtest.browser_peer import BrowserPeer
+from loadtest.signalling_bot import SignallingBot
 from loadtest.softphone_wire import Json, RequestFailed, SoftphoneWire
 
-__all__ = ["RequestFailed", "SoftphoneBot"]
+__all__ = ["QuietBot", "RequestFailed", "SoftphoneBot"]
 
 
 class SoftphoneBot(SoftphoneWire):
@@ -59,3 +62,27 @@ class SoftphoneBot(SoftphoneWire):
             peer.speak()
         elif call["state"] in ("held", "ending", "ended"):
             peer.hush()
+
+
+class QuietBot(SignallingBot):
+    """An operator by policy whose warm legs are real, and who never says a word: for gateways with media workers."""
+
+    def __init__(self, *arguments: Any, **more: Any) -> None:
+        super().__init__(*arguments, **more)
+        self._peers: dict[int, BrowserPeer] = {}
+
+    async def make_leg(self, worker: int) -> None:
+        """Make (again) the warm leg of one worker and wait until media could flow."""
+        old = self._peers.pop(worker, None)
+        if old is not None:
+            await old.close()
+        peer = self._peers[worker] = BrowserPeer(listen_every_s=None)
+        answer = await self.request("leg", worker=worker, sdp=await peer.offer())
+        await peer.answer(answer["sdp"])
+        await peer.connected()
+
+    async def close(self) -> None:
+        """Leave: everything closed, nothing left. Safe to call twice."""
+        await super().close()
+        for peer in self._peers.values():
+            await peer.close()
