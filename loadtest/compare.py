@@ -130,7 +130,6 @@ class _Run:
                 there.append((name, what))
             except NotInstalled as error:
                 self._found.missing[name] = str(error)
-                self._console.print(f"{name}: {error}", markup=False, highlight=False)
         return there
 
     async def _probe(self, peers: list[Peer]) -> None:

@@ -45,9 +45,9 @@ async def interpreter(requirements: str | None, tell: Tell = lambda what: None) 
             shutil.rmtree(folder, ignore_errors=True)  # left by a run that was stopped
             folder.parent.mkdir(parents=True, exist_ok=True)
             tell("making an environment")
-            await _run(sys.executable, "-m", "venv", str(folder), tell=lambda line: None)
-            pip = (str(python), "-m", "pip", "install", "--no-input", "--disable-pip-version-check")
-            await _run(*pip, "--only-binary=:all:", "-r", str(PEERS / requirements), tell=tell)
+            await _run(sys.executable, "-m", "venv", "--without-pip", str(folder), tell=tell)
+            ours = (sys.executable, "-m", "pip", "--python", str(python), "--no-input", "--disable-pip-version-check")
+            await _run(*ours, "install", "-r", str(PEERS / requirements), tell=tell)
             (folder / _DONE).write_bytes(wanted)
         except OSError as error:
             raise NotInstalled(f"{folder} cannot be written: {error.strerror}") from error
@@ -69,11 +69,12 @@ async def _run(*command: str, tell: Tell) -> None:
     try:
         async for raw in process.stdout:
             line = raw.decode(errors="replace").strip()
-            lines = [*lines, line][-_LAST_LINES:]
+            lines.append(line)
             tell(line)
         if await process.wait():
-            said = "\n  ".join(lines)
-            raise NotInstalled(f"{' '.join(command[1:4])} failed; is the package index reachable?\n  {said}")
+            said = [line for line in lines if line.startswith("ERROR")] or lines
+            last = "".join(f"\n  {line}" for line in said[-_LAST_LINES:])
+            raise NotInstalled(f"its environment cannot be made; is a package index reachable?{last}")
     finally:
         await end_process(process)
 
