@@ -5,19 +5,18 @@ peers in the same way. What Graph is asked is checked by its rules as ever.
 """
 
 import asyncio
+import contextlib
 import json
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
-
-import aiohttp
 
 from loadtest.clock import instant
 from loadtest.compare_peers import Target
 from loadtest.generator import NO_ANSWER
+from loadtest.http_client import HttpClient
 from loadtest.sim_faults import GraphFault, WebhookFaults
 from loadtest.sim_payloads import envelope, signature
 from loadtest.sim_state import Call, CallState
@@ -42,7 +41,7 @@ class Reply:
 class Desk:
     """See the module. Open it with `desk()`."""
 
-    def __init__(self, target: Target, http: aiohttp.ClientSession) -> None:
+    def __init__(self, target: Target, http: HttpClient) -> None:
         self.target, self.sim = target, target.sim
         self._http = http
         self._users = deque(self.sim.world.users)
@@ -65,7 +64,7 @@ class Desk:
         return self._last()
 
     def _last(self) -> Change:
-        return deepcopy(self.sim.webhooks.sent[-1].change)
+        return self.sim.webhooks.sent[-1].change
 
     # Webhooks
 
@@ -77,12 +76,8 @@ class Desk:
         if header:
             headers["X-Hub-Signature-256"] = header
         left_at, status = instant(), NO_ANSWER
-        try:
-            async with self._http.post(self.target.hook_url, data=body, headers=headers) as response:
-                await response.read()
-                status = response.status
-        except (aiohttp.ClientError, OSError):
-            pass  # TimeoutError as well: nobody answered
+        with contextlib.suppress(OSError):  # TimeoutError as well: nobody answered
+            status = (await self._http.request("POST", headers, body)).status
         return Reply(status=status, took_s=instant() - left_at)
 
     # Graph's side
@@ -140,7 +135,5 @@ class Desk:
 @asynccontextmanager
 async def desk(target: Target) -> AsyncIterator[Desk]:
     """Open the desk for one target."""
-    # No limit of connections: a queue for one would hide in the figures.
-    connector, timeout = aiohttp.TCPConnector(limit=0), aiohttp.ClientTimeout(total=_TIMEOUT_S)
-    async with aiohttp.ClientSession(connector=connector, timeout=timeout) as http:
+    async with HttpClient(target.hook_url, timeout_s=_TIMEOUT_S) as http:
         yield Desk(target, http)

@@ -18,12 +18,11 @@ import aiohttp
 
 from loadtest.compare_contest import PeerFailed
 from loadtest.compare_environments import PEERS, end_process, interpreter
-from loadtest.measure import Cores, busy_s, children, postmaster
+from loadtest.measure import Cores, busy_s, children, postmaster, total
 from loadtest.meta_sim import MetaSim
 from loadtest.run import end_postgres
 from loadtest.signalling_bot import Crew, SignallingBot
 from loadtest.sim_config import SimConfig
-from loadtest.soak import total
 from loadtest.softphone_bot import QuietBot
 from loadtest.stack import Stack, StackConfig, ended_with_us, free_port, operators
 

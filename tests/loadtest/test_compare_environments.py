@@ -12,7 +12,6 @@ from loadtest import compare_environments
 from loadtest.compare_contest import NotInstalled
 from loadtest.compare_environments import interpreter
 
-
 # Each environment takes seconds, whatever the loop.
 pytestmark = pytest.mark.asyncio(loop_factories=["uvloop"])
 
