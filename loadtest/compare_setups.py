@@ -7,7 +7,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from loadtest.clock import instant
@@ -26,11 +26,13 @@ from loadtest.sim_state import CallState
 
 #: The goal: so many times as many set-ups per second of the CPU that does the signalling.
 _TIMES_PIPECAT: Final = 5.0
-#: All peers hold this.
-_COMMON_PER_S: Final = 20.0
-_COMMON_CALLS: Final = 100
+#: All peers hold these, without media and with.
+_COMMON_PER_S: Final = 40.0
+_COMMON_CALLS: Final = 160
+_MEDIA_PER_S: Final = 20.0
 _MEDIA_CALLS: Final = 60
-_WARM_UP_CALLS: Final = 30
+#: A second goes before and is not counted.
+_WARM_UP_S: Final = 1.0
 #: Long enough for ICE and DTLS where there is media; else short, so that few operators do.
 _TALK_S: Final = 0.05
 _MEDIA_TALK_S: Final = 0.25
@@ -60,23 +62,25 @@ WORLD: Final = {
     "history": 4 * _USERS,
 }
 METHOD: Final = (
-    f"Users call, the same offers to all, {_COMMON_PER_S:g}/s; each call is answered, and a moment later ended by the"
-    " user. A peer and everything that belongs to it (media workers, PostgreSQL) run on one core, the generator"
-    " (simulated Meta, users and, for the gateway, operators who pick up) on another. CPU is user and system time per"
-    " call, its end included: 'signalling' of the process that takes the webhooks, 'all' of all processes; a peer in"
-    " one process does everything there. 'With media': the user does ICE and DTLS and speaks. In the other figures"
-    " nobody is behind the media address that Meta offers, so nobody pays for DTLS and audio; that favours those who"
-    " do these where they do signalling. 'Held' is the highest rate of a ramp, without media, at which no call was"
-    f" lost and accept p99 was {_HELD_MS:g} ms at most, with all that belongs to the peer on the one core. Times are"
-    " without media and count from when a call was due to when the simulated Graph had read `accept`; ack is the"
-    " answer to `connect`. Ratios: how many times as many set-ups a second the first line does, by CPU time or by the"
-    " rate held."
+    "Users call, the same offers to all; each call is answered, and a moment later ended by the user. A peer and"
+    " everything that belongs to it (media workers, PostgreSQL) run on one core, the generator (simulated Meta, users"
+    " and, for the gateway, operators who pick up) on another. CPU is user and system time per call, its end included:"
+    " 'signalling' of the process that takes the webhooks, 'all' of all processes; a peer in one process does all of it"
+    f" there. 'With media', at {_MEDIA_PER_S:g}/s: the user does ICE and DTLS and speaks. In the other figures nobody"
+    " is behind the media address that Meta offers, so nobody pays for DTLS and audio; that favours those who do these"
+    f" where they do signalling. 'Held' is the highest rate of a ramp at which no call was lost and accept p99 was"
+    f" {_HELD_MS:g} ms at most, with all that belongs to the peer on the one core; 'busy' is at that rate. The other"
+    f" figures are at {_COMMON_PER_S:g}/s. Times count from when a call was due to when the simulated Graph had read"
+    " `accept`; ack is the answer to `connect`. Ratios: how many times as many set-ups a second the first peer does, by"
+    " CPU time or by the rate held."
 )
 COLUMNS: Final = [
     Column(key="media_cpu_ms", heading="CPU ms with media, signalling", form=".2f"),
     Column(key="media_all_cpu_ms", heading="CPU ms with media, all", form=".2f"),
     Column(key="cpu_ms", heading="CPU ms, signalling", form=".2f"),
     Column(key="all_cpu_ms", heading="CPU ms, all", form=".2f"),
+    Column(key="busy_cpu_ms", heading="CPU ms when busy, signalling", form=".2f"),
+    Column(key="busy_all_cpu_ms", heading="CPU ms when busy, all", form=".2f"),
     Column(key="held_per_s", heading="set-ups/s held", form=".0f"),
     Column(key="ack_p50_ms", heading="ack p50 ms"),
     Column(key="ack_p99_ms", heading="ack p99 ms"),
@@ -84,10 +88,10 @@ COLUMNS: Final = [
     Column(key="accept_p99_ms", heading="accept p99 ms"),
 ]
 RATIOS: Final = [
-    Column(key="media_per_s", heading="set-ups/s of CPU with media, signalling"),
-    Column(key="media_all_per_s", heading="set-ups/s of CPU with media, all"),
-    Column(key="per_s", heading="set-ups/s of CPU, signalling"),
-    Column(key="all_per_s", heading="set-ups/s of CPU, all"),
+    Column(key="media_per_s", heading="set-ups/s by CPU with media, signalling"),
+    Column(key="media_all_per_s", heading="set-ups/s by CPU with media, all"),
+    Column(key="busy_per_s", heading="set-ups/s by CPU when busy, signalling"),
+    Column(key="busy_all_per_s", heading="set-ups/s by CPU when busy, all"),
     Column(key="held_per_s", heading="set-ups/s held"),
 ]
 
@@ -117,15 +121,16 @@ async def _round(name: str, row: Row, cores: Cores, seed: int, tell: Tell) -> No
     row.rounds.append(figures)
     tell("starting")
     async with _open(peer, cores, WORLD | {"silent": True}) as at:
-        found = await _common(at, row, _COMMON_CALLS, _TALK_S, seed, tell)
+        found = await _common(at, row, Rate(per_s=_COMMON_PER_S, count=_COMMON_CALLS, talk_s=_TALK_S), seed, tell)
         figures |= found.figures()
-        figures["held_per_s"], remark = await _ramp(at, figures["all_per_s"], seed, tell)
+        remark = await _ramp(at, figures, seed, tell)
         if remark:
             row.remark(remark)
     if peer.media:
         tell("starting, with media")
         async with _open(peer, cores, WORLD) as at:
-            found = await _common(at, row, _MEDIA_CALLS, _MEDIA_TALK_S, seed, tell)
+            rate = Rate(per_s=_MEDIA_PER_S, count=_MEDIA_CALLS, talk_s=_MEDIA_TALK_S)
+            found = await _common(at, row, rate, seed, tell)
             figures |= found.costs("media_")
             if found.connected < _MEDIA_CALLS:
                 row.remark(f"with media: of {_MEDIA_CALLS} users only {found.connected} got ICE and DTLS through")
@@ -143,34 +148,44 @@ async def _open(peer: Peer, cores: Cores, world: Mapping[str, Any]) -> AsyncIter
             pin(os.getpid(), frozenset(ours))
 
 
-async def _common(at: Desk, row: Row, count: int, talk_s: float, seed: int, tell: Tell) -> "Offered":
-    """Offer the rate that all hold, after some calls that do not count."""
-    tell(f"{_COMMON_PER_S:g} calls/s")
-    await offer(at, per_s=_COMMON_PER_S, count=_WARM_UP_CALLS, talk_s=talk_s, seed=seed)
-    found = await offer(at, per_s=_COMMON_PER_S, count=count, talk_s=talk_s, seed=seed)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rate:
+    """Calls to offer."""
+
+    per_s: float
+    count: int
+    talk_s: float
+
+
+async def _common(at: Desk, row: Row, rate: Rate, seed: int, tell: Tell) -> "Offered":
+    """Offer a rate that all hold, after some calls that do not count."""
+    tell(f"{rate.per_s:g} calls/s")
+    await offer(at, replace(rate, count=round(_WARM_UP_S * rate.per_s)), seed)
+    found = await offer(at, rate, seed)
     at.target.check()
     if found.lost:
-        row.remark(f"{found.lost} of {count} calls were not answered at {_COMMON_PER_S:g}/s")
+        row.remark(f"{found.lost} of {rate.count} calls were not answered at {rate.per_s:g}/s")
     return found
 
 
-async def _ramp(at: Desk, promised_per_s: float, seed: int, tell: Tell) -> tuple[float, str]:
-    """Offer more and more until it is not held; return the highest rate held, and what is to be said of it."""
-    held, rate, lower = 0.0, promised_per_s, False
+async def _ramp(at: Desk, figures: dict[str, float], seed: int, tell: Tell) -> str:
+    """Offer more and more until it is not held; fill in what held, and return what is to be said of it."""
+    per_s, held_per_s, lower = figures["all_per_s"], 0.0, False
     for _ in range(_STEPS):
-        tell(f"{rate:.0f} calls/s")
-        count = max(_STEP_CALLS, round(_STEP_S * rate))
-        found = await offer(at, per_s=rate, count=count, talk_s=_TALK_S, seed=seed)
+        tell(f"{per_s:.0f} calls/s")
+        rate = Rate(per_s=per_s, count=max(_STEP_CALLS, round(_STEP_S * per_s)), talk_s=_TALK_S)
+        found = await offer(at, rate, seed)
         at.target.check()
-        if not found.held and held:
-            return held, "the generator was the limit of what was held" if found.generator_was_the_limit else ""
+        if not found.held and held_per_s:
+            return "the generator was the limit of what was held" if found.generator_was_the_limit else ""
         if found.held:
-            held = rate
+            figures["held_per_s"] = held_per_s = per_s
+            figures |= found.costs("busy_")
             if lower:
-                return held, ""
+                return ""
         lower = not found.held
-        rate *= _SLOWER if lower else _FASTER
-    return held, f"held: more than {held:.0f}/s was not tried" if held else "no rate was held"
+        per_s *= _SLOWER if lower else _FASTER
+    return f"held: more than {held_per_s:.0f}/s was not tried" if held_per_s else "no rate was held"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -221,18 +236,20 @@ class Offered:
         return figures
 
 
-async def offer(at: Desk, *, per_s: float, count: int, talk_s: float, seed: int) -> Offered:
+async def offer(at: Desk, rate: Rate, seed: int) -> Offered:
     """Let so many users call; return when the last call has ended everywhere."""
-    found, target = Offered(count=count), at.target
-    step = Step(rate_per_s=per_s, seconds=max(1.0, count / per_s))
-    async with target.crew(operators_for(step, talk_s)):
+    found, target = Offered(count=rate.count), at.target
+    crew = operators_for(Step(rate_per_s=rate.per_s, seconds=1), rate.talk_s)
+    async with target.crew(crew):
         before, own_s, began_at = target.cpu_s(), busy_s(os.getpid()), instant()
-        shots = await open_loop(lambda index: _one(at, found, index, talk_s), rate_per_s=per_s, count=count, seed=seed)
+        shots = await open_loop(
+            lambda index: _one(at, found, index, rate.talk_s), rate_per_s=rate.per_s, count=rate.count, seed=seed
+        )
         found.generator_share = (busy_s(os.getpid()) - own_s) / (instant() - began_at)
         await asyncio.sleep(_SETTLE_S)
         after = target.cpu_s()
     found.cpu_ms, found.all_cpu_ms = (
-        1_000 * max(late_s - early_s, _LEAST_S) / count for early_s, late_s in zip(before, after, strict=True)
+        1_000 * max(late_s - early_s, _LEAST_S) / rate.count for early_s, late_s in zip(before, after, strict=True)
     )
     found.late_p99_ms = 1_000 * percentile([shot.late_s for shot in shots], 0.99)
     for index in found.accepts:

@@ -9,7 +9,7 @@ from loadtest import compare_setups
 from loadtest.compare_desk import Desk, desk
 from loadtest.compare_peers import PEERS_OF_CALLS, Target, running
 from loadtest.compare_results import Row
-from loadtest.compare_setups import SETUPS, WORLD, Offered, offer
+from loadtest.compare_setups import SETUPS, WORLD, Offered, Rate, offer
 from loadtest.measure import Cores
 from loadtest.sim_config import crowd
 from loadtest.sim_faults import Fault, GraphFault
@@ -30,7 +30,7 @@ def no_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def offered(flaw: Flaw | None = None, *, sdp: str | None = None, count: int = 10) -> Offered:
     async with webhook_peer(sdp or answer_sdp(), flaw, **SMALL) as target, desk(target) as at:
-        found = await offer(at, per_s=100, count=count, talk_s=0.01, seed=3)
+        found = await offer(at, Rate(per_s=100, count=count, talk_s=0.01), 3)
         assert at.sim.world.live_calls() == []
         assert await target.live() == 0
     return found
@@ -53,7 +53,7 @@ async def test_calls_are_answered_timed_and_charged() -> None:
 async def test_an_ack_that_waits_for_graph_is_seen() -> None:
     async with webhook_peer(answer_sdp(), Flaw.ANSWERS_LATE, **SMALL) as target, desk(target) as at:
         at.order(GraphFault(fault=Fault.DELAY, action="accept", times=5, seconds=0.2))
-        found = await offer(at, per_s=100, count=5, talk_s=0.0, seed=3)
+        found = await offer(at, Rate(per_s=100, count=5, talk_s=0.0), 3)
     assert min(found.acks) >= 200
 
 
@@ -84,14 +84,18 @@ async def ramp(
     """Let a peer hold `most` calls/s; return what the ramp finds and what it offered."""
     rates: list[int] = []
 
-    async def offer(at: Desk, *, per_s: float, count: int, talk_s: float, seed: int) -> Offered:
-        rates.append(round(per_s))
-        assert count >= int(2 * per_s)
-        return Offered(count=1, accepts={0: 1.0} if per_s <= most else {}, late_p99_ms=late_ms)
+    async def offer(at: Desk, rate: Rate, seed: int) -> Offered:
+        rates.append(round(rate.per_s))
+        assert rate.count >= int(2 * rate.per_s)
+        accepts = {0: 1.0} if rate.per_s <= most else {}
+        return Offered(count=1, accepts=accepts, late_p99_ms=late_ms, cpu_ms=rate.per_s, all_cpu_ms=1.0)
 
     monkeypatch.setattr(compare_setups, "offer", offer)
     async with webhook_peer(answer_sdp(), None, **SMALL) as target, desk(target) as at:
-        held, remark = await compare_setups._ramp(at, promised, 1, lambda what: None)
+        figures = {"all_per_s": promised}
+        remark = await compare_setups._ramp(at, figures, 1, lambda what: None)
+    held = figures.get("held_per_s", 0.0)
+    assert figures.get("busy_cpu_ms", 0.0) == held  # what it costs at the rate that was held
     return held, remark, rates
 
 
@@ -121,20 +125,15 @@ async def test_a_ramp_says_when_the_generator_was_the_limit(monkeypatch: pytest.
 
 async def test_the_floor_answers_as_a_process_of_its_own() -> None:
     async with running(FLOOR, ANYWHERE, SMALL) as target, desk(target) as at:
-        found = await offer(at, per_s=50, count=10, talk_s=0.0, seed=1)
+        found = await offer(at, Rate(per_s=50, count=10, talk_s=0.0), 1)
         assert (found.lost, found.cpu_ms > 0, found.cpu_ms == found.all_cpu_ms) == (0, True, True)
     assert target.process.returncode is not None
 
 
 async def test_a_round_fills_in_the_figures_of_every_column_but_those_of_media(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in (
-        ("_COMMON_CALLS", 5),
-        ("_WARM_UP_CALLS", 2),
-        ("_STEPS", 1),
-        ("_STEP_S", 0.01),
-        ("_STEP_CALLS", 5),
-    ):
-        monkeypatch.setattr(compare_setups, name, value)
+    sizes = {"_COMMON_CALLS": 5, "_WARM_UP_S": 0.1, "_STEPS": 1, "_STEP_S": 0.01, "_STEP_CALLS": 5, "_HELD_MS": 5_000}
+    for name, size in sizes.items():
+        monkeypatch.setattr(compare_setups, name, size)
     told: list[str] = []
     row = Row(name=FLOOR.name, what="")
     await SETUPS.round(FLOOR.name, row, ANYWHERE, 1, told.append)
