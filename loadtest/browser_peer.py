@@ -40,10 +40,11 @@ class BrowserPeer:
         host: str = "127.0.0.1",
         listen_every_s: float | None = 0.25,
         clock: Clock = wall_clock,
+        ice: FullIce | None = None,
     ) -> None:
         self.tone_hz = tone_hz
         self._clock = clock
-        self.ice = FullIce(host=host, controlling=True)
+        self.ice = ice or FullIce(host=host, controlling=True)
         self.dtls = DtlsLeg(self.ice, on_rtp=self._on_rtp, on_rtcp=self._on_rtcp)
         self.ssrc = random.getrandbits(32)
         self.payloads = Payloads()

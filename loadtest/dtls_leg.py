@@ -110,6 +110,14 @@ class DtlsLeg:
             raise HandshakeFailed(f"DTLS as {role} ended {self._dtls.state}")
         self._carrier.srtp_sink = self._receive
 
+    def protect(self, packet: bytes) -> bytes:
+        """Encrypt one RTP packet; once connected."""
+        return bytes(self._dtls._tx_srtp.protect(packet))
+
+    def unprotect(self, packet: bytes) -> bytes:
+        """Decrypt one RTP packet; once connected. Raises: pylibsrtp.Error."""
+        return bytes(self._dtls._rx_srtp.unprotect(packet))
+
     def _receive(self, data: bytes) -> None:
         session = self._dtls._rx_srtp
         try:

@@ -40,8 +40,14 @@ class OneAddressConnection(Connection):
 class FullIce:
     """A `Carrier` over such a connection: `gather()`, `connect()`, `close()`."""
 
-    def __init__(self, *, host: str = "127.0.0.1", controlling: bool = True) -> None:
-        self.connection = OneAddressConnection(host=host, controlling=controlling)
+    def __init__(
+        self,
+        *,
+        host: str = "127.0.0.1",
+        controlling: bool = True,
+        kind: Callable[..., OneAddressConnection] = OneAddressConnection,
+    ) -> None:
+        self.connection = kind(host=host, controlling=controlling)
         self._recv = self.connection.recv
         self._send = self.connection.send
 
@@ -92,6 +98,11 @@ class FullIce:
                 await connection.connect()
         except (ConnectionError, TimeoutError, ValueError) as failure:
             raise IceFailed(str(failure) or "timeout") from failure
+
+    def path(self) -> tuple[asyncio.DatagramTransport, tuple[str, int]]:
+        """Return the socket and the peer's address of the nominated pair; once connected."""
+        pair = self.connection._nominated[1]
+        return pair.protocol.transport, pair.remote_addr
 
     def send_now(self, data: bytes) -> None:
         """Send over the nominated pair."""

@@ -16,15 +16,20 @@ from rich.table import Table
 from loadtest.plots import Series, plot
 from loadtest.report import in_words, page, write_report
 from loadtest.results import Report, Result, Sample, StepResult
+from loadtest.scenarios import Work
 
 METHOD: Final = (
     "Open loop: calls come on a seeded schedule however slow the answers are, and a time counts from the instant at"
     " which the call was due to the instant at which the simulated Graph had read the request; ack is the answer to a"
     " webhook (in calls, from when it left). A second of light load goes before and is not counted."
     " The gateway ran as a process of its own with its embedded PostgreSQL and"
-    " everything durable on; it carried no audio (media engine null), for this measures signalling. Simulated Meta,"
-    " users and operators share one process, the generator. CPU is user and system time per call, idle work included."
-    " Delays of the loop's p99 are the upper bounds of the gateway's histogram."
+    " everything durable on; except in media it carried no audio (media engine null), for this measures signalling."
+    " Simulated Meta, users and operators share one process, the generator. CPU is user and system time per call, idle"
+    " work included."
+    " Delays of the loop's p99 are the upper bounds of the gateway's histogram. In media, added delay runs from just"
+    " before a packet is given to the sender's socket to when the kernel put it into the receiver's, both hops over"
+    " loopback included; CPU, memory and cores are the media worker's alone, per forwarded packet, call and leg set up"
+    " (ICE and DTLS); what a proxy was told to lose is injected, not lost."
 )
 #: Figures of steps that the tables show, if they are there: key, heading, format.
 _COLUMNS: Final = (
@@ -45,6 +50,14 @@ _COLUMNS: Final = (
     ("kib_per_operator", "KiB an operator", ".1f"),
     ("idle_cpu_share", "cores idle", ".2f"),
     ("call_cpu_ms", "CPU ms beyond idle", ".2f"),
+    ("delay_p50_ms", "added delay p50", ".2f"),
+    ("delay_p99_ms", "added delay p99", ".1f"),
+    ("delivered_to_operator", "% to operators", ".2f"),
+    ("delivered_to_user", "% to users", ".2f"),
+    ("cpu_us", "CPU us a packet", ".1f"),
+    ("calls_per_core", "calls a core would carry", ".0f"),
+    ("setup_cpu_ms", "CPU ms a leg's set-up", ".2f"),
+    ("worker_kb_per_call", "KiB a call", ".0f"),
     ("cpu_ms", "CPU ms", ".2f"),
     ("cpu_share", "cores", ".2f"),
     ("database_cpu_ms", "PostgreSQL CPU ms", ".2f"),
@@ -55,12 +68,14 @@ _COLUMNS: Final = (
     ("rss_mb", "MiB", ".0f"),
     ("spooled", "spooled", ".0f"),
     ("missing", "missing", ".0f"),
+    ("injected", "injected", ".0f"),
     ("lost", "lost", ".0f"),
 )
 _OF_TERMINAL: Final = frozenset(
     {
         *("ack_p99_ms", "accept_p50_ms", "accept_p99_ms", "connect_p50_ms", "connect_p99_ms", "last_answer_ms"),
         *("refusal_in_p99_ms", "refusal_out_p99_ms", "kib_per_call", "idle_cpu_share", "call_cpu_ms"),
+        *("delay_p50_ms", "delay_p99_ms", "cpu_us", "calls_per_core", "setup_cpu_ms", "injected"),
         *("events_per_s", "spooled", "cpu_ms", "lag_p99_ms", "lag_max_ms", "lost"),
     }
 )
@@ -204,7 +219,13 @@ def _plots(result: Result) -> list[str]:
     lag = [(one.at_s, one.lag_ms) for one in result.samples if one.lag_ms is not None]
     live = "live calls"
     return [
-        plot("Latency over rate", x="calls/s", y="ms", series=_latencies(result), logarithmic=True),
+        plot(
+            "Latency over rate",
+            x="calls" if result.work == Work.MEDIA else "calls/s",
+            y="ms",
+            series=_latencies(result),
+            logarithmic=True,
+        ),
         plot("CPU over live calls", x=live, y="% of a core", series=[_dots("gateway", cpu)]),
         plot("Memory over live calls", x=live, y="MiB resident", series=[_dots("gateway", memory)]),
         plot(
@@ -227,7 +248,8 @@ def _dots(name: str, points: Sequence[tuple[float, float]]) -> Series:
 def _latencies(result: Result) -> list[Series]:
     """Return p50 and p99 of the instant that comes last, for the quickest and the slowest Graph."""
     there = {name for step in result.steps for name in step.figures}
-    instant = next((one for one in ("accept", "connect", "pre_accept", "ack") if f"{one}_p50_ms" in there), None)
+    instants = ("accept", "connect", "pre_accept", "ack", "delay")
+    instant = next((one for one in instants if f"{one}_p50_ms" in there), None)
     delays = sorted({step.graph_ms for step in result.steps})
     series = []
     for graph_ms in dict.fromkeys((*delays[:1], *delays[-1:])):

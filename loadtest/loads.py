@@ -95,6 +95,8 @@ def needed_operators(work: Work, form: Form) -> int:
         return form.lanes + 1
     if work is Work.BURST:
         return BURST_OPERATORS
+    if work is Work.MEDIA:
+        return max(step.calls for step in form.anchored)
     busy = max(operators_for(step, form.talk_s) for step in (WARM_UP, *form.steps))
     return busy + most_staying(form) + 1 if work is Work.FILL else busy
 
@@ -132,6 +134,8 @@ def needed_world(work: Work, form: Form) -> dict[str, object]:
         return {"users": users, "numbers": _numbers_for(calls), **rules, "history": history}
     if work is Work.INTAKE:
         return {"users": crowd(_INTAKE_USERS), **rules}
+    if work is Work.MEDIA:
+        return {"users": crowd(max(step.calls for step in form.anchored)), **rules}
     talk_s = form.talk_s if work is Work.RING else None
     return {"users": crowd(min(calls, _CALLERS), talk_s=talk_s), **rules}
 

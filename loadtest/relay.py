@@ -11,7 +11,7 @@ import base64
 import secrets
 import socket
 import string
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
 from aioice import stun
@@ -19,6 +19,7 @@ from aioice import stun
 _RECEIVE_BUFFER_BYTES = 4 << 20
 _MAX_EARLY_CHECKS = 8
 Address = tuple[str, int]
+OpenSocket = Callable[..., Awaitable[tuple[asyncio.DatagramTransport, asyncio.DatagramProtocol]]]
 
 
 def _new_ufrag() -> str:
@@ -122,11 +123,17 @@ class Relay(asyncio.DatagramProtocol):
         self.on_shared_address: Callable[[RelayLeg], None] = lambda leg: None
 
     @classmethod
-    async def open(cls, host: str, port: int = 0) -> "Relay":
-        """Bind the port and return the relay."""
-        loop = asyncio.get_running_loop()
-        _, relay = await loop.create_datagram_endpoint(cls, local_addr=(host, port))
+    async def open(cls, host: str, port: int = 0, *, create: OpenSocket | None = None) -> "Relay":
+        """Bind the port and return the relay; `create` in the place of the loop's `create_datagram_endpoint`."""
+        relay = cls()
+        await (create or asyncio.get_running_loop().create_datagram_endpoint)(lambda: relay, local_addr=(host, port))
         return relay
+
+    @property
+    def transport(self) -> asyncio.DatagramTransport:
+        """The socket of all calls."""
+        assert self._transport is not None
+        return self._transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.DatagramTransport, transport)

@@ -28,10 +28,12 @@ from loadtest.invariants import Before, invariants
 from loadtest.load_calls import Dial, Ring
 from loadtest.load_fill import filling
 from loadtest.load_intake import taking_in
+from loadtest.load_media import media_load, media_overall
 from loadtest.load_page import show, write
 from loadtest.load_soak import soak_load
 from loadtest.loads import Job, needed_operators, needed_world, overall, stepped
 from loadtest.measure import Cores, divide_cores, pin, postmaster, sampling
+from loadtest.media_plane import ENVIRONMENT
 from loadtest.report import check_folder, machine, versions
 from loadtest.results import Check, Report, Result
 from loadtest.scenarios import Form, Scenario, Work
@@ -130,7 +132,10 @@ async def _scenario(
     finally:
         result.seconds = round(loop.time() - began_at, 1)
         if not result.figures:
-            result.figures |= overall(scenario.work, result.steps)
+            if scenario.work is Work.MEDIA:
+                result.figures |= media_overall(form.anchored, result.steps)
+            else:
+                result.figures |= overall(scenario.work, result.steps)
     if not result.failure:
         result.thresholds = judge(form, result)
 
@@ -176,7 +181,8 @@ async def _with_gateway(
             data_dir=Path(folder),
             operators=operators(needed_operators(scenario.work, form)),
             slots=form.slots if scenario.work is Work.FILL else None,
-            null_media=True,
+            null_media=scenario.work is not Work.MEDIA,
+            environment=ENVIRONMENT if scenario.work is Work.MEDIA else {},
             inherits=True,
             sim=needed_world(scenario.work, form),
         )
@@ -207,6 +213,8 @@ async def _load(job: Job) -> None:
                 await stepped(job, intake)
         case Work.SOAK:
             await soak_load(job)
+        case Work.MEDIA:
+            await media_load(job)
         case Work.GATE:
             raise ValueError("the gate is measured without a gateway")
 

@@ -17,6 +17,7 @@ from loadtest.scenarios import (
     SEED,
     BadScenario,
     Form,
+    MediaStep,
     Scenario,
     Step,
     Threshold,
@@ -45,6 +46,12 @@ _STEP: Final = {
     "database_ms": (0.0, 10_000.0),
     "database_silent_s": (0.0, 600.0),
 }
+_MEDIA_STEP: Final = {
+    "calls": (1, 500),
+    "seconds": (0.0, 600.0),
+    "loss": (0.0, 1.0),
+    "jitter_ms": (0.0, 1_000.0),
+}
 _FORM: Final = {
     "talk_s": (0.0, 3_600.0),
     "slots": (1, 10_000),
@@ -59,7 +66,6 @@ _THRESHOLD: Final = {
     "graph_ms": (0.0, 60_000.0),
 }
 _WHOLE: Final = frozenset({"batch", "live", "numbers", "slots", "calls", "lanes", "contacts", "seed"})
-_STEPPED: Final = frozenset({Work.RING, Work.DIAL, Work.FILL, Work.BURST, Work.INTAKE})
 #: Keys of a step that only these kinds of work read.
 _STEP_OF: Final[Mapping[str, tuple[Work, ...]]] = {
     "batch": (Work.RING, Work.INTAKE),
@@ -77,6 +83,7 @@ _OF_WORK: Final[Mapping[Work, tuple[str, ...]]] = {
     Work.INTAKE: ("steps",),
     Work.SOAK: ("calls", "lanes"),
     Work.GATE: ("contacts",),
+    Work.MEDIA: ("anchored",),
 }
 
 
@@ -189,16 +196,18 @@ class _Reader:
         if not isinstance(table, dict):
             self.wrong(key, f"the table [{key}] is needed")
             return None
-        reads = _OF_WORK[work] if work is not None else ("steps", *_FORM)
+        reads = _OF_WORK[work] if work is not None else ("steps", "anchored", *_FORM)
         self.unknown(table, {"thresholds", *reads}, key)
         if work is not None and reads[0] not in table:
             self.wrong(key, f"{reads[0]} is needed for work {work}")
         numbers = self._numbers(table, _FORM, key)
         steps = tuple(self.step(one, at, work) for at, one in self.rows(table, "steps", key))
         thresholds = tuple(self.threshold(one, at, work, steps) for at, one in self.rows(table, "thresholds", key))
-        if work in _STEPPED and "steps" in table and not steps:
-            self.wrong(key, "steps: at least one is needed")
-        form = Form(steps=steps, thresholds=thresholds, **numbers)
+        anchored = tuple(self.media_step(one, at) for at, one in self.rows(table, "anchored", key))
+        for name in ("steps", "anchored"):
+            if table.get(name) == []:
+                self.wrong(key, f"{name}: at least one is needed")
+        form = Form(steps=steps, anchored=anchored, thresholds=thresholds, **numbers)
         if work is Work.FILL:
             self.filled(form, key)
         return form
@@ -233,6 +242,15 @@ class _Reader:
         if step.count > _MOST_ARRIVALS:
             self.wrong(at, f"more than {_MOST_ARRIVALS:,} arrivals")
         return step
+
+    def media_step(self, row: Mapping[str, Any], at: str) -> MediaStep:
+        self.unknown(row, {"hold", *_MEDIA_STEP}, at)
+        hold = row.get("hold", False)
+        if not isinstance(hold, bool):
+            self.wrong(at, "hold: true or false is needed")
+        needed: dict[str, Any] = {"calls": self.number(row, "calls", _MEDIA_STEP["calls"], at, default=None)}
+        more = self._numbers({key: value for key, value in row.items() if key not in needed}, _MEDIA_STEP, at)
+        return MediaStep(hold=hold is True, **needed, **more)
 
     def threshold(self, row: Mapping[str, Any], at: str, work: Work | None, steps: tuple[Step, ...]) -> Threshold:
         self.unknown(row, {"figure", *_THRESHOLD}, at)

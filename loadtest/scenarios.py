@@ -40,6 +40,8 @@ class Work(StrEnum):
     SOAK = "soak"
     #: Decisions, with many contacts in the database.
     GATE = "gate"
+    #: Calls with real RTP both ways.
+    MEDIA = "media"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +86,33 @@ class Step:
     def label(self) -> str:
         """The step in a few words."""
         return ", ".join(filter(None, (f"{self.rate_per_s:g}/s", self.series)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MediaStep:
+    """So many calls at once, with real RTP both ways."""
+
+    calls: int
+    #: How long everybody talks, before the hold and after it; 0: nobody does, it is about the set-up.
+    seconds: float = 4.0
+    #: What a UDP proxy on the users' side loses, and by how much it delays; evenly spread.
+    loss: float = 0.0
+    jitter_ms: float = 0.0
+    #: Put all calls on hold in the middle.
+    hold: bool = False
+
+    @property
+    def faulty(self) -> bool:
+        """Whether the users are behind the proxy."""
+        return bool(self.loss or self.jitter_ms)
+
+    @property
+    def label(self) -> str:
+        """The step in a few words."""
+        parts = [f"{self.calls} calls"]
+        parts += [f"{100 * self.loss:g} % loss"] if self.loss else []
+        parts += [f"0-{self.jitter_ms:g} ms jitter"] if self.jitter_ms else []
+        return ", ".join(parts + (["hold"] if self.hold else []) + ([] if self.seconds else ["silent"]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,6 +161,8 @@ class Form:
     lanes: int = 20
     #: For `gate`.
     contacts: int = 0
+    #: For `media`.
+    anchored: tuple[MediaStep, ...] = ()
     thresholds: tuple[Threshold, ...] = ()
 
     @property
@@ -141,6 +172,8 @@ class Form:
             return f"{self.calls:,} calls, {self.lanes} at a time"
         if self.contacts:
             return f"{self.contacts:,} contacts"
+        if self.anchored:
+            return "\n".join(step.label for step in self.anchored)
         lines = []
         for series, seconds in dict.fromkeys((step.series, step.seconds) for step in self.steps):
             steps = [step for step in self.steps if (step.series, step.seconds) == (series, seconds)]
@@ -201,6 +234,10 @@ _OVERALL: Final[Mapping[Work, tuple[str, ...]]] = {
     Work.INTAKE: ("saturation_per_s", "events_per_s", "lost", "missing", "spooled"),
     Work.SOAK: ("bytes_per_call", "descriptors_more", "tasks_more", "refused", "calls_per_s", "lag_max_ms"),
     Work.GATE: ("evaluate_p50_us", "evaluate_p99_us", "cold_p50_ms", "cold_p99_ms", "by_index", "cache_kb"),
+    Work.MEDIA: (
+        *("calls_held", "calls_per_core", "lost", "cpu_us", "delay_p50_ms", "delay_p99_ms"),
+        *("setup_cpu_ms", "worker_kb_per_call"),
+    ),
 }
 
 
@@ -365,6 +402,25 @@ BUILT_IN: Final = (
         work=Work.INTAKE,
         short=Form(steps=_steps((50, 100, 200), seconds=2, batch=20), thresholds=(_most("lost", 0, 50),)),
         long=Form(steps=_steps((50, 100, 200, 300), seconds=20, batch=20), thresholds=(_most("lost", 0, 50),)),
+    ),
+    Scenario(
+        name="media",
+        what="Anchored calls with 50 RTP packets a second each way, through one media worker: lost, late, on hold",
+        work=Work.MEDIA,
+        short=Form(
+            anchored=(
+                MediaStep(calls=10, seconds=2, loss=0.02, jitter_ms=30),
+                MediaStep(calls=50, seconds=2, hold=True),
+            ),
+            thresholds=(_least("calls_held", 50), _most("lost", 0), _most("delay_p99_ms", 100)),
+        ),
+        long=Form(
+            anchored=(
+                MediaStep(calls=20, seconds=10, loss=0.02, jitter_ms=30),
+                *(MediaStep(calls=calls, seconds=10, hold=True) for calls in (50, 100, 200, 250, 300, 350, 400, 450)),
+            ),
+            thresholds=(_least("calls_held", 300), _most("lost", 0), _most("setup_cpu_ms", 2.4)),
+        ),
     ),
     Scenario(
         name="soak",

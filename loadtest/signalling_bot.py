@@ -10,7 +10,7 @@ Speaks the wire `calls.v1` (see `softphone_wire`) and offers a fixed browser SDP
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
@@ -301,9 +301,9 @@ class Crew:
         keys: Mapping[str, str],
         *,
         policy: Policy = Policy(),
-        bot: type[SignallingBot] = SignallingBot,
+        bot: Callable[..., SignallingBot] = SignallingBot,
     ) -> None:
-        """`keys`: name and key of each operator, as in `GATEWAY_OPERATORS`."""
+        """`keys`: name and key of each operator, as in `GATEWAY_OPERATORS`; `bot` makes each of them."""
         self._url, self._keys, self._policy, self._bot = url, keys, policy, bot
         self._claims: set[str] = set()
         self._http: aiohttp.ClientSession | None = None

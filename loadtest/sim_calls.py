@@ -40,6 +40,8 @@ class Calls:
         self._world, self._webhooks, self._background = world, webhooks, background
         self._messages = messages
         self.relay: Relay | None = None
+        #: How users speak and listen.
+        self.media_kind: Callable[..., UserMedia] = UserMedia
 
     def use_relay(self, relay: Relay) -> None:
         """Take the media relay, before the first call."""
@@ -287,7 +289,7 @@ class Calls:
         assert self.relay is not None, "use_relay() comes first"
         echo_after_s = world.timers.echo_after_s if user.echo else None
         voice = UserVoice(tone_hz=user.tone_hz, echo_after_s=echo_after_s, listen_every_s=world.timers.listen_every_s)
-        return UserMedia(self.relay, voice, clock=world.clock, on_early=on_early)
+        return self.media_kind(self.relay, voice, clock=world.clock, on_early=on_early)
 
     def _begin_media(self, call: Call, remote: BusinessSdp, role: DtlsRole) -> None:
         if isinstance(call.media, SilentMedia):

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final, Self
 
+from loadtest.rtp import is_rtcp
+
 Address = tuple[str, int]
 
 #: Senders that one relay passes on for; more are dropped.
@@ -51,6 +53,8 @@ class Passage:
     faults: UdpFaults = UdpFaults()
     passed: int = 0
     dropped: int = 0
+    #: Of these, RTP and not RTCP.
+    dropped_rtp: int = 0
     duplicated: int = 0
     held: int = 0
     #: Loop time at which the last one was passed on; and the last that was RTP or RTCP (RFC 7983 §7).
@@ -186,7 +190,10 @@ class UdpChaos:
                 passage.last_media_at = passage.last_at
             send(data)
 
-        for delay_s in passage.delays():
+        delays = passage.delays()
+        if not delays and data and 127 < data[0] < 192 and not is_rtcp(data):
+            passage.dropped_rtp += 1
+        for delay_s in delays:
             if delay_s <= 0:
                 now()
             else:

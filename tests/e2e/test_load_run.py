@@ -128,6 +128,15 @@ async def test_calls_both_ways_are_measured_and_nothing_is_left(tmp_path: Path) 
     assert left(tmp_path) == []
 
 
+MEDIA = """
+name = "media-small"
+work = "media"
+[short]
+anchored = [{calls = 2, seconds = 0.4, loss = 0.2, jitter_ms = 5}, {calls = 3, seconds = 0.4, hold = true}]
+thresholds = [{figure = "lost", at_most = 0}]
+"""
+
+
 async def test_a_full_number_refuses_one_call_more_each_way_and_the_calls_that_are_up_stay(tmp_path: Path) -> None:
     code, said = await ended(await start(tmp_path, written(tmp_path, "full", FULL)))
     assert code == 0, said
@@ -139,6 +148,22 @@ async def test_a_full_number_refuses_one_call_more_each_way_and_the_calls_that_a
     assert full["refusal_out_p99_ms"] > 0
     assert "refusal_in_p99_ms" not in half
     assert (result["figures"]["let_in"], result["figures"]["fallen"]) == (0, 0)
+    assert all(check["kept"] for check in result["invariants"])
+    assert left(tmp_path) == []
+
+
+async def test_calls_with_media_are_measured_through_loss_and_hold_and_nothing_is_left(tmp_path: Path) -> None:
+    path = tmp_path / "media.toml"
+    path.write_text(MEDIA, encoding="utf-8")
+    code, said = await ended(await start(tmp_path, str(path)))
+    assert code == 0, said
+    (result,) = reported(tmp_path)["results"]
+    rough, held = (step["figures"] for step in result["steps"])
+    assert rough["lost"] == held["lost"] == held["leaked"] == held["unheard_tone"] == held["injected"] == 0
+    assert rough["injected"] > 0
+    assert 50 < rough["delivered_to_user"] < 100
+    assert held["delivered_to_user"] == held["delivered_to_operator"] == 100
+    assert 0 < held["delay_p50_ms"] <= held["delay_p99_ms"] < 1_000
     assert all(check["kept"] for check in result["invariants"])
     assert left(tmp_path) == []
 

@@ -201,3 +201,41 @@ def test_a_figure_that_was_not_measured_misses_its_threshold() -> None:
     values = (0, 2, 2.1, -0.1, None, float("nan"))
     assert [threshold.met(value) for value in values] == [True, True, False, False, False, False]
     assert threshold.said == ">= 0 and <= 2"
+
+
+MEDIA = """
+name = "lines"
+work = "media"
+[short]
+anchored = [{calls = 20, seconds = 1, loss = 0.02, jitter_ms = 30}, {calls = 40, seconds = 2.5, hold = true}]
+thresholds = [{figure = "calls_held", at_least = 40}]
+"""
+
+
+def test_a_scenario_of_calls_with_media_is_read(tmp_path: Path) -> None:
+    form = read_scenario(written(tmp_path, MEDIA)).short
+    assert [step.label for step in form.anchored] == ["20 calls, 2 % loss, 0-30 ms jitter", "40 calls, hold"]
+    assert [step.faulty for step in form.anchored] == [True, False]
+    assert form.said == "20 calls, 2 % loss, 0-30 ms jitter\n40 calls, hold"
+
+
+def test_every_mistake_about_calls_with_media_is_named(tmp_path: Path) -> None:
+    bad = 'name = "a"\nwork = "media"\n[short]\ntalk_s = 1\n'
+    bad += "anchored = [{calls = 1.5, hold = 1, loss = 2, rate = 3}, {}]\n"
+    bad += 'thresholds = [{figure = "calls_held", at_least = 1, rate_per_s = 5}]\n'
+    with pytest.raises(BadScenario) as raised:
+        read_scenario(written(tmp_path, bad))
+    said = "\n".join(raised.value.mistakes)
+    for text in (
+        "short: talk_s is not known here",
+        "short.anchored[0]: calls: a whole number from 1 to 500",
+        "short.anchored[0]: hold: true or false",
+        "short.anchored[0]: loss: a number from 0 to 1",
+        "short.anchored[0]: rate is not known here",
+        "short.anchored[1]: calls: a whole number",
+        "short.thresholds[0]: figure: 'calls_held' is no figure of a step",
+    ):
+        assert text in said
+    empty = 'name = "a"\nwork = "media"\n[short]\nanchored = []\n'
+    with pytest.raises(BadScenario, match="anchored: at least one"):
+        read_scenario(written(tmp_path, empty))
