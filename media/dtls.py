@@ -1,12 +1,11 @@
 """DTLS-SRTP of one leg. Everything that we know of the inside of aiortc's DTLS transport is in this file.
 
 Responsible for: the certificate that all legs of a process share, the handshake with a named reason if it fails, and
-the SRTP keys. Not responsible for: RTP itself, which never passes through aiortc here.
+the SRTP keys. Not responsible for: RTP itself, which never passes through aiortc here (`srtp.py`, `bridge.py`).
 """
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Final
 
 from aiortc.rtcdtlstransport import (
@@ -23,6 +22,7 @@ from OpenSSL import SSL
 from media.errors import DtlsFailed
 from media.ice import LegIce
 from media.negotiation import DtlsRole
+from media.srtp import SrtpKeys, srtp_keys
 
 #: All need DTLS 1.2; 1.3 has suites of its own, all AEAD. aiortc's list ends in two of AES-CBC (ASVS 5.0, 17.2.2).
 #: Source: RFC 8827 §6.5: everybody speaks the first.
@@ -64,17 +64,6 @@ class Certificates:
         return self._certificate
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SrtpKeys:
-    """The four SRTP operations of a leg; they raise pylibsrtp.Error or ValueError on bad input."""
-
-    protect: Callable[[bytes], bytes]
-    unprotect: Callable[[bytes], bytes]
-    protect_rtcp: Callable[[bytes], bytes]
-    unprotect_rtcp: Callable[[bytes], bytes]
-    profile: str
-
-
 class LegDtls(RTCDtlsTransport):
     """The DTLS transport of one leg."""
 
@@ -96,13 +85,7 @@ class LegDtls(RTCDtlsTransport):
             raise DtlsFailed("the handshake failed")
         received, sent = self._rx_srtp, self._tx_srtp
         assert self._ssl is not None
-        return SrtpKeys(
-            protect=sent.protect,
-            unprotect=received.unprotect,
-            protect_rtcp=sent.protect_rtcp,
-            unprotect_rtcp=received.unprotect_rtcp,
-            profile=self._ssl.get_selected_srtp_profile().decode(),
-        )
+        return srtp_keys(received=received, sent=sent, profile=self._ssl.get_selected_srtp_profile().decode())
 
     async def close(self) -> None:
         """Say goodbye to the peer and end the reading task. Idempotent."""

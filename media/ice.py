@@ -140,10 +140,16 @@ class Link(ice.StunProtocol):
             self._stun_received(data, address)
         elif address not in self.checked:
             self.drops.from_stranger += 1
-        elif not self._packets.take(self._now()):
+        else:
+            self.checked_received(data, first)
+
+    def checked_received(self, data: bytes, first: int) -> None:
+        """Take a datagram that is not STUN, from an address that passed a check."""
+        clock, on_media = self._now, self.on_media
+        if not self._packets.take(clock()):
             self.drops.over_budget += 1
         elif 127 < first < 192:
-            self.on_media(data)
+            on_media(data)
         elif 19 < first < 64 and self.receiver._queue.qsize() < MAX_WAITING:
             self.receiver.data_received(data, 1)
         else:
@@ -233,6 +239,10 @@ class LegIce:
         self._connection.ice_controlling = controlling
         self.transport = RTCIceTransport(gatherer)
         self.link = Link(self._connection, packet_budget=packet_budget)
+        self._nominated: dict[int, ice.CandidatePair] = self._connection._nominated
+        #: The pair that was used last, and its address, which aioice puts together anew each time.
+        self._pair: ice.CandidatePair | None = None
+        self._peer: Address = ("", 0)
         self.ufrag: str = self._connection.local_username
         self.pwd: str = self._connection.local_password
 
@@ -258,9 +268,14 @@ class LegIce:
 
     def send(self, data: bytes) -> None:
         """Send to the agreed address; nothing happens if there is none (any more)."""
-        pair = self._connection._nominated.get(1)
-        if pair is not None and not self.link.transport.is_closing():
-            self.link.transport.sendto(data, pair.remote_addr)
+        pair = self._nominated.get(1)
+        if pair is None:
+            return
+        if pair is not self._pair:
+            self._pair, self._peer = pair, pair.remote_addr
+        transport = self.link.transport
+        if not transport.is_closing():
+            transport.sendto(data, self._peer)
 
     @property
     def lost(self) -> bool:

@@ -20,6 +20,54 @@ from media.model import MediaConfig
 BIND_TRIES: Final = 16
 #: Of the shared socket: what 500 browser legs send in 100 ms fits.
 SHARED_BUFFER_BYTES: Final = 4 << 20
+#: Datagrams that are read from it before others have their turn.
+SHARED_BURST: Final = 256
+#: Larger ones are cut off, and then do not decrypt.
+MAX_DATAGRAM_BYTES: Final = 2_048
+
+
+class UdpSocket(asyncio.DatagramTransport):
+    """A UDP socket of ours, in the place of the loop's own transports.
+
+    Those read at most some tens of datagrams in a turn, which lets a backlog on the shared socket grow while those with
+    a socket each are served; and they keep what the kernel does not take at once, which for audio is too late anyway.
+    """
+
+    def __init__(self, sock: socket.socket, protocol: asyncio.DatagramProtocol, *, burst: int) -> None:
+        super().__init__()
+        self._sock, self._protocol, self._burst = sock, protocol, burst
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(sock.fileno(), self._read)
+        protocol.connection_made(self)
+
+    def sendto(self, data: Any, addr: Any = None) -> None:
+        """Send one datagram; it is lost if the kernel does not take it."""
+        try:  # noqa: SIM105  as a context manager it would cost a packet half a microsecond
+            self._sock.sendto(data, addr)
+        except OSError:
+            pass
+
+    def is_closing(self) -> bool:
+        """Return whether `close` was called."""
+        return self._sock.fileno() < 0
+
+    def close(self) -> None:
+        """Close the socket. Idempotent."""
+        if not self.is_closing():
+            self._loop.remove_reader(self._sock.fileno())
+            self._sock.close()
+            self._loop.call_soon(self._protocol.connection_lost, None)
+
+    def _read(self) -> None:
+        receive, take = self._sock.recvfrom, self._protocol.datagram_received
+        for _ in range(self._burst):
+            try:
+                data, address = receive(MAX_DATAGRAM_BYTES)
+            except OSError:  # nothing more; a peer that is gone is noticed by its silence
+                return
+            take(data, address)
+            if self.is_closing():
+                return
 
 
 class SharedPort(asyncio.DatagramProtocol):
@@ -43,9 +91,8 @@ class SharedPort(asyncio.DatagramProtocol):
         sock = bind_socket(host, port)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SHARED_BUFFER_BYTES)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SHARED_BUFFER_BYTES)
-        address = sock.getsockname()[:2]
-        loop = asyncio.get_running_loop()
-        _, shared = await loop.create_datagram_endpoint(lambda: cls(address), sock=sock)
+        shared = cls(sock.getsockname()[:2])
+        UdpSocket(sock, shared, burst=SHARED_BURST)
         return shared
 
     @property
@@ -88,7 +135,11 @@ class SharedPort(asyncio.DatagramProtocol):
     def datagram_received(self, data: bytes, addr: tuple[Any, ...]) -> None:
         """Hand one datagram to its leg."""
         link = self._by_address.get(addr if len(addr) == 2 else addr[:2])
-        if data and data[0] < 4 and not data[0] & 1:  # a STUN request: the class bits of RFC 8489 §5
+        first = data[0] if data else 255
+        if link is not None and first > 3:
+            link.checked_received(data, first)
+            return
+        if first < 4 and not first & 1:  # a STUN request: the class bits of RFC 8489 §5
             ufrag = request_ufrag(data)
             if ufrag is not None:
                 link = self._by_ufrag.get(ufrag)
@@ -96,9 +147,6 @@ class SharedPort(asyncio.DatagramProtocol):
             self.dropped_from_stranger += 1
             return
         link.datagram_received(data, addr)
-
-    def error_received(self, exc: Exception) -> None:
-        """Ignore ICMP errors: a peer that is gone is noticed by its silence."""
 
 
 class MetaPorts:
@@ -118,9 +166,7 @@ class MetaPorts:
         Raises: TooBusy.
         """
         sock, port = self._bind()
-        loop = asyncio.get_running_loop()
-        transport, _ = await loop.create_datagram_endpoint(lambda: link, sock=sock)
-        link.use(transport, (self._host, port))
+        link.use(UdpSocket(sock, link, burst=1), (self._host, port))
         return port
 
     def release(self, port: int) -> None:

@@ -23,6 +23,8 @@ CLOCK_RATE_HZ: Final = 48_000
 FRAME: Final = 960
 #: RFC 3550 A.1: a larger step ahead means that the sender began anew.
 MAX_DROPOUT: Final = 3_000
+_pack: Final = HEADER.pack
+_unpack: Final = HEADER.unpack_from
 _U16: Final = 0xFFFF
 _U32: Final = 0xFFFFFFFF
 
@@ -43,7 +45,7 @@ def parse(data: bytes) -> Packet | None:
     """Return the packet, or None if it is malformed."""
     if len(data) < 12:
         return None
-    first, second, sequence, timestamp, ssrc = HEADER.unpack_from(data)
+    first, second, sequence, timestamp, ssrc = _unpack(data)
     if first == 0x80:  # nothing optional: nearly every packet
         return Packet(second & 0x7F, second & 0x80, sequence, timestamp, ssrc, data[12:])
     start, end = 12 + 4 * (first & 0x0F), len(data)
@@ -96,7 +98,7 @@ class OutgoingStream:
 
         `steady` is False for packets whose timestamp does not tell when they were sampled (telephone-event).
         """
-        marker, in_sequence = packet.marker, packet.sequence
+        _, marker, in_sequence, sampled_at, _, payload = packet
         step = (in_sequence - self._in_sequence) & _U16
         if source is not self._source or MAX_DROPOUT < step < 0x8000:
             self._begin(source, packet, now)
@@ -111,13 +113,12 @@ class OutgoingStream:
             sequence = self._sequence - (0x10000 - step)
             if sequence < self._first:
                 return None
-        timestamp = (packet.timestamp + self._offset) & _U32
+        timestamp = (sampled_at + self._offset) & _U32
         if steady and sequence == self._sequence:
             self._timestamp, self._timestamp_at = timestamp, now
         self.packets += 1
-        self.octets += len(packet.payload)
-        head = HEADER.pack(0x80, marker | payload_type, sequence & _U16, timestamp, self.ssrc)
-        return head + packet.payload
+        self.octets += len(payload)
+        return _pack(0x80, marker | payload_type, sequence & _U16, timestamp, self.ssrc) + payload
 
     def timestamp(self, now: float) -> int:
         """Return the RTP timestamp that corresponds to `now`, for sender reports."""
@@ -179,7 +180,7 @@ class IncomingStream:
 
     def count(self, packet: Packet, *, steady: bool, now: float) -> None:
         """Count one packet that passed SRTP's replay check, so no packet is counted twice."""
-        sequence, ssrc = packet.sequence, packet.ssrc
+        _, _, sequence, timestamp, ssrc, _ = packet
         step = (sequence - self._highest) & _U16
         if ssrc != self.ssrc or MAX_DROPOUT < step < 0x8000:
             self._lost_before = self.lost
@@ -189,7 +190,7 @@ class IncomingStream:
             self._highest += step
         self._received += 1
         if steady:
-            transit = now * CLOCK_RATE_HZ - packet.timestamp
+            transit = now * CLOCK_RATE_HZ - timestamp
             if self._transit is not None:
                 # The difference is taken modulo 2**32: timestamps wrap.
                 delta = abs((transit - self._transit + 0x80000000) % 0x100000000 - 0x80000000)
