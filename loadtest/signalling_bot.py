@@ -9,7 +9,7 @@ Speaks the wire `calls.v1` (see `softphone_wire`) and offers a fixed browser SDP
 """
 
 import asyncio
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -102,6 +102,8 @@ class SignallingBot(SoftphoneWire):
         self._claims = set[str]() if claims is None else claims
         #: Calls that ring here, oldest first, and were not tried: who was busy picks up afterwards.
         self._ringing: dict[str, Json] = {}
+        #: Calls that pushes spoke of last.
+        self._told: deque[str] = deque(maxlen=_KEEP)
         #: Workers that have a leg of ours.
         self._legs: set[int] = set()
         self._asking = False
@@ -174,8 +176,10 @@ class SignallingBot(SoftphoneWire):
             case "incoming":
                 self._rings(push["call"])
             case "call":
+                self._told.append(push["call"]["call_id"])
                 self._changes(push["call"])
             case "gone":
+                self._told.append(push["call_id"])
                 self._ringing.pop(push["call_id"], None)
                 if self.call is not None and self.call["call_id"] == push["call_id"]:
                     self.call = None  # it ended before it was ours
@@ -264,12 +268,7 @@ class SignallingBot(SoftphoneWire):
     def _begins(self, call: Json) -> None:
         """Be in this call, unless a push was faster than the answer and said more."""
         call_id = call["call_id"]
-        later = any(
-            push.get("call_id") == call_id if push["type"] == "gone" else push["call"]["call_id"] == call_id
-            for push in self.pushes
-            if push["type"] in ("gone", "call")
-        )
-        if self.call is None and not later:
+        if self.call is None and call_id not in self._told:
             self.call = call
 
     async def _legs_again(self, workers: Iterable[int]) -> None:

@@ -32,6 +32,11 @@ class RequestFailed(Exception):
         self.reason = str((answer.get("refusal") or {}).get("reason", self.code)).lower()
 
 
+def _too_late(waiting: asyncio.Future[Json]) -> None:
+    if not waiting.done():
+        waiting.set_exception(TimeoutError())
+
+
 class SoftphoneWire:
     """One operator's login and WebSocket. `start()` once, `close()` once; `logged_in` and `heard` are for heirs."""
 
@@ -119,13 +124,14 @@ class SoftphoneWire:
         """Send one request and return the `data` of its answer. Raises: RequestFailed, TimeoutError."""
         ws = self._ws
         assert ws is not None
-        number = next(self._numbers)
-        waiting = self._waiting[number] = asyncio.get_running_loop().create_future()
+        number, loop = next(self._numbers), asyncio.get_running_loop()
+        waiting = self._waiting[number] = loop.create_future()
+        timer = loop.call_later(timeout_s, _too_late, waiting)  # an `asyncio.timeout` costs several of these
         try:
             ws.send_text(orjson.dumps({"type": kind, "id": number, **fields}))
-            async with asyncio.timeout(timeout_s):
-                answer = await waiting
+            answer = await waiting
         finally:
+            timer.cancel()
             del self._waiting[number]
         if answer["type"] == "error":
             raise RequestFailed(answer)
