@@ -10,6 +10,7 @@ more phone, and what rings at a phone are kept as they change.
 import asyncio
 import secrets
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from typing import Final
 
 import structlog
@@ -245,12 +246,15 @@ class Hub:
         for phone in chosen:
             self._ring_at(phone, call_id, ringing)
         self._note_room(call_id, ringing)
-        log.debug("operators_rung", call_id=call_id, operators=[phone.operator for phone in chosen])
+        if chosen:
+            log.debug("operators_rung", call_id=call_id, operators=[phone.operator for phone in chosen])
 
     def _ring_at(self, phone: Phone, call_id: CallId, ringing: Ringing) -> None:
         ringing.at[phone.operator] = phone
         phone.rings[call_id] = ringing
-        self._free[phone.operator] = self._free.pop(phone.operator)  # to the end: calls at once ring at others
+        self._free.pop(phone.operator, None)
+        if phone.can_ring:
+            self._free[phone.operator] = phone  # at the end: calls at once ring at others
         phone.send(ringing.frame)
 
     def _note_room(self, call_id: CallId, ringing: Ringing) -> None:
@@ -265,11 +269,10 @@ class Hub:
             self._free.pop(phone.operator, None)
             return
         self._free.setdefault(phone.operator, phone)
-        for call_id, ringing in tuple(self._roomy.items()):
-            if phone.operator not in ringing.at and phone.operator not in ringing.declined:
-                self._ring_at(phone, call_id, ringing)
-                self._note_room(call_id, ringing)
-                log.debug("operators_rung", call_id=call_id, operators=[phone.operator])
+        here = (pair for pair in self._roomy.items() if phone.may_ring_for(pair[1]))
+        for call_id, ringing in list(islice(here, routing.MOST_CALLS - len(phone.rings))):
+            self._ring_at(phone, call_id, ringing)
+            self._note_room(call_id, ringing)
 
     def stop_ringing(
         self, call_id: CallId, reason: StopReason, *, but: OperatorId | None = None, detail: str | None = None
@@ -281,29 +284,38 @@ class Hub:
         self._note_room(call_id, ringing)
         gone = msg.encode(msg.Gone(call_id=call_id, reason=reason.value, detail=detail))
         for phone in ringing.at.values():
-            del phone.rings[call_id]
             if phone.operator != but:
                 phone.send(gone)
+            self._silence(phone, call_id)
 
     def _stop_at(self, phone: Phone, call_id: CallId) -> None:
         """Ring here no more; the next in turn gets the place."""
-        ringing = phone.rings.pop(call_id)
+        ringing = phone.rings[call_id]
         del ringing.at[phone.operator]
+        self._silence(phone, call_id)
         if ringing.widens is not None:  # else everybody who is free rings already
             self._ring_more(call_id, ringing)
+
+    def _silence(self, phone: Phone, call_id: CallId) -> None:
+        """This call rings here no more; one that waited for room at this phone does."""
+        was_full = len(phone.rings) >= routing.MOST_CALLS
+        del phone.rings[call_id]
+        if was_full:
+            self._note_free(phone)
 
     def decline(self, phone: Phone, call_id: CallId) -> bool:
         """This operator does not want the call; when nobody is left who might, it ends. False: not ringing here."""
         ringing = phone.rings.get(call_id)
         if ringing is None or phone.call == call_id:
             return False
-        del phone.rings[call_id], ringing.at[phone.operator]
+        del ringing.at[phone.operator]
         ringing.declined.add(phone.operator)
         phone.push(msg.Gone(call_id=call_id, reason=StopReason.DECLINED.value))
+        self._silence(phone, call_id)
         if not ringing.at:
             self._widen(call_id)
         driver = self._registry.get(call_id)
-        if driver is not None and not ringing.at:
+        if driver is not None and not ringing.at and not any(map(ringing.waits_for, self._phones.values())):
             driver.feed(CallInput(kind=InputKind.ALL_DECLINED))
         return True
 

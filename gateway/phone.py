@@ -40,8 +40,17 @@ class Phone:
             self.line.send(frame)
 
     @property
-    def can_ring(self) -> bool:
+    def is_free(self) -> bool:
         return self.line is not None and self.available and self.call is None
+
+    @property
+    def can_ring(self) -> bool:
+        """Whether one more call may ring here."""
+        return self.is_free and len(self.rings) < routing.MOST_CALLS
+
+    def may_ring_for(self, ringing: "Ringing") -> bool:
+        """Tell whether a call does not ring here and was not declined."""
+        return self.operator not in ringing.at and self.operator not in ringing.declined
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -57,6 +66,10 @@ class Ringing:
     @property
     def has_room(self) -> bool:
         return routing.has_room(rings=len(self.at), declined=len(self.declined), widened=self.widens is None)
+
+    def waits_for(self, phone: Phone) -> bool:
+        """Tell whether this call would ring at a phone if fewer others did."""
+        return phone.is_free and phone.may_ring_for(self)
 
     def widen(self) -> None:
         if self.widens is not None:

@@ -1,7 +1,8 @@
 """Which operators ring for a call. [P]
 
 First a few who are free ring, those whose last ring, or last call, is the longest ago; a moment later everybody who is
-free. The first to answer has the call. A crew of a thousand therefore costs a call no more than one of eight.
+free. The first to answer has the call. At a phone only a few calls ring at a time. So a crew of a thousand, or a
+thousand callers who wait, cost a call no more than eight.
 """
 
 from collections.abc import Collection, Iterable
@@ -12,6 +13,9 @@ from gateway.ids import OperatorId
 
 #: So many ring at first: enough that one of them is at the desk. Each more costs every call two messages.
 FIRST: Final = 8
+#: So many calls ring at a phone at a time, the oldest: more nobody could choose from, and with more callers than
+#: operators each call would cost as many messages as there are callers.
+MOST_CALLS: Final = 4
 #: After this everybody who is free rings: half a ring of a telephone, so a caller whom the first missed hardly notices.
 WIDEN_S: Final = 3.0
 

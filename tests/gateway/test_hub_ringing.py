@@ -11,7 +11,7 @@ from gateway.effects import StopReason
 from gateway.hub import Hub
 from gateway.ids import CallId, OperatorId
 from gateway.phone import Phone
-from gateway.routing import FIRST, WIDEN_S
+from gateway.routing import FIRST, MOST_CALLS, WIDEN_S
 from tests.support.world import FakeLine, World, a_world
 
 ONE, TWO = CallId("1"), CallId("2")
@@ -195,6 +195,50 @@ async def test_who_has_just_talked_waits_behind_those_who_have_not() -> None:
         assert crew.rings() == list(range(1, FIRST + 1))
 
 
+async def test_a_few_calls_ring_at_a_phone_and_the_next_when_one_of_them_is_gone() -> None:
+    async with a_world() as world:
+        crew = Crew(world)
+        await crew.come(1)
+        calls = [CallId(str(number)) for number in range(MOST_CALLS + 2)]
+        for call_id in calls:
+            crew.ring(call_id)
+        assert list(crew.phones[0].rings) == calls[:MOST_CALLS]
+        world.hub.stop_ringing(calls[1], StopReason.HUNG_UP_BY_USER)
+        assert list(crew.phones[0].rings) == [calls[0], *calls[2 : MOST_CALLS + 1]]
+
+
+async def test_a_call_costs_as_many_messages_however_many_wait() -> None:
+    async with a_world() as world:
+        crew = Crew(world)
+        await crew.come(3)
+        for number in range(500):
+            crew.ring(CallId(str(number)))
+        before = sum(len(line.pushes) for line in crew.lines)
+        world.hub.take(crew.phones[0], CallId("0"))
+        world.hub.stop_ringing(CallId("0"), StopReason.ANSWERED_ELSEWHERE, but=OperatorId("op0"))
+        world.hub.release(OperatorId("op0"), CallId("0"))
+        assert sum(len(line.pushes) for line in crew.lines) - before <= 4 * MOST_CALLS
+
+
+async def test_who_declines_does_not_end_a_call_that_another_who_is_free_has_not_heard_of_yet() -> None:
+    async with a_world() as world:
+        crew = Crew(world)
+        await crew.come(2)
+        others = [CallId(str(number)) for number in range(2, 2 + MOST_CALLS)]
+        for call_id in others:
+            crew.ring(call_id)
+        assert world.hub.decline(crew.phones[0], others[0])
+        driver = await world.user_calls()
+        assert driver is not None
+        call_id = driver.call.call_id
+        await world.until(lambda: crew.rings(call_id) == [0])  # the other phone has no room
+        assert world.hub.decline(crew.phones[0], call_id)
+        world.hub.stop_ringing(others[1], StopReason.HUNG_UP_BY_USER)
+        assert crew.rings(call_id) == [1]
+        assert world.hub.decline(crew.phones[1], call_id)
+        assert (await world.ended(driver)).reason == "declined"
+
+
 def check(hub: Hub) -> None:
     """What is kept says what a look at everything says."""
     phones = list(hub)
@@ -203,6 +247,7 @@ def check(hub: Hub) -> None:
     for phone in phones:
         assert set(phone.rings) == {c for c, ringing in hub._ringing.items() if phone.operator in ringing.at}
         assert phone.line is not None or not phone.rings
+        assert len(phone.rings) <= MOST_CALLS
         assert set(phone.rings) <= {phone.call} or phone.call is None
     for call_id, ringing in hub._ringing.items():
         assert (call_id in hub._roomy) == ringing.has_room
