@@ -10,6 +10,7 @@ from gateway import messages as msg
 from gateway.effects import StopReason
 from gateway.hub import Hub
 from gateway.ids import CallId, OperatorId
+from gateway.outcome import EndReason
 from gateway.phone import Phone
 from gateway.routing import FIRST, MOST_CALLS, WIDEN_S
 from tests.support.world import FakeLine, World, a_world
@@ -236,7 +237,9 @@ async def test_who_declines_does_not_end_a_call_that_another_who_is_free_has_not
         world.hub.stop_ringing(others[1], StopReason.HUNG_UP_BY_USER)
         assert crew.rings(call_id) == [1]
         assert world.hub.decline(crew.phones[1], call_id)
-        assert (await world.ended(driver)).reason == "declined"
+        await world.until(lambda: driver.call.outcome is not None)
+        assert driver.call.outcome is not None
+        assert driver.call.outcome.reason is EndReason.DECLINED
 
 
 def check(hub: Hub) -> None:
