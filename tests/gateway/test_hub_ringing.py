@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 import pytest
 
 from gateway import messages as msg
+from gateway.call import CallState
 from gateway.effects import StopReason
 from gateway.hub import Hub
 from gateway.ids import CallId, OperatorId
@@ -234,6 +235,8 @@ async def test_who_declines_does_not_end_a_call_that_another_who_is_free_has_not
         call_id = driver.call.call_id
         await world.until(lambda: crew.rings(call_id) == [0])  # the other phone has no room
         assert world.hub.decline(crew.phones[0], call_id)
+        await world.until(lambda: driver._inputs.empty() and driver.call.state is CallState.RINGING)
+        assert driver.call.outcome is None
         world.hub.stop_ringing(others[1], StopReason.HUNG_UP_BY_USER)
         assert crew.rings(call_id) == [1]
         assert world.hub.decline(crew.phones[1], call_id)
