@@ -26,6 +26,8 @@ class Desk:
         self.sockets: dict[str, web.WebSocketResponse] = {}
         #: Codes to refuse the next requests of a kind with.
         self.refuse: dict[str, list[str]] = {}
+        #: Kinds of requests that are never answered.
+        self.silent: set[str] = set()
         #: Pushed together with the next answer to a request of a kind.
         self.along: dict[str, Json] = {}
         self.workers, self.calls, self.resumable = [0], list[Json](), True
@@ -73,6 +75,8 @@ class Desk:
                 data = view("c9", "connecting", operator) if asked["type"] == "dial" else None
             self.asked.append((operator, asked))
             codes = self.refuse.get(asked["type"])
+            if asked["type"] in self.silent:
+                continue
             if codes:
                 await ws.send_json({"type": "error", "id": asked["id"], "code": codes.pop(0), "title": "no"})
             else:
@@ -280,6 +284,15 @@ async def test_who_waits_for_an_answer_hears_that_the_socket_is_gone() -> None:
             assert isinstance(waiting.result(), ConnectionError)
         finally:
             await wire.close()
+
+
+async def test_a_request_is_not_waited_for_for_ever() -> None:
+    async with a_desk() as desk, a_bot(desk) as bot:
+        desk.silent.add("recent")
+        with pytest.raises(TimeoutError):
+            await bot.request("recent", timeout_s=0.05)
+        assert bot._waiting == {}
+        await bot.request("bye", timeout_s=5.0)  # the next one is answered as ever
 
 
 async def _failure(wire: SoftphoneWire) -> Exception | None:
