@@ -1,8 +1,8 @@
 """Shows operators how many slots of each number are taken, as often as a person can read.
 
 Every call changes a slot twice, and every softphone is told: at 100 calls a second and 200 phones that would be 40,000
-messages a second. So there are at most `MESSAGES` every `EVERY_S`, however many calls, numbers and phones there are;
-the number whose change has waited longest is shown first. Not responsible for slots themselves (see `slots`).
+messages a second. So there are at most `MESSAGES_PER_S`, however many calls, numbers and phones there are; the number
+whose change has waited longest is shown first. Not responsible for slots themselves (see `slots`).
 """
 
 import asyncio
@@ -17,8 +17,8 @@ from gateway.numbers import Number
 
 #: A change is shown at once, the next ones together after this.
 EVERY_S: Final = 0.25
-#: Messages at a time: some 5 ms of the event loop. One number is shown to however many phones there are.
-MESSAGES: Final = 1_000
+#: Some 1.5 % of the event loop. One number is shown to however many phones there are, the next one then later.
+MESSAGES_PER_S: Final = 2_000
 
 
 class SlotsShown:
@@ -39,7 +39,7 @@ class SlotsShown:
         if self._timer is not None:
             self._waiting.setdefault(number.id, number)
             return
-        self._timer = asyncio.get_running_loop().call_later(EVERY_S, self._show_waiting)
+        self._again_after(1)
         self._show(number)
 
     def close(self) -> None:
@@ -52,10 +52,14 @@ class SlotsShown:
         self._timer = None
         if not self._waiting:
             return
-        self._timer = asyncio.get_running_loop().call_later(EVERY_S, self._show_waiting)
-        turn = list(islice(self._waiting, max(1, MESSAGES // max(1, self._phones()))))
+        turn = list(islice(self._waiting, max(1, int(MESSAGES_PER_S * EVERY_S) // max(1, self._phones()))))
+        self._again_after(len(turn))
         for number_id in turn:
             self._show(self._waiting.pop(number_id))
+
+    def _again_after(self, shown: int) -> None:
+        pause_s = max(EVERY_S, shown * self._phones() / MESSAGES_PER_S)
+        self._timer = asyncio.get_running_loop().call_later(pause_s, self._show_waiting)
 
     def _show(self, number: Number) -> None:
         self._tell(
