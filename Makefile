@@ -30,7 +30,7 @@ chaos: setup-dev browser ## Break things on purpose and show what holds, row by 
 load: setup ## Put load on a gateway and measure it, short form (LONG=1: the full sizes, hours)
 	@$(BIN)/python -m loadtest run $(if $(LONG),--long)
 
-compare: setup ## Measure the gateway beside pipecat, pywa and a floor of plain aiohttp, 10 minutes
+compare: setup ## Measure the gateway beside pipecat, pywa, a floor of plain aiohttp, MediaRelay and rtpengine, 15 minutes
 	@$(BIN)/python -m loadtest compare
 
 setup: $(VENV)/.run ## Make the virtual environment with what `make run` needs

@@ -207,7 +207,9 @@ def run(
 
 @app.command()
 def compare(
-    part: Annotated[list[str] | None, typer.Argument(help="Of the comparison: calls; without any, everything.")] = None,
+    part: Annotated[
+        list[str] | None, typer.Argument(help="Of the comparison: calls, media; without any, everything.")
+    ] = None,
     peers: Annotated[str | None, typer.Option(help="Only these, with commas between: gateway,pipecat.")] = None,
     rounds: Annotated[int, typer.Option(min=1, max=20, help="Rounds, in which the peers take turns.")] = 3,
     seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = 20261122,

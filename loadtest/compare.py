@@ -23,13 +23,14 @@ from loadtest.compare_probes import PROBES, probe
 from loadtest.compare_results import Comparison, Row, Score
 from loadtest.compare_setups import SETUPS
 from loadtest.measure import Cores, divide_cores
+from loadtest.media_compare import CARRYING
 from loadtest.report import check_folder, machine, versions
 from loadtest.results import Check
 from loadtest.softphone_wire import RequestFailed
 from loadtest.stack import GatewayDied, PortTaken
 from loadtest.stopping import STOPPED, cancelled_by_signals, take_back_cancellation
 
-CONTESTS: Final[Mapping[str, Contest]] = {"calls": SETUPS}
+CONTESTS: Final[Mapping[str, Contest]] = {"calls": SETUPS, "media": CARRYING}
 
 #: What a broken peer or machine leads to; anything else is a bug here, and its traceback is shown.
 _EXPECTED: Final = (
@@ -54,7 +55,7 @@ class Order:
 
 def peer_names() -> list[str]:
     """Return the names of all peers."""
-    return [name for contest in CONTESTS.values() for name, _ in contest.peers]
+    return list(dict.fromkeys(name for contest in CONTESTS.values() for name, _ in contest.peers))
 
 
 async def compare(order: Order, console: Console) -> int:

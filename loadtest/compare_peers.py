@@ -146,7 +146,7 @@ async def running(peer: Peer, cores: Cores, world: Mapping[str, Any]) -> AsyncIt
 
 
 @contextlib.contextmanager
-def _started_on(cores: frozenset[int]) -> Iterator[None]:
+def started_on(cores: frozenset[int]) -> Iterator[None]:
     """Let whatever is started meanwhile run on these cores, and all that it starts."""
     if not cores:
         yield
@@ -175,7 +175,7 @@ async def _gateway(peer: Peer, cores: Cores, world: Mapping[str, Any]) -> AsyncI
         )
         stack = Stack(config)
         try:
-            with _started_on(cores.gateway):
+            with started_on(cores.gateway):
                 await stack.start()
             assert stack.process is not None
             hook_url = f"{stack.url}/webhooks/meta"
@@ -197,7 +197,7 @@ async def _other(peer: Peer, cores: Cores, world: Mapping[str, Any]) -> AsyncIte
         await sim.start()
         process = None
         try:
-            with _started_on(cores.gateway):
+            with started_on(cores.gateway):
                 process = await asyncio.create_subprocess_exec(
                     *(str(python), "-I", str(PEERS / peer.script)),
                     cwd=folder,

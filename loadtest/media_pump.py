@@ -86,6 +86,8 @@ class Line:
         self._ssrc = random.getrandbits(32)
         self._sequence = random.getrandbits(15)
         self._packets: list[bytes] = []
+        #: The number of the first packet that was prepared last.
+        self._first = 0
         self._sent_at = [0.0] * _REMEMBERED
         self._first_heard: int | None = None
 
@@ -98,6 +100,7 @@ class Line:
         """Encrypt the next packets; their timestamps go on from now, as a microphone's would."""
         timestamp = int(instant() * SAMPLE_RATE_HZ)
         protect, number = self._keys.protect, self.sent
+        self._first = number
         second, ssrc, sequence = self._payload_type, self._ssrc, self._sequence
         self._packets = [
             protect(
@@ -138,7 +141,7 @@ class Line:
         number = self._counted(data) if self.transcoded else self._read(data)
         if number is None or self.partner is None:
             self.strange += 1
-        else:
+        elif not self.transcoded or number >= self.partner._first:  # one that was held back over a pause is not late
             self.delays.append(at - self.partner._sent_at[number % _REMEMBERED])
 
     def _read(self, data: bytes) -> int | None:

@@ -186,7 +186,7 @@ async def _with_gateway(
             inherits=True,
             sim=needed_world(scenario.work, form),
         )
-        async with _stack(config, cores) as stack:
+        async with pinned_stack(config, cores) as stack:
             for url in (stack.url, stack.admin_url, stack.sim.url):
                 check_url(url)
             job = Job(stack=stack, form=form, work=scenario.work, seed=result.seed, result=result, progress=tell)
@@ -220,7 +220,7 @@ async def _load(job: Job) -> None:
 
 
 @asynccontextmanager
-async def _stack(config: StackConfig, cores: Cores) -> AsyncIterator[Stack]:
+async def pinned_stack(config: StackConfig, cores: Cores) -> AsyncIterator[Stack]:
     """Run a gateway, pinned, and end all of it: its PostgreSQL too, which survives a gateway that was killed."""
     stack = Stack(config)
     ours = os.sched_getaffinity(0) if cores.generator else set()
