@@ -27,25 +27,18 @@ from loadtest.sim_state import CallState
 
 #: The goal: so many times as many set-ups per second of the CPU that does the signalling.
 _TIMES_PIPECAT: Final = 5.0
-#: All peers hold these, without media and with.
-_COMMON_PER_S: Final = 40.0
-_COMMON_CALLS: Final = 160
-_MEDIA_PER_S: Final = 20.0
-_MEDIA_CALLS: Final = 60
 #: A second goes before and is not counted.
 _WARM_UP_S: Final = 1.0
-#: Long enough for ICE and DTLS where there is media; else short, so that few operators do.
-_TALK_S: Final = 0.05
-_MEDIA_TALK_S: Final = 0.25
 #: A ramp begins with what CPU time promises, and goes on by a quarter, or down.
 _FASTER: Final = 1.25
 _SLOWER: Final = 0.8
 _STEPS: Final = 8
 _STEP_S: Final = 2.0
 _STEP_CALLS: Final = 30
-#: Slower than this, or with more lost, a rate was not held.
+#: Slower than this, with more lost, or with more users who got no media by the end of their call, it was not held.
 _HELD_MS: Final = 250.0
 _HELD_LOST: Final = 0.001
+_HELD_UNCONNECTED: Final = 0.01
 #: Later, or busier, than this, the generator measures itself.
 _LATE_MS: Final = _HELD_MS / 5
 _BUSY: Final = 0.85
@@ -63,38 +56,66 @@ WORLD: Final = {
     # Ended calls that are kept would be looked through by the garbage collector, in one go, in mid-measurement.
     "history": 200,
 }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rate:
+    """Calls to offer."""
+
+    per_s: float
+    count: int
+    talk_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """Calls with media, or without."""
+
+    #: Of the names of its figures.
+    prefix: str
+    said: str
+    #: What all peers hold. The calls last long enough for ICE and DTLS, or are short, so that few operators do.
+    common: Rate
+    silent: bool
+
+
+_MEDIA: Final = Kind(prefix="media_", said="with media", common=Rate(per_s=20.0, count=60, talk_s=0.25), silent=False)
+_SILENT: Final = Kind(prefix="", said="without media", common=Rate(per_s=40.0, count=160, talk_s=0.05), silent=True)
+
 METHOD: Final = (
     "Users call, the same offers to all; each call is answered, and a moment later ended by the user. A peer and"
     " everything that belongs to it (media workers, PostgreSQL) run on one core, the generator (simulated Meta, users"
-    " and, for the gateway, operators who pick up) on another. CPU is user and system time per call, its end included:"
-    " 'signalling' of the process that takes the webhooks, 'all' of all processes; a peer in one process does all of it"
-    f" there. 'With media', at {_MEDIA_PER_S:g}/s: the user does ICE and DTLS and speaks. In the other figures nobody"
-    " is behind the media address that Meta offers, so nobody pays for DTLS and audio; that favours those who do these"
-    f" where they do signalling. 'Held' is the highest rate of a ramp at which no call was lost and accept p99 was"
-    f" {_HELD_MS:g} ms at most, with all that belongs to the peer on the one core; 'busy' is at that rate. The other"
-    f" figures are at {_COMMON_PER_S:g}/s. Times count from when a call was due to when the simulated Graph had read"
-    " `accept`; ack is the answer to `connect`. Ratios: how many times as many set-ups a second the first peer does, by"
-    " CPU time or by the rate held."
+    " and, for the gateway, operators who pick up) on another. With media: the user does ICE and DTLS and speaks."
+    " Without: nobody is behind the media address that Meta offers, so nobody pays for DTLS and audio; that favours"
+    " those who do these where they do signalling. Held is the highest rate of a ramp at which no call was lost, accept"
+    f" p99 was {_HELD_MS:g} ms at most and, with media, 99 % had ICE and DTLS through {_MEDIA.common.talk_s:g} s after"
+    " they were answered; all that belongs to the peer runs on that one core. CPU is user and system time per call, its"
+    " end included: 'signalling' of the process that takes the webhooks, 'all' of all processes; a peer in one process"
+    f" does all of it there. 'Busy' is at the rate held, the other figures are at {_SILENT.common.per_s:g}/s without"
+    " media. Times count from when a call was due to when the simulated Graph had read `accept`; ack is the answer to"
+    " `connect`. Ratios: how many times as many set-ups a second the first peer does, by CPU time or by the rate held."
 )
 COLUMNS: Final = [
-    Column(key="media_cpu_ms", heading="CPU ms with media, signalling", form=".2f"),
-    Column(key="media_all_cpu_ms", heading="CPU ms with media, all", form=".2f"),
+    Column(key="media_busy_cpu_ms", heading="with media: CPU ms, busy, signalling", form=".2f"),
+    Column(key="media_busy_all_cpu_ms", heading="with media: CPU ms, busy, all", form=".2f"),
+    Column(key="media_held_per_s", heading="with media: set-ups/s held", form=".0f"),
+    Column(key="busy_cpu_ms", heading="CPU ms, busy, signalling", form=".2f"),
+    Column(key="busy_all_cpu_ms", heading="CPU ms, busy, all", form=".2f"),
+    Column(key="held_per_s", heading="set-ups/s held", form=".0f"),
     Column(key="cpu_ms", heading="CPU ms, signalling", form=".2f"),
     Column(key="all_cpu_ms", heading="CPU ms, all", form=".2f"),
-    Column(key="busy_cpu_ms", heading="CPU ms when busy, signalling", form=".2f"),
-    Column(key="busy_all_cpu_ms", heading="CPU ms when busy, all", form=".2f"),
-    Column(key="held_per_s", heading="set-ups/s held", form=".0f"),
     Column(key="ack_p50_ms", heading="ack p50 ms"),
     Column(key="ack_p99_ms", heading="ack p99 ms"),
     Column(key="accept_p50_ms", heading="accept p50 ms"),
     Column(key="accept_p99_ms", heading="accept p99 ms"),
 ]
 RATIOS: Final = [
-    Column(key="media_per_s", heading="set-ups/s by CPU with media, signalling"),
-    Column(key="media_all_per_s", heading="set-ups/s by CPU with media, all"),
-    Column(key="busy_per_s", heading="set-ups/s by CPU when busy, signalling"),
-    Column(key="busy_all_per_s", heading="set-ups/s by CPU when busy, all"),
-    Column(key="held_per_s", heading="set-ups/s held"),
+    Column(key="media_busy_per_s", heading="with media, by CPU of signalling"),
+    Column(key="media_busy_all_per_s", heading="with media, by CPU of all"),
+    Column(key="media_held_per_s", heading="with media, held"),
+    Column(key="busy_per_s", heading="by CPU of signalling"),
+    Column(key="busy_all_per_s", heading="by CPU of all"),
+    Column(key="held_per_s", heading="held"),
 ]
 
 
@@ -113,7 +134,7 @@ def _peer(name: str) -> Peer:
 
 def _checks(part: Part) -> list[Check]:
     both = part.row("gateway") and part.row("pipecat")
-    return [part.at_least(_TIMES_PIPECAT, "media_per_s", "pipecat")] if both else []
+    return [part.at_least(_TIMES_PIPECAT, "media_busy_per_s", "pipecat")] if both else []
 
 
 async def _round(name: str, row: Row, cores: Cores, seed: int, tell: Tell) -> None:
@@ -121,21 +142,10 @@ async def _round(name: str, row: Row, cores: Cores, seed: int, tell: Tell) -> No
     peer = _peer(name)
     figures: dict[str, float] = {}
     row.rounds.append(figures)
-    tell("starting")
-    async with _open(peer, cores, WORLD | {"silent": True}) as at:
-        found = await _common(at, row, Rate(per_s=_COMMON_PER_S, count=_COMMON_CALLS, talk_s=_TALK_S), seed, tell)
-        figures |= found.figures()
-        remark = await _ramp(at, figures, seed, tell)
-        if remark:
-            row.remark(remark)
-    if peer.media:
-        tell("starting, with media")
-        async with _open(peer, cores, WORLD) as at:
-            rate = Rate(per_s=_MEDIA_PER_S, count=_MEDIA_CALLS, talk_s=_MEDIA_TALK_S)
-            found = await _common(at, row, rate, seed, tell)
-            figures |= found.costs("media_")
-            if found.connected < _MEDIA_CALLS:
-                row.remark(f"with media: of {_MEDIA_CALLS} users only {found.connected} got ICE and DTLS through")
+    for kind in (_MEDIA, _SILENT) if peer.media else (_SILENT,):
+        tell(f"starting, {kind.said}")
+        async with _open(peer, cores, WORLD | {"silent": kind.silent}) as at:
+            await _measure(at, kind, row, seed, tell)
 
 
 @asynccontextmanager
@@ -150,44 +160,41 @@ async def _open(peer: Peer, cores: Cores, world: Mapping[str, Any]) -> AsyncIter
             pin(os.getpid(), frozenset(ours))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rate:
-    """Calls to offer."""
-
-    per_s: float
-    count: int
-    talk_s: float
-
-
-async def _common(at: Desk, row: Row, rate: Rate, seed: int, tell: Tell) -> "Offered":
-    """Offer a rate that all hold, after some calls that do not count."""
-    tell(f"{rate.per_s:g} calls/s")
-    await offer(at, replace(rate, count=round(_WARM_UP_S * rate.per_s)), seed)
-    found = await offer(at, rate, seed)
+async def _measure(at: Desk, kind: Kind, row: Row, seed: int, tell: Tell) -> None:
+    """Offer a rate that all hold, after some calls that do not count; then more and more."""
+    figures, common = row.rounds[-1], kind.common
+    tell(f"{common.per_s:g} calls/s {kind.said}")
+    await offer(at, replace(common, count=round(_WARM_UP_S * common.per_s)), seed)
+    found = await offer(at, common, seed)
     at.target.check()
+    figures |= found.figures(kind.prefix)
     if found.lost:
-        row.remark(f"{found.lost} of {rate.count} calls were not answered at {rate.per_s:g}/s")
-    return found
+        row.remark(f"{kind.said}: {found.lost} of {common.count} calls were not answered at {common.per_s:g}/s")
+    if found.connected < common.count - found.lost:
+        row.remark(f"{kind.said}: only {found.connected} of {common.count} users got ICE and DTLS through")
+    held, remark = await _ramp(at, found.costs()["all_per_s"], common.talk_s, seed, tell)
+    figures |= {f"{kind.prefix}{name}": value for name, value in held.items()}
+    if remark:
+        row.remark(f"{kind.said}: {remark}")
 
 
-async def _ramp(at: Desk, figures: dict[str, float], seed: int, tell: Tell) -> str:
-    """Offer more and more until it is not held; fill in what held, and return what is to be said of it."""
-    per_s, held_per_s, lower = figures["all_per_s"], 0.0, False
+async def _ramp(at: Desk, promised_per_s: float, talk_s: float, seed: int, tell: Tell) -> tuple[dict[str, float], str]:
+    """Offer more and more until it is not held; return the figures of what held, and what is to be said of it."""
+    figures: dict[str, float] = {}
+    per_s, lower = promised_per_s, False
     for _ in range(_STEPS):
         tell(f"{per_s:.0f} calls/s")
-        rate = Rate(per_s=per_s, count=max(_STEP_CALLS, round(_STEP_S * per_s)), talk_s=_TALK_S)
-        found = await offer(at, rate, seed)
+        found = await offer(at, Rate(per_s=per_s, count=max(_STEP_CALLS, round(_STEP_S * per_s)), talk_s=talk_s), seed)
         at.target.check()
-        if not found.held and held_per_s:
-            return "the generator was the limit of what was held" if found.generator_was_the_limit else ""
+        if not found.held and figures:
+            return figures, "the generator was the limit of what was held" if found.generator_was_the_limit else ""
         if found.held:
-            figures["held_per_s"] = held_per_s = per_s
-            figures |= found.costs("busy_")
+            figures = {"held_per_s": per_s} | found.costs("busy_")
             if lower:
-                return ""
+                return figures, ""
         lower = not found.held
         per_s *= _SLOWER if lower else _FASTER
-    return f"held: more than {held_per_s:.0f}/s was not tried" if held_per_s else "no rate was held"
+    return figures, f"more than {figures['held_per_s']:.0f}/s was not tried" if figures else "no rate was held"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -216,25 +223,26 @@ class Offered:
     def held(self) -> bool:
         """Whether the peer kept up."""
         kept_up = bool(self.accepts) and percentile(self.accepts.values(), 0.99) <= _HELD_MS
-        return kept_up and self.lost <= _HELD_LOST * self.count
+        unconnected = self.count - self.lost - self.connected
+        return kept_up and self.lost <= _HELD_LOST * self.count and unconnected <= _HELD_UNCONNECTED * self.count
 
     @property
     def generator_was_the_limit(self) -> bool:
         """Whether the figures are the generator's own."""
         return self.late_p99_ms > _LATE_MS or self.generator_share > _BUSY
 
-    def costs(self, kind: str = "") -> dict[str, float]:
+    def costs(self, prefix: str = "") -> dict[str, float]:
         """Return what a call cost, and how many a second that makes."""
         costs = {"": self.cpu_ms, "all_": self.all_cpu_ms}
-        figures = {f"{kind}{whose}cpu_ms": cost for whose, cost in costs.items()}
-        return figures | {f"{kind}{whose}per_s": 1_000 / cost for whose, cost in costs.items()}
+        figures = {f"{prefix}{whose}cpu_ms": cost for whose, cost in costs.items()}
+        return figures | {f"{prefix}{whose}per_s": 1_000 / cost for whose, cost in costs.items()}
 
-    def figures(self) -> dict[str, float]:
-        """Return the figures of a round."""
-        figures = self.costs() | {"lost": float(self.lost)}
+    def figures(self, prefix: str = "") -> dict[str, float]:
+        """Return everything, for a round."""
+        figures = self.costs(prefix) | {f"{prefix}lost": float(self.lost)}
         for name, values in (("ack", self.acks), ("accept", self.accepts.values())):
             if values:
-                figures |= {f"{name}_p{share}_ms": percentile(values, share / 100) for share in (50, 99)}
+                figures |= {f"{prefix}{name}_p{share}_ms": percentile(values, share / 100) for share in (50, 99)}
         return figures
 
 

@@ -1,6 +1,7 @@
 """Set-ups are counted, timed and charged, and a ramp ends where a peer no longer holds."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -75,9 +76,10 @@ async def test_calls_that_meta_does_not_let_through_are_lost(monkeypatch: pytest
 
 
 def test_a_rate_is_held_by_who_loses_none_and_is_quick() -> None:
-    assert Offered(count=2, accepts={0: 10.0, 1: 250.0}).held
-    assert not Offered(count=2, accepts={0: 10.0, 1: 251.0}).held
-    assert not Offered(count=2, accepts={0: 10.0}).held
+    assert Offered(count=2, accepts={0: 10.0, 1: 250.0}, connected=2).held
+    assert not Offered(count=2, accepts={0: 10.0, 1: 251.0}, connected=2).held
+    assert not Offered(count=2, accepts={0: 10.0, 1: 250.0}, connected=1).held
+    assert not Offered(count=2, accepts={0: 10.0}, connected=1).held
     assert not Offered(count=2).held
     assert Offered(count=1, late_p99_ms=51).generator_was_the_limit
     assert Offered(count=1, generator_share=0.9).generator_was_the_limit
@@ -97,12 +99,13 @@ async def ramp(
         rates.append(round(rate.per_s))
         assert rate.count >= int(2 * rate.per_s)
         accepts = {0: 1.0} if rate.per_s <= most else {}
-        return Offered(count=1, accepts=accepts, late_p99_ms=late_ms, cpu_ms=rate.per_s, all_cpu_ms=1.0)
+        found = Offered(count=1, accepts=accepts, connected=len(accepts), late_p99_ms=late_ms)
+        found.cpu_ms, found.all_cpu_ms = rate.per_s, 1.0
+        return found
 
     monkeypatch.setattr(compare_setups, "offer", offer)
     async with webhook_peer(answer_sdp(), None, **SMALL) as target, desk(target) as at:
-        figures = {"all_per_s": promised}
-        remark = await compare_setups._ramp(at, figures, 1, lambda what: None)
+        figures, remark = await compare_setups._ramp(at, promised, 0.0, 1, lambda what: None)
     held = figures.get("held_per_s", 0.0)
     assert figures.get("busy_cpu_ms", 0.0) == held  # what it costs at the rate that was held
     return held, remark, rates
@@ -120,7 +123,7 @@ async def test_a_ramp_that_began_too_high_goes_down(monkeypatch: pytest.MonkeyPa
 
 async def test_a_ramp_says_when_it_found_no_end(monkeypatch: pytest.MonkeyPatch) -> None:
     held, remark, rates = await ramp(monkeypatch, 1e9)
-    assert (len(rates), remark) == (8, f"held: more than {held:.0f}/s was not tried")
+    assert (len(rates), remark) == (8, f"more than {held:.0f}/s was not tried")
     assert await ramp(monkeypatch, 0) == (0.0, "no rate was held", [100, 80, 64, 51, 41, 33, 26, 21])
 
 
@@ -140,7 +143,10 @@ async def test_the_floor_answers_as_a_process_of_its_own() -> None:
 
 
 async def test_a_round_fills_in_the_figures_of_every_column_but_those_of_media(monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes = {"_COMMON_CALLS": 5, "_WARM_UP_S": 0.1, "_STEPS": 1, "_STEP_S": 0.01, "_STEP_CALLS": 5, "_HELD_MS": 5_000}
+    monkeypatch.setattr(
+        compare_setups, "_SILENT", replace(compare_setups._SILENT, common=Rate(per_s=40, count=5, talk_s=0))
+    )
+    sizes = {"_WARM_UP_S": 0.1, "_STEPS": 1, "_STEP_S": 0.01, "_STEP_CALLS": 5, "_HELD_MS": 5_000}
     for name, size in sizes.items():
         monkeypatch.setattr(compare_setups, name, size)
     told: list[str] = []
@@ -148,13 +154,13 @@ async def test_a_round_fills_in_the_figures_of_every_column_but_those_of_media(m
     await SETUPS.round(FLOOR.name, row, ANYWHERE, 1, told.append)
     keys = {column.key for column in SETUPS.part().columns if not column.key.startswith("media")}
     assert keys <= set(row.rounds[0])
-    assert told[0] == "starting"
+    assert told[0] == "starting, without media"
 
 
 def checked(*names: str) -> Sequence[Any]:
     part = SETUPS.part()
     part.rows = [
-        Row(name=name, what="", rounds=[{"media_per_s": 10.0 if name == "gateway" else 2.0}]) for name in names
+        Row(name=name, what="", rounds=[{"media_busy_per_s": 10.0 if name == "gateway" else 2.0}]) for name in names
     ]
     return [check.kept for check in SETUPS.checks(part)]
 
