@@ -259,7 +259,7 @@ def list_scenarios() -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from loadtest.scenarios import BUILT_IN
+    from loadtest.built_in import BUILT_IN
 
     table = Table("scenario", "work", "short form", "long form", "thresholds of the long form", show_lines=True)
     for one in BUILT_IN:

@@ -98,11 +98,11 @@ async def plane(stack: Stack, *, seed: int) -> AsyncIterator[Plane]:
 class AnchoredCalls:
     """Calls that are up. `add` as often as wanted; see `anchored_calls`."""
 
-    def __init__(self, plane: Plane, stack: contextlib.AsyncExitStack) -> None:
+    def __init__(self, plane: Plane, crew: Crew) -> None:
         self.plane = plane
         self.pairs: list[Pair] = []
         self.operators: list[PumpedOperator] = []
-        self._exit = stack
+        self._crew = crew
         self._calls: list[Call] = []
 
     async def add(self, count: int) -> None:
@@ -113,10 +113,7 @@ class AnchoredCalls:
         sim, done = self.plane.stack.sim, len(self.operators)
         keys = dict(list(self.plane.stack.config.operators.items())[done : done + count])
         users = list(sim.world.users)[done : done + count]
-        kind = partial(PumpedOperator, self.plane.pump)
-        crew = await self._exit.enter_async_context(Crew(self.plane.stack.url, keys, policy=Policy(), bot=kind))
-        self._exit.push_async_callback(crew.log_out)
-        operators = [bot for bot in crew.bots if isinstance(bot, PumpedOperator)]
+        operators = [bot for bot in await self._crew.join(keys) if isinstance(bot, PumpedOperator)]
         places = asyncio.Semaphore(_AT_ONCE)
 
         async def call(wa_id: str) -> Call:
@@ -171,5 +168,8 @@ def _pairs(calls: Sequence[Call], operators: Sequence[PumpedOperator]) -> list[P
 @asynccontextmanager
 async def anchored_calls(plane: Plane) -> AsyncIterator[AnchoredCalls]:
     """Yield no calls yet; at the end all operators say `bye`, which ends their calls."""
-    async with contextlib.AsyncExitStack() as stack:
-        yield AnchoredCalls(plane, stack)
+    async with Crew(plane.stack.url, {}, policy=Policy(), bot=partial(PumpedOperator, plane.pump)) as crew:
+        try:
+            yield AnchoredCalls(plane, crew)
+        finally:
+            await crew.log_out()

@@ -11,9 +11,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
+from loadtest.built_in import BUILT_IN, NAMES
 from loadtest.scenarios import (
-    BUILT_IN,
-    NAMES,
     SEED,
     BadScenario,
     Form,

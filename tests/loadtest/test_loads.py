@@ -4,6 +4,7 @@ import resource
 
 import pytest
 
+from loadtest.built_in import BUILT_IN
 from loadtest.loads import (
     WARM_UP,
     Job,
@@ -17,7 +18,7 @@ from loadtest.loads import (
     stepped,
 )
 from loadtest.results import Result, StepResult
-from loadtest.scenarios import BUILT_IN, Form, Scenario, Step, Work
+from loadtest.scenarios import Form, Scenario, Step, Work
 from loadtest.sim_config import SimConfig
 
 

@@ -12,9 +12,10 @@ import pytest
 from typer.testing import CliRunner
 
 from loadtest.__main__ import app
+from loadtest.built_in import NAMES
 from loadtest.results import Result, StepResult
 from loadtest.run import _leaves, _unless_it_dies, end_postgres, judge
-from loadtest.scenarios import NAMES, Form, Threshold
+from loadtest.scenarios import Form, Threshold
 from loadtest.stack import GatewayDied
 from loadtest.stopping import cancelled_by_signals
 from tests.support.waiting import until
