@@ -6,7 +6,7 @@ fails is said and left out; the others go on. Not responsible for the work itsel
 
 import asyncio
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -53,9 +53,9 @@ class Order:
     command: str
 
 
-def peer_names() -> list[str]:
-    """Return the names of all peers."""
-    return list(dict.fromkeys(name for contest in CONTESTS.values() for name, _ in contest.peers))
+def peer_names(contests: Iterable[str] = tuple(CONTESTS)) -> list[str]:
+    """Return the names of all peers of these contests."""
+    return list(dict.fromkeys(name for contest in contests for name, _ in CONTESTS[contest].peers))
 
 
 async def compare(order: Order, console: Console) -> int:
@@ -70,9 +70,9 @@ async def compare(order: Order, console: Console) -> int:
         seed=order.seed,
         rounds=order.rounds,
     )
+    names = ", ".join(name for name in peer_names(order.contests) if name in order.peers)
     console.print(
-        f"Comparing {', '.join(name for name in peer_names() if name in order.peers)}; {found.machine['cpu']},"
-        f" {found.machine['cores']} cores. Ctrl-C stops, with a report.",
+        f"Comparing {names}; {found.machine['cpu']}, {found.machine['cores']} cores. Ctrl-C stops, with a report.",
         highlight=False,
     )
     loop = asyncio.get_running_loop()

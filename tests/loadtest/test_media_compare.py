@@ -49,14 +49,19 @@ def stretch(
 
 
 async def ramped(
-    monkeypatch: pytest.MonkeyPatch, server: Server, *, tired_from: int = 10_000
+    monkeypatch: pytest.MonkeyPatch, server: Server, *, tired_from: int = 10_000, late_from: int = 10_000
 ) -> tuple[dict[str, float], str]:
-    """Go up a ramp; from so many calls on the far ends are late."""
+    """Go up a ramp; from so many calls on the far ends are late, or packets."""
 
     async def talks(pump: object, pairs: Sequence[object], *, seconds: float, pid: int) -> Stretch:
         count = len(pairs)
-        late_ms = 20.0 if count >= tired_from else 1.0
-        return stretch(count, missing=count > server.carries, share=count * server.share, late_ms=late_ms)
+        return stretch(
+            count,
+            missing=count > server.carries,
+            share=count * server.share,
+            late_ms=20.0 if count >= tired_from else 1.0,
+            delay_ms=30.0 if count >= late_from else 1.0,
+        )
 
     monkeypatch.setattr(media_compare, "talk", talks)
     figures: dict[str, float] = {}
@@ -82,6 +87,12 @@ async def test_what_the_far_ends_cannot_do_is_not_the_servers_fault(monkeypatch:
     assert remark == "the far ends were the limit of what was carried"
     assert figures["held"] == 128
     assert figures["share"] == pytest.approx(MOST_CALLS * 0.001)
+
+
+async def test_late_calls_are_not_carried_and_a_full_core_is_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    figures, remark = await ramped(monkeypatch, Server(10_000, share=0.01), late_from=50)
+    assert (figures["held"], remark) == (32, "103 calls were late, p99 30 ms")
+    assert figures["share"] == pytest.approx(1.03)
 
 
 async def test_a_ramp_ends(monkeypatch: pytest.MonkeyPatch) -> None:
