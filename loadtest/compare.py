@@ -65,7 +65,7 @@ async def compare(order: Order, console: Console) -> int:
     found = Comparison(
         machine=machine(),
         versions=versions(),
-        pinning=cores.said.replace("gateway", "peer"),
+        pinning=_pinning(cores),
         command=order.command,
         seed=order.seed,
         rounds=order.rounds,
@@ -88,6 +88,13 @@ async def compare(order: Order, console: Console) -> int:
     show(found, console)
     console.print("Report: " + ", ".join(str(path) for path in write(found, order.out)))
     return STOPPED if found.stopped else 0 if found.passed else 1
+
+
+def _pinning(cores: Cores) -> str:
+    if not cores.gateway:
+        return cores.said
+    generator, peer = (", ".join(map(str, sorted(some))) for some in (cores.generator, cores.gateway))
+    return f"generator on core {generator}; the peer, with all that belongs to it, on core {peer}"
 
 
 class _Run:

@@ -41,7 +41,7 @@ def _spread(row: Row, column: Column) -> str:
 
 def _ratio(part: Part, column: Column, row: Row) -> str:
     value = part.ratio(column.key, row.name)
-    return _NONE if value is None else f"{value:.1f} x"
+    return _NONE if value is None else f"{value:.2g} x"
 
 
 def _columns(part: Part) -> list[Column]:

@@ -80,7 +80,7 @@ class Part:
         heading = next((column.heading for column in (*self.ratios, *self.columns) if column.key == key), key)
         return Check(
             name=f"{self.rows[0].name} to {name}: {heading}",
-            found="not measured" if found is None else f"{found:.1f} times",
+            found="not measured" if found is None else f"{found:.2g} times",
             wanted=f">= {factor:g} times",
             kept=found is not None and found >= factor,
         )

@@ -59,6 +59,13 @@ def busy_s(pid: int) -> float:
     return spent_ns / 1e9
 
 
+def machine_busy_s() -> float:
+    """Return the CPU time that everybody on this machine has used, and what other machines stole. Raises: OSError."""
+    # user nice system idle iowait irq softirq steal: proc(5)
+    spent = [int(field) for field in Path("/proc/stat").read_text(encoding="ascii").split()[1:9]]
+    return (sum(spent) - spent[3] - spent[4]) / _TICKS
+
+
 def rss_bytes(pid: int) -> int:
     """Return the memory that is resident. Raises: OSError."""
     return int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1]) * _PAGE_BYTES

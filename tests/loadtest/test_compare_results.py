@@ -55,7 +55,7 @@ def test_figures_are_medians_and_ratios_are_of_medians() -> None:
     assert part.ratio("per_s", "other") == 5
     assert part.at_least(5, "per_s", "other").kept
     check = part.at_least(5.1, "per_s", "other")
-    assert (check.kept, check.found, check.wanted) == (False, "5.0 times", ">= 5.1 times")
+    assert (check.kept, check.found, check.wanted) == (False, "5 times", ">= 5.1 times")
     assert check.name == "gateway to other: set-ups/s"
 
 
@@ -117,7 +117,7 @@ def test_the_terminal_and_the_page_say_who_did_what() -> None:
     found.parts[0].rows[1].remark("the generator was the limit")
     text, page = shown(found), comparison_page(found)
     for said in (text, page):
-        for words in ("Not everything held.", "5.0 x", "1/1", "0/1", "the generator was the limit"):
+        for words in ("Not everything held.", "5 x", "1/1", "0/1", "the generator was the limit"):
             assert words in said
     assert "1 of <2> [/red]" in text
     assert "1 of &lt;2&gt; [/red]" in page

@@ -157,6 +157,22 @@ async def test_a_round_fills_in_the_figures_of_every_column_but_those_of_media(m
     assert told[0] == "starting, without media"
 
 
+@pytest.mark.parametrize(("cores", "said"), [(0.1, False), (0.5, True)])
+async def test_what_others_did_meanwhile_is_said(monkeypatch: pytest.MonkeyPatch, cores: float, said: bool) -> None:
+    async def offer(at: Desk, rate: Rate, seed: int) -> Offered:
+        accepts = dict.fromkeys(range(rate.count), 1.0)
+        found = Offered(count=rate.count, accepts=accepts, connected=rate.count, others_share=cores)
+        found.cpu_ms = found.all_cpu_ms = 1.0
+        return found
+
+    monkeypatch.setattr(compare_setups, "offer", offer)
+    monkeypatch.setattr(compare_setups, "_STEPS", 0)
+    row = Row(name="x", what="", rounds=[{}])
+    async with webhook_peer(answer_sdp(), None, **SMALL) as target, desk(target) as at:
+        await compare_setups._measure(at, compare_setups._SILENT, row, 1, lambda what: None)
+    assert any(remark.startswith("disturbed") for remark in row.remarks) is said
+
+
 def checked(*names: str) -> Sequence[Any]:
     part = SETUPS.part()
     part.rows = [

@@ -11,12 +11,14 @@ import pytest
 from loadtest.measure import (
     Cores,
     accepted_sockets,
+    busy_s,
     children,
     cpu_s,
     descriptors,
     divide_cores,
     lag_buckets,
     lag_share_ms,
+    machine_busy_s,
     own_bytes,
     pin,
     postmaster,
@@ -29,6 +31,16 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux'
 
 def test_cpu_time_is_that_of_the_process() -> None:
     assert cpu_s(os.getpid()) == pytest.approx(time.process_time(), abs=0.1)
+
+
+def test_cpu_time_of_short_spans_is_counted_finely_and_is_part_of_the_machines() -> None:
+    before, machine_before = busy_s(os.getpid()), machine_busy_s()
+    until = time.process_time() + 0.05
+    while time.process_time() < until:
+        pass
+    used_s = busy_s(os.getpid()) - before
+    assert used_s == pytest.approx(0.05, abs=0.03)
+    assert machine_busy_s() - machine_before >= used_s - 0.02
 
 
 def test_memory_and_descriptors_are_counted() -> None:
