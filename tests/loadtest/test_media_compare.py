@@ -1,5 +1,6 @@
 """Calls are added until a server carries them no longer; what was found is told from what the far ends could not do."""
 
+import shutil
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -132,8 +133,14 @@ def test_the_goals_are_those_of_the_peers_that_are_there() -> None:
 # --- servers -----------------------------------------------------------------------------------------
 
 
-async def test_media_relay_joins_two_legs() -> None:
-    async with media_server("mediarelay", ANYWHERE, 1) as server:
+WITH_RTPENGINE = pytest.param(
+    "rtpengine", marks=pytest.mark.skipif(shutil.which("rtpengine") is None, reason="rtpengine is not installed")
+)
+
+
+@pytest.mark.parametrize("name", ["mediarelay", WITH_RTPENGINE])
+async def test_a_server_joins_two_legs(name: str) -> None:
+    async with media_server(name, ANYWHERE, 1) as server:
         await server.add(1)
         await talk(server.pump, server.pairs, seconds=0.5, pid=server.pid)  # aiortc keeps the first packets back
         found = await talk(server.pump, server.pairs, seconds=0.5, pid=server.pid)
