@@ -1,5 +1,6 @@
 """Calls are added until a server carries them no longer; what was found is told from what the far ends could not do."""
 
+import asyncio
 import shutil
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -142,7 +143,8 @@ WITH_RTPENGINE = pytest.param(
 async def test_a_server_joins_two_legs(name: str) -> None:
     async with media_server(name, ANYWHERE, 1) as server:
         await server.add(1)
-        await talk(server.pump, server.pairs, seconds=0.5, pid=server.pid)  # aiortc keeps the first packets back
+        await talk(server.pump, server.pairs, seconds=0.5, pid=server.pid)  # aiortc keeps four packets back
+        await asyncio.sleep(1.0)
         found = await talk(server.pump, server.pairs, seconds=0.5, pid=server.pid)
     assert whole(found)
     assert found.heard == 50
