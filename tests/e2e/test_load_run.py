@@ -142,7 +142,7 @@ async def test_a_full_number_refuses_one_call_more_each_way_and_the_calls_that_a
     assert code == 0, said
     (result,) = reported(tmp_path)["results"]
     empty, half, full = (step["figures"] for step in result["steps"])
-    assert all(one["lost"] <= 5 for one in (empty, half, full))  # of ten: on a busy machine patience ends before answers
+    assert all(one["lost"] <= 5 for one in (empty, half, full))  # of ten; a busy machine is slow
     assert [one["live_max"] >= live for one, live in ((empty, 0), (half, 3), (full, 6))] == [True] * 3
     assert full["refusal_in_p99_ms"] > 0
     assert full["refusal_out_p99_ms"] > 0
