@@ -45,16 +45,16 @@ async def interpreter(requirements: str | None, tell: Tell = lambda what: None) 
             shutil.rmtree(folder, ignore_errors=True)  # left by a run that was stopped
             folder.parent.mkdir(parents=True, exist_ok=True)
             tell("making an environment")
-            await _run(sys.executable, "-m", "venv", "--without-pip", str(folder), tell=tell)
+            await run_command(sys.executable, "-m", "venv", "--without-pip", str(folder), tell=tell)
             ours = (sys.executable, "-m", "pip", "--python", str(python), "--no-input", "--disable-pip-version-check")
-            await _run(*ours, "install", "-r", str(PEERS / requirements), tell=tell)
+            await run_command(*ours, "install", "-r", str(PEERS / requirements), tell=tell)
             (folder / _DONE).write_bytes(wanted)
         except OSError as error:
             raise NotInstalled(f"{folder} cannot be written: {error.strerror}") from error
     return python
 
 
-async def _run(*command: str, tell: Tell) -> None:
+async def run_command(*command: str, tell: Tell) -> None:
     """Run a command to its end and tell its lines as they come. Raises: NotInstalled."""
     process = await asyncio.create_subprocess_exec(
         *command,
@@ -74,7 +74,7 @@ async def _run(*command: str, tell: Tell) -> None:
         if await process.wait():
             said = [line for line in lines if line.startswith("ERROR")] or lines
             last = "".join(f"\n  {line}" for line in said[-_LAST_LINES:])
-            raise NotInstalled(f"its environment cannot be made; is a package index reachable?{last}")
+            raise NotInstalled(f"it cannot be fetched; is a package index reachable?{last}")
     finally:
         await end_process(process)
 

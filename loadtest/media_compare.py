@@ -9,9 +9,10 @@ from loadtest.compare_contest import Contest, Tell
 from loadtest.compare_results import Column, Part, Row
 from loadtest.generator import percentile
 from loadtest.measure import Cores
-from loadtest.media_peers import MOST_CALLS, MediaServer, check_installed, media_server
+from loadtest.media_peers import MOST_CALLS, MediaServer, media_server
 from loadtest.media_talk import CARRIED_MS, PACKETS_PER_CALL_AND_S, Stretch, talk
 from loadtest.results import Check
+from loadtest.rtpengine import find_program
 
 #: The goals: so many times as many calls per core.
 _TIMES_RELAY: Final = 30.0
@@ -62,7 +63,8 @@ def _part() -> Part:
 
 
 async def _prepare(name: str, tell: Tell) -> None:
-    check_installed(name)
+    if name == "rtpengine":
+        await find_program(tell)
 
 
 def _checks(part: Part) -> list[Check]:

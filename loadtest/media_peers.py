@@ -9,7 +9,6 @@ import contextlib
 import itertools
 import json
 import os
-import shutil
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -19,7 +18,7 @@ from typing import IO, Any, Final, Protocol, TypeAlias
 
 import aiohttp
 
-from loadtest.compare_contest import NotInstalled, PeerFailed
+from loadtest.compare_contest import PeerFailed
 from loadtest.compare_environments import PEERS, end_process
 from loadtest.compare_peers import started_on
 from loadtest.loads import needed_world
@@ -28,6 +27,7 @@ from loadtest.media_ends import PumpedPeer
 from loadtest.media_plane import ENVIRONMENT, AnchoredCalls, anchored_calls, plane
 from loadtest.media_pump import Pump
 from loadtest.media_talk import Pair, paired
+from loadtest.rtpengine import find_program
 from loadtest.run import pinned_stack
 from loadtest.scenarios import Form, MediaStep, Work
 from loadtest.stack import StackConfig, ended_with_us, free_port, operators
@@ -58,12 +58,6 @@ class MediaServer(Protocol):
 
     async def add(self, count: int) -> None:
         """Set up so many calls more, and return when media can flow both ways in all of them."""
-
-
-def check_installed(name: str) -> None:
-    """Raise NotInstalled if a peer is not on this machine."""
-    if name == _RTPENGINE and shutil.which(_RTPENGINE) is None:
-        raise NotInstalled("there is no program `rtpengine` on the PATH; Debian's package is rtpengine-daemon")
 
 
 @asynccontextmanager
@@ -238,14 +232,15 @@ async def _media_relay(cores: Cores) -> AsyncIterator[tuple[int, Join]]:
 
 @asynccontextmanager
 async def _rtpengine(cores: Cores) -> AsyncIterator[tuple[int, Join]]:
-    port = free_port()
+    program, port = await find_program(), free_port()
     low, high = _RTP_PORTS
     command = (
-        *(_RTPENGINE, "--foreground", "--log-stderr", "--log-level=3", "--config-file=none"),
+        *(str(program.path), "--foreground", "--log-stderr", "--log-level=3", "--config-file=none"),
         *("--table=-1", "--interface=127.0.0.1", f"--listen-ng=127.0.0.1:{port}"),  # in user space, as the others
         *(f"--port-min={low}", f"--port-max={high}", "--dtls-cert-cipher=prime256v1"),
     )
-    async with _process(cores, *command) as (pid, check), _ng(port) as ask:
+    libraries = os.pathsep.join(map(str, program.libraries))
+    async with _process(cores, *command, LD_LIBRARY_PATH=libraries) as (pid, check), _ng(port) as ask:
         numbers = itertools.count()
 
         async def join(first: str, second: str) -> Sequence[str]:

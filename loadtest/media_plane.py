@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from loadtest.measure import children, cpu_s, pin, rss_bytes
+from loadtest.measure import busy_s, children, pin, rss_bytes
 from loadtest.media_ends import PumpedOperator, PumpedUser
 from loadtest.media_pump import Line, Pump
 from loadtest.media_talk import Pair, paired
@@ -65,7 +65,7 @@ class Plane:
     def cpu_s(self) -> float:
         """Return the CPU time of the worker. Raises: GatewayDied."""
         try:
-            return cpu_s(self.worker)
+            return busy_s(self.worker)
         except OSError as gone:
             raise GatewayDied("The media worker ended by itself.") from gone
 

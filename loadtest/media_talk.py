@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 from loadtest.clock import instant
 from loadtest.generator import percentile
-from loadtest.measure import cpu_s
+from loadtest.measure import busy_s
 from loadtest.media_pump import Line, Pump
 
 #: What a call has carried for it: 50 packets a second each way.
@@ -108,9 +108,9 @@ async def talk(pump: Pump, pairs: Sequence[Pair], *, seconds: float, pid: int) -
     before = [(line.sent, line.heard, line.strange) for line in lines]
     for line in lines:
         line.delays.clear()
-    cpu, own, began_at = cpu_s(pid), cpu_s(os.getpid()), instant()
+    cpu, own, began_at = busy_s(pid), busy_s(os.getpid()), instant()
     late_s = await pump.play(lines)
-    took_s, cpu, own = instant() - began_at, cpu_s(pid) - cpu, cpu_s(os.getpid()) - own
+    took_s, cpu, own = instant() - began_at, busy_s(pid) - cpu, busy_s(os.getpid()) - own
     await until_quiet(lines)
     changes = [
         (line.sent - sent, line.heard - heard, line.strange - strange)

@@ -65,5 +65,5 @@ async def test_whoever_stops_an_installation_leaves_nothing_running(tmp_path: Pa
     text = f"import os, time; open({str(pid_file)!r}, 'w').write(str(os.getpid())); time.sleep(60)"
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(1.5):
-            await compare_environments._run(sys.executable, "-c", text, tell=lambda line: None)
+            await compare_environments.run_command(sys.executable, "-c", text, tell=lambda line: None)
     assert not psutil.pid_exists(int(pid_file.read_text()))
