@@ -259,7 +259,7 @@ class _Reader:
         figure, rate = row.get("figure"), numbers.get("rate_per_s")
         if work is not None:
             known = overall_figures(work) if rate is None else step_figures(work)
-            if figure not in known:
+            if not isinstance(figure, str) or figure not in known:
                 whose = "of the whole; with rate_per_s it is one of a step" if rate is None else "of a step"
                 self.wrong(at, f"figure: {figure!r} is no figure {whose}; there are {', '.join(sorted(known))}")
         graph_ms = numbers.get("graph_ms", 0.0)

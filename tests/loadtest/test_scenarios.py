@@ -49,6 +49,7 @@ steps = [
 thresholds = [
     {figure = "accept_p98_ms", at_most = 1, rate_per_s = 20},
     {figure = "saturation_per_s"},
+    {figure = [1], at_most = 1},
 ]
 """
 
@@ -119,6 +120,7 @@ def test_everything_that_is_wrong_is_named_at_once(tmp_path: Path) -> None:
         "short.thresholds[0]: figure: 'accept_p98_ms' is no figure of a step",
         "short.thresholds[0]: no step has rate_per_s 20 and graph_ms 0",
         "short.thresholds[1]: at_most or at_least is needed",
+        "short.thresholds[2]: figure: [1] is no figure of the whole",
     ]
     for text in wanted:
         assert [line for line in found if line.startswith(text)], text
