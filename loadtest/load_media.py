@@ -71,7 +71,7 @@ async def _step(plane: Plane, step: MediaStep) -> StepResult:
 
 async def _set_up(plane: Plane, step: MediaStep, calls: AnchoredCalls, figures: dict[str, float]) -> None:
     """Set all calls up; of the last ones, with all others up, what a leg costs the worker beside its idle work."""
-    last, memory = min(_LAST, step.calls), plane.rss_bytes()
+    last = min(_LAST, step.calls)
     if step.calls > last:
         await calls.add(step.calls - last)
     cpu, began_at = plane.cpu_s(), instant()
@@ -83,7 +83,7 @@ async def _set_up(plane: Plane, step: MediaStep, calls: AnchoredCalls, figures: 
     figures["setup_cpu_ms"] = 1_000 * spent_s / (2 * last)
     figures["idle_share"] = idle
     figures["worker_mb"] = plane.rss_bytes() / 2**20
-    figures["worker_kb_per_call"] = (plane.rss_bytes() - memory) / 1_024 / step.calls
+    figures["worker_kb_per_call"] = (plane.rss_bytes() - plane.empty_bytes) / 1_024 / step.calls
 
 
 def _told_to_lose(plane: Plane) -> int:
