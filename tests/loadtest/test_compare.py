@@ -141,12 +141,18 @@ async def test_ctrl_c_ends_the_peer_and_leaves_a_report(tmp_path: Path) -> None:
     )
 
     def floor() -> list[psutil.Process]:
-        return [one for one in psutil.Process(run.pid).children() if one.net_connections("tcp")]
+        # Between fork and exec a child looks like its parent.
+        return [one for one in psutil.Process(run.pid).children() if "floor_peer.py" in " ".join(one.cmdline())]
 
-    await until(lambda: bool(floor()), timeout_s=15)
-    (peer,) = floor()
-    run.send_signal(signal.SIGINT)
-    said, _ = await run.communicate()
+    try:
+        await until(lambda: bool(floor()), timeout_s=15)
+        (peer,) = floor()
+        run.send_signal(signal.SIGINT)
+        said, _ = await run.communicate()
+    finally:
+        if run.returncode is None:
+            run.kill()
+            await run.communicate()
     assert run.returncode == 130, said.decode()
     assert json.loads((tmp_path / "compare.json").read_text(encoding="utf-8"))["stopped"]
     assert not peer.is_running()
