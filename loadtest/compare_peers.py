@@ -24,7 +24,7 @@ from loadtest.run import end_postgres
 from loadtest.signalling_bot import Crew, SignallingBot
 from loadtest.sim_config import SimConfig
 from loadtest.softphone_bot import QuietBot
-from loadtest.stack import Stack, StackConfig, ended_with_us, free_port, operators
+from loadtest.stack import NEVER_OVERLOADED, Stack, StackConfig, ended_with_us, free_port, operators
 
 _START_S: Final = 60.0
 _ASK_S: Final = 2.0
@@ -169,8 +169,7 @@ async def _gateway(peer: Peer, cores: Cores, world: Mapping[str, Any]) -> AsyncI
             data_dir=Path(folder),
             operators=operators(_OPERATORS),
             null_media=not peer.media,
-            # Those who measure what it can do at most do not want it to refuse calls before.
-            environment={"GATEWAY_MAX_SETUPS_PER_S": "10000", "GATEWAY_MAX_LOOP_LAG_MS": "10000"},
+            environment=NEVER_OVERLOADED,
             sim=world,
         )
         stack = Stack(config)

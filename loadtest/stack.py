@@ -50,6 +50,14 @@ class PortTaken(Exception):
     """A port that we need is in use; the text says which, and what to do."""
 
 
+#: Settings of a gateway that takes whatever comes. Whoever measures overload sets limits of their own; the others share a
+#: machine with what they measure.
+NEVER_OVERLOADED: Final[Mapping[str, str]] = {
+    "GATEWAY_MAX_SETUPS_PER_S": "10000",
+    "GATEWAY_MAX_LOOP_LAG_MS": "10000",
+}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StackConfig:
     """What to start. Port 0 picks a free one."""
@@ -228,8 +236,7 @@ class Stack:
         }
         if config.null_media:
             settings["GATEWAY_MEDIA_ENGINE"] = "null"
-            # Whoever measures overload sets limits of their own; the others share a machine with what they measure.
-            settings |= {"GATEWAY_MAX_SETUPS_PER_S": "10000", "GATEWAY_MAX_LOOP_LAG_MS": "10000"}
+            settings |= NEVER_OVERLOADED
         ignored = () if config.inherits else inherited_settings(os.environ)
         inherited = {name: value for name, value in os.environ.items() if name not in ignored}
         return inherited | settings | dict(config.environment)
