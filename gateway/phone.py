@@ -49,8 +49,7 @@ class Phone:
         return self.is_free and len(self.rings) < routing.MOST_CALLS
 
     def may_ring_for(self, ringing: "Ringing") -> bool:
-        """Tell whether a call does not ring here and was not declined."""
-        return self.operator not in ringing.at and self.operator not in ringing.declined
+        return routing.may_ring(self.operator, at=ringing.at, declined=ringing.declined)
 
 
 @dataclass(slots=True, kw_only=True, eq=False)

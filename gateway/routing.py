@@ -5,7 +5,7 @@ free. The first to answer has the call. At a phone only a few calls ring at a ti
 thousand callers who wait, cost a call no more than eight.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Container, Iterable
 from itertools import islice
 from typing import Final, Protocol, TypeVar
 
@@ -35,6 +35,11 @@ def has_room(*, rings: int, declined: int, widened: bool) -> bool:
     return widened or rings + declined < FIRST
 
 
+def may_ring(operator: OperatorId, *, at: Container[OperatorId], declined: Container[OperatorId]) -> bool:
+    """Tell whether a call may begin to ring at an operator's phone: where it does not yet, and was not declined."""
+    return operator not in at and operator not in declined
+
+
 def who_rings(
     free: Iterable[C], *, at: Collection[OperatorId], declined: Collection[OperatorId], widened: bool
 ) -> list[C]:
@@ -42,5 +47,5 @@ def who_rings(
 
     Nobody who has declined this call rings for it again.
     """
-    new = (phone for phone in free if phone.operator not in at and phone.operator not in declined)
+    new = (phone for phone in free if may_ring(phone.operator, at=at, declined=declined))
     return list(new if widened else islice(new, max(0, FIRST - len(at) - len(declined))))
