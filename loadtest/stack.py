@@ -50,8 +50,8 @@ class PortTaken(Exception):
     """A port that we need is in use; the text says which, and what to do."""
 
 
-#: Settings of a gateway that takes whatever comes. Whoever measures overload sets limits of their own; the others share a
-#: machine with what they measure.
+#: Settings of a gateway that takes whatever comes. Whoever measures overload sets limits of their own; the others
+#: share a machine with what they measure.
 NEVER_OVERLOADED: Final[Mapping[str, str]] = {
     "GATEWAY_MAX_SETUPS_PER_S": "10000",
     "GATEWAY_MAX_LOOP_LAG_MS": "10000",
