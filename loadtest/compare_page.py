@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from loadtest.compare_results import Column, Comparison, Part, Row, Score
-from loadtest.report import in_words, page, write_report
+from loadtest.report import facts_table, in_words, page, write_report
 
 _NONE: Final = "-"
 
@@ -117,15 +117,14 @@ def write(found: Comparison, folder: Path) -> tuple[Path, Path]:
 
 def comparison_page(found: Comparison) -> str:
     """Return the HTML page."""
-    facts = [
-        ("machine", in_words(found.machine)),
-        ("versions", in_words(found.versions)),
-        ("cores", found.pinning),
-        ("command", found.command),
-        ("rounds", f"{found.rounds}, seed {found.seed}, {found.seconds:.0f} s in all"),
-    ]
-    rows = [f"<tr><th scope=row>{name}</th><td>{html.escape(text)}</td></tr>" for name, text in facts]
-    parts = [f"<p><strong>{html.escape(_verdict(found))}</strong></p><table>{''.join(rows)}</table>"]
+    facts = {
+        "machine": in_words(found.machine),
+        "versions": in_words(found.versions),
+        "cores": found.pinning,
+        "command": found.command,
+        "rounds": f"{found.rounds}, seed {found.seed}, {found.seconds:.0f} s in all",
+    }
+    parts = [f"<p><strong>{html.escape(_verdict(found))}</strong></p>{facts_table(facts)}"]
     if found.stopped:
         parts.append("<p><strong>Stopped before its end.</strong></p>")
     parts += [_part(part) for part in found.parts]

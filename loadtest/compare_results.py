@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
-from loadtest.results import BadReport, Check
+from loadtest.results import Check, read_as
 
 #: In the file, so that a later program can tell that it was another form.
 FORMAT: Final = 1
@@ -164,12 +164,4 @@ def is_comparison(path: Path) -> bool:
 
 def read_comparison(path: Path) -> Comparison:
     """Read what a run wrote. Raises: BadReport."""
-    try:
-        data = msgspec.json.decode(path.read_bytes())
-        if not isinstance(data, dict) or data.get("format") != FORMAT:
-            raise BadReport(f"{path} is no report of a comparison that this program can read")
-        return msgspec.convert({key: value for key, value in data.items() if key != "passed"}, Comparison)
-    except OSError as error:
-        raise BadReport(f"{path} cannot be read: {error.strerror}") from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise BadReport(f"{path} is no report of a comparison: {error}") from error
+    return read_as(Comparison, path, version=FORMAT, what="a comparison")

@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from loadtest.plots import Series, plot
-from loadtest.report import in_words, page, write_report
+from loadtest.report import facts_table, in_words, page, write_report
 from loadtest.results import Report, Result, Sample, StepResult
 from loadtest.scenarios import Work
 
@@ -144,15 +144,14 @@ def write(report: Report, folder: Path) -> tuple[Path, Path]:
 
 def load_page(report: Report) -> str:
     """Return the HTML page."""
-    facts = [
-        ("machine", in_words(report.machine)),
-        ("versions", in_words(report.versions)),
-        ("cores", report.pinning),
-        ("command", report.command),
-    ]
-    rows = "".join(f"<tr><th scope=row>{name}</th><td>{html.escape(text)}</td></tr>" for name, text in facts)
+    facts = {
+        "machine": in_words(report.machine),
+        "versions": in_words(report.versions),
+        "cores": report.pinning,
+        "command": report.command,
+    }
     sections = "\n".join(map(_section, report.results))
-    body = f"<p><strong>{html.escape(_verdict(report))}</strong></p><table>{rows}</table><p>{METHOD}</p>\n{sections}"
+    body = f"<p><strong>{html.escape(_verdict(report))}</strong></p>{facts_table(facts)}<p>{METHOD}</p>\n{sections}"
     return page("Load, measured", body)
 
 

@@ -124,6 +124,12 @@ def in_words(facts: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in facts.items())
 
 
+def facts_table(facts: Mapping[str, str]) -> str:
+    """Return facts by name as an HTML table."""
+    rows = (f"<tr><th scope=row>{name}</th><td>{html.escape(text)}</td></tr>" for name, text in facts.items())
+    return f"<table>{''.join(rows)}</table>"
+
+
 def write_report(folder: Path, name: str, data: Mapping[str, Any], html_page: str) -> tuple[Path, Path]:
     """Write `name`.json and `name`.html. Raises: NotWritten."""
     as_json, as_html = folder / f"{name}.json", folder / f"{name}.html"

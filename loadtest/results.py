@@ -5,7 +5,7 @@ Not responsible for how it looks (see `load_page`) nor for measuring.
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -113,14 +113,22 @@ class Report:
         return asdict(self) | {"passed": self.passed}
 
 
+T = TypeVar("T")
+
+
 def read_report(path: Path) -> Report:
     """Read what a run wrote. Raises: BadReport."""
+    return read_as(Report, path, version=FORMAT, what="a load run")
+
+
+def read_as(kind: type[T], path: Path, *, version: int, what: str) -> T:
+    """Read a report of one kind and version; `what` it is of. Raises: BadReport."""
     try:
         data = msgspec.json.decode(path.read_bytes())
-        if not isinstance(data, dict) or data.get("format") != FORMAT:
-            raise BadReport(f"{path} is no report of a load run that this program can read")
-        return msgspec.convert({key: value for key, value in data.items() if key != "passed"}, Report)
+        if not isinstance(data, dict) or data.get("format") != version:
+            raise BadReport(f"{path} is no report of {what} that this program can read")
+        return msgspec.convert({key: value for key, value in data.items() if key != "passed"}, kind)
     except OSError as error:
         raise BadReport(f"{path} cannot be read: {error.strerror}") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise BadReport(f"{path} is no report of a load run: {error}") from error
+        raise BadReport(f"{path} is no report of {what}: {error}") from error
