@@ -121,10 +121,16 @@ def postmaster(data_dir: Path) -> int | None:
     return None
 
 
+def _database(stack: Stack) -> tuple[int, ...]:
+    """Return the processes of the PostgreSQL that this gateway brought along."""
+    first = postmaster(stack.config.data_dir) if stack.config.data_dir else None
+    return () if first is None else (first, *children(first))
+
+
 def cpu_now(stack: Stack) -> Cpu:
     """Read all three. Raises: OSError."""
-    database_s, first = 0.0, postmaster(stack.config.data_dir) if stack.config.data_dir else None
-    for pid in () if first is None else (first, *children(first)):
+    database_s = 0.0
+    for pid in _database(stack):
         with contextlib.suppress(OSError):
             database_s += cpu_s(pid, ended_children=True)
     return Cpu(gateway_s=cpu_s(stack.gateway_pid), database_s=database_s, generator_s=cpu_s(os.getpid()))
@@ -223,8 +229,7 @@ class Cores:
         """One sentence for the report."""
         if not self.gateway:
             return "not pinned: there is one core only, or the system cannot"
-        where = f"generator on core {_listed(self.generator)}, gateway on core {_listed(self.gateway)}"
-        return f"{where}; PostgreSQL on any"
+        return f"generator and PostgreSQL on core {_listed(self.generator)}, gateway on core {_listed(self.gateway)}"
 
 
 def _listed(cores: frozenset[int]) -> str:
@@ -246,3 +251,10 @@ def pin(pid: int, cores: frozenset[int]) -> None:
     for thread in os.listdir(f"/proc/{pid}/task"):
         with contextlib.suppress(ProcessLookupError):
             os.sched_setaffinity(int(thread), cores)
+
+
+def pin_database(stack: Stack, cores: frozenset[int]) -> None:
+    """Keep the gateway's PostgreSQL, with what it will start, off the core of the gateway."""
+    for pid in _database(stack):
+        with contextlib.suppress(FileNotFoundError):  # it has just ended
+            pin(pid, cores)

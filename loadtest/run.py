@@ -32,7 +32,7 @@ from loadtest.load_media import media_load, media_overall
 from loadtest.load_page import show, write
 from loadtest.load_soak import soak_load
 from loadtest.loads import Job, needed_operators, needed_world, overall, stepped
-from loadtest.measure import Cores, divide_cores, pin, postmaster, sampling
+from loadtest.measure import Cores, divide_cores, pin, pin_database, postmaster, sampling
 from loadtest.media_plane import ENVIRONMENT
 from loadtest.report import check_folder, machine, versions
 from loadtest.results import Check, Report, Result
@@ -228,6 +228,7 @@ async def pinned_stack(config: StackConfig, cores: Cores) -> AsyncIterator[Stack
     try:
         await stack.start()
         pin(stack.gateway_pid, cores.gateway)
+        pin_database(stack, cores.generator)
         pin(os.getpid(), cores.generator)
         gc.collect()
         gc.freeze()  # people and numbers: a look through all of them would be a stall of the generator

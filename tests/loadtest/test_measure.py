@@ -105,7 +105,7 @@ def test_cores_are_divided_where_there_are_two(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3, 1, 2})
     cores = divide_cores()
     assert cores == Cores(generator=frozenset({1}), gateway=frozenset({2}))
-    assert cores.said == "generator on core 1, gateway on core 2; PostgreSQL on any"
+    assert cores.said == "generator and PostgreSQL on core 1, gateway on core 2"
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0})
     assert divide_cores().said.startswith("not pinned")
 

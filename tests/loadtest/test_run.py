@@ -13,10 +13,11 @@ from typer.testing import CliRunner
 
 from loadtest.__main__ import app
 from loadtest.built_in import NAMES
+from loadtest.measure import Cores, children, postmaster
 from loadtest.results import Result, StepResult
-from loadtest.run import _leaves, _unless_it_dies, end_postgres, judge
+from loadtest.run import _leaves, _unless_it_dies, end_postgres, judge, pinned_stack
 from loadtest.scenarios import Form, Threshold
-from loadtest.stack import GatewayDied
+from loadtest.stack import GatewayDied, StackConfig
 from loadtest.stopping import cancelled_by_signals
 from tests.support.waiting import until
 
@@ -134,3 +135,18 @@ async def test_a_postgresql_that_was_left_is_ended(tmp_path: Path) -> None:
         if left.returncode is None:
             left.kill()
         await left.wait()
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
+async def test_a_gateway_has_its_core_for_itself(tmp_path: Path) -> None:
+    ours = frozenset(os.sched_getaffinity(0))
+    cores = Cores(generator=ours - {max(ours)}, gateway=frozenset({max(ours)}))
+    config = StackConfig(port=0, admin_port=0, sim_port=0, data_dir=tmp_path, null_media=True)
+    async with pinned_stack(config, cores) as stack:
+        database = postmaster(tmp_path)
+        assert database is not None
+        others = [database, *children(database), os.getpid()]
+        assert len(others) > 3
+        assert {frozenset(os.sched_getaffinity(pid)) for pid in others} == {cores.generator}
+        assert os.sched_getaffinity(stack.gateway_pid) == cores.gateway
+    assert os.sched_getaffinity(0) == ours
