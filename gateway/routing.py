@@ -2,7 +2,7 @@
 
 First a few who are free ring, those whose last ring, or last call, is the longest ago; a moment later everybody who is
 free. The first to answer has the call. At a phone only a few calls ring at a time. So a crew of a thousand, or a
-thousand callers who wait, cost a call no more than eight.
+thousand callers who wait, cost a call no more than four.
 """
 
 from collections.abc import Collection, Container, Iterable
@@ -12,7 +12,7 @@ from typing import Final, Protocol, TypeVar
 from gateway.ids import OperatorId
 
 #: So many ring at first: enough that one of them is at the desk. Each more costs every call two messages.
-FIRST: Final = 8
+FIRST: Final = 4
 #: So many calls ring at a phone at a time, the oldest: more nobody could choose from, and with more callers than
 #: operators each call would cost as many messages as there are callers.
 MOST_CALLS: Final = 4
