@@ -75,6 +75,10 @@ class _Group:
         if self.done is not None and not self.done.done():
             self.done.set_exception(error)
 
+    def abandon(self, after_s: float) -> None:
+        self.abandoned = True
+        self.fail(StoreDown(f"no answer within {after_s} s"))
+
 
 class Writer:
     """Runs in one task: `run()`, until `close()`."""
@@ -117,14 +121,13 @@ class Writer:
             raise StoreDown
         if len(self._queue) >= self._limits.queue_groups:
             raise StoreDown("the queue is full")
-        done = asyncio.get_running_loop().create_future()
-        group = self._put(changes, done)
+        loop = asyncio.get_running_loop()
+        group = self._put(changes, done := loop.create_future())
+        late = loop.call_later(self._limits.timeout_s, group.abandon, self._limits.timeout_s)
         try:
-            async with asyncio.timeout(self._limits.timeout_s):
-                await done
-        except TimeoutError as error:
-            group.abandoned = True
-            raise StoreDown(f"no answer within {self._limits.timeout_s} s") from error
+            await done
+        finally:
+            late.cancel()
 
     def write_soon(self, changes: Sequence[Change]) -> None:
         """Queue `changes` behind everything handed in before; while the database is away they wait."""
