@@ -81,6 +81,7 @@ class ContactState:
 
 
 EMPTY: Final = ContactState()
+_FIELDS: Final = tuple(field.name for field in fields(ContactState))
 
 
 def apply(state: ContactState, fact: Fact) -> ContactState:
@@ -112,8 +113,8 @@ def merge(left: ContactState, right: ContactState) -> ContactState:
 def facts_of(state: ContactState) -> tuple[Fact, ...]:
     """List the facts that make up a state; folded, they give it again."""
     kept: list[Fact] = []
-    for field in fields(state):
-        value: tuple[Fact, ...] | Fact | None = getattr(state, field.name)
+    for name in _FIELDS:
+        value: tuple[Fact, ...] | Fact | None = getattr(state, name)
         if isinstance(value, tuple):
             kept.extend(value)
         elif value is not None:

@@ -213,6 +213,7 @@ KINDS: Final[Mapping[str, type[Fact]]] = MappingProxyType(
     }
 )
 _NAMES: Final = {kind: name for name, kind in KINDS.items()}
+_FIELDS: Final = {kind: tuple(field.name for field in fields(kind)) for kind in KINDS.values()}
 
 
 def check_time(fact: Fact, *, now: datetime) -> None:
@@ -229,11 +230,8 @@ def check_time(fact: Fact, *, now: datetime) -> None:
 
 def fact_to_dict(fact: Fact) -> dict[str, Plain]:
     """Write a fact as plain values; `kind` says which it is, instants are ISO 8601."""
-    plain: dict[str, Plain] = {"kind": _NAMES[type(fact)]}
-    for field in fields(fact):
-        value = getattr(fact, field.name)
-        plain[field.name] = _plain(value)
-    return plain
+    kind = type(fact)
+    return {"kind": _NAMES[kind]} | {name: _plain(getattr(fact, name)) for name in _FIELDS[kind]}
 
 
 def _plain(value: datetime | StrEnum | Plain) -> Plain:
@@ -251,10 +249,10 @@ def fact_from_dict(data: Mapping[str, object]) -> Fact:
     kind = KINDS.get(str(data.get("kind")))
     if kind is None:
         raise FactError(f"unknown kind {data.get('kind')!r}")
-    names = {field.name for field in fields(kind)}
-    if unknown := data.keys() - names - {"kind"}:
+    names = _FIELDS[kind]
+    if unknown := data.keys() - {*names, "kind"}:
         raise FactError(f"unknown fields {sorted(unknown)}")
-    values: dict[str, Any] = {name: _read(name, data[name], kind) for name in names & data.keys()}
+    values: dict[str, Any] = {name: _read(name, data[name], kind) for name in names if name in data}
     try:
         return kind(**values)
     except TypeError as error:  # a field without default is missing
