@@ -37,9 +37,11 @@ given back at ENDED, because until then Meta counts the call.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
+
+import msgspec
 
 from gateway.ids import CallId, MetaCallId, OperatorId
 from gateway.outcome import EndReason, Outcome
@@ -97,8 +99,7 @@ class InputKind(StrEnum):
     BROKEN = "broken"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CallInput:
+class CallInput(msgspec.Struct, frozen=True, kw_only=True):
     """One thing that happened; only the fields of its kind are set."""
 
     kind: InputKind
@@ -124,8 +125,7 @@ class Timeouts:
     closed_s: float = 3.0  #: from Meta's end of the media path to its `terminate`
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
+class Call(msgspec.Struct, frozen=True, kw_only=True):
     """One call at one instant."""
 
     call_id: CallId
@@ -356,4 +356,4 @@ IGNORED: Final[Mapping[Direction, Mapping[CallState, frozenset[InputKind]]]] = {
 def new_call(call_id: CallId, direction: Direction, *, deadline_at: float, **known: object) -> Call:
     """Return a call before its START; `known` are further fields of `Call`."""
     born = S.OFFERED if direction is Direction.USER_INITIATED else S.PREPARING
-    return replace(Call(call_id=call_id, direction=direction, state=born, deadline_at=deadline_at), **known)  # type: ignore[arg-type]
+    return Call(call_id=call_id, direction=direction, state=born, deadline_at=deadline_at, **known)  # type: ignore[arg-type]

@@ -7,12 +7,13 @@ Not responsible for what facts mean (see `policy.contact`) nor for writing (see 
 import uuid
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 from weakref import WeakValueDictionary
 
 import structlog
+from msgspec.structs import replace
 
 from gateway.ids import PhoneNumberId, UserRef
 from gateway.numbers import Number

@@ -13,6 +13,7 @@ from typing import Final
 
 import msgspec
 import structlog
+from msgspec import structs
 
 from gateway import effects as fx
 from gateway import event_facts, views
@@ -166,7 +167,7 @@ class CallDriver:
             version=call.version + (1 if self._leg_stats else 0),
             phone_number_id=origin.number.id,
             direction=call.direction,
-            state="held" if call.held and call.state is CallState.ACTIVE else call.state.value,
+            state="held" if call.held and call.state is CallState.ACTIVE else call.state,
             user=origin.user,
             user_name=origin.user_name,
             created_at=self._created_at,
@@ -361,7 +362,7 @@ class CallDriver:
     async def _abandon(self) -> None:
         """After a bug: leave nothing behind that Meta or the media worker might keep alive."""
         call, services = self.call, self._services
-        self.call = replace(
+        self.call = structs.replace(
             call,
             state=CallState.ENDED,
             deadline_at=None,

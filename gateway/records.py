@@ -4,9 +4,10 @@ Not responsible for SQL (see `store`) nor for what the values mean (see `call`, 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
+
+import msgspec
 
 from gateway.ids import CallId, MetaCallId, OperatorId, PhoneNumberId, UserRef
 from gateway.outcome import EndReason, Result
@@ -15,8 +16,7 @@ from policy.facts import Direction
 Json = Mapping[str, Any]  #: a JSON object, only ever handed through
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EventRecord:
+class EventRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One change of a webhook delivery, kept as it came. Appending the same key twice keeps one."""
 
     phone_number_id: str  #: "" where the event names none
@@ -26,8 +26,7 @@ class EventRecord:
     body: bytes  #: the JSON of this change
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CallRecord:
+class CallRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One call; saved again at each step, the highest `version` wins."""
 
     call_id: CallId
@@ -50,11 +49,10 @@ class CallRecord:
     meta_start_at: datetime | None = None
     meta_end_at: datetime | None = None
     duration_s: int | None = None  #: Meta's, from `terminate`; None: never picked up
-    leg_stats: Json = field(default_factory=dict)
+    leg_stats: Json = msgspec.field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TerminateFacts:
+class TerminateFacts(msgspec.Struct, frozen=True, kw_only=True):
     """A `terminate` that came when the call had already ended here: fills the record's Meta columns only."""
 
     meta_call_id: MetaCallId
@@ -64,15 +62,13 @@ class TerminateFacts:
     duration_s: int | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CallDeclined:
+class CallDeclined(msgspec.Struct, frozen=True, kw_only=True):
     """The user declined a call of ours; when Meta says so after its `terminate`, "not answered" becomes "declined"."""
 
     meta_call_id: MetaCallId
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EndOwed:
+class EndOwed(msgspec.Struct, frozen=True, kw_only=True):
     """Whether Meta still has to be told that a call is over; may also tell Meta's id, where that was not known."""
 
     call_id: CallId
@@ -80,8 +76,7 @@ class EndOwed:
     meta_call_id: MetaCallId | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ContactRecord:
+class ContactRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A WhatsApp user as one business number knows them, with the folded policy state."""
 
     contact_id: str  #: ours, 32 hex digits
@@ -92,8 +87,7 @@ class ContactRecord:
     seen_at: datetime
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FactRecord:
+class FactRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One policy fact of one contact; (contact_id, key) is unique, and of two with one key the later instant stays.
 
     That is how `policy.contact` folds them, so that the facts lead to the snapshot whatever came first.
@@ -105,16 +99,14 @@ class FactRecord:
     fact: Json  #: policy.facts.fact_to_dict
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ContactsMerged:
+class ContactsMerged(msgspec.Struct, frozen=True, kw_only=True):
     """Two contacts turned out to be one person: the facts of the absorbed one become the kept one's, and it is gone."""
 
     kept: str
     absorbed: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DecisionRecord:
+class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True):
     """What the gate answered, to whom, and with which figures."""
 
     decision_id: str
@@ -128,8 +120,7 @@ class DecisionRecord:
     refusal: Json | None  #: reason, rule, observed, limit, retry_at, remedy
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NumberSaved:
+class NumberSaved(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of a business number; the last one saved is kept."""
 
     phone_number_id: PhoneNumberId

@@ -10,11 +10,11 @@ Its record is closed at once. One whose `connect` had no answer yet may have bee
 
 import asyncio
 from collections.abc import Iterable
-from dataclasses import replace
 from datetime import timedelta
 from typing import Final
 
 import structlog
+from msgspec.structs import replace
 
 from gateway.call import CallState
 from gateway.clock import Clock

@@ -4,7 +4,7 @@ Responsible for `step` and the effects and outcomes that belong to each move of 
 for which moves there are.
 """
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from gateway import effects as fx
 from gateway.call import TRANSITIONS, Call, CallInput, CallState, InputKind, Timeouts

@@ -2,11 +2,11 @@
 
 import asyncio
 import itertools
-from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from gateway.contacts import Contact, Contacts
 from gateway.driver import CallDriver

@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
+import msgspec
 import orjson
 import pytest
 
@@ -147,7 +148,7 @@ async def test_what_is_known_outlives_a_restart() -> None:
         await restrict(world, hours=48)
         (saved,) = await world.store.numbers()
         async with a_world() as later:
-            await later.store.write(saved, replace(saved, phone_number_id=PhoneNumberId("999")))
+            await later.store.write(saved, msgspec.structs.replace(saved, phone_number_id=PhoneNumberId("999")))
             await later.keeper.load()
             assert later.number.facts == world.number.facts
             assert gauge(later) == 1

@@ -1,9 +1,9 @@
 """What is in flight counts, what ends unconnected does not, and a crash neither keeps nor forgets anything."""
 
 import asyncio
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from gateway.contacts import refold
 from gateway.driver import CallDriver

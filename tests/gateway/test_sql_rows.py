@@ -1,11 +1,11 @@
 """Changes to the argument of `save_changes`; what the database makes of it is in the contract suite."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import orjson
 import pytest
+from msgspec.structs import replace
 
 from gateway.errors import StoreError
 from gateway.ids import MetaCallId

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from gateway import views
 from gateway.call import CallState
@@ -66,7 +67,7 @@ def test_an_ended_call_has_one() -> None:
     outcome = views.call_view(record).outcome
     assert outcome is not None
     assert (outcome.result, outcome.reason, outcome.detail) == ("meta", "graph_error", "(138000) off")
-    assert views.call_view(replace(record, reason=None)).outcome is None
+    assert views.call_view(structs.replace(record, reason=None)).outcome is None
 
 
 async def test_slots_and_numbers_are_shown_with_their_figures() -> None:

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import pytest
+from msgspec import structs
 from structlog.testing import capture_logs
 
 from gateway.errors import StoreDown, StoreError
@@ -358,8 +359,8 @@ async def test_of_a_call_only_the_newest_record_waits_for_the_database() -> None
     first, second = make.call(), make.call()
     async with away(database) as writer:
         for version in range(1, 30):
-            writer.write_soon([replace(first, version=version)])
-            writer.write_soon([replace(second, version=version)])
+            writer.write_soon([structs.replace(first, version=version)])
+            writer.write_soon([structs.replace(second, version=version)])
         writer.write_soon(event("last"))
         assert (writer.backlog, writer.dropped) == (3, 0)
     assert database.calls == [(first.call_id, 29), (second.call_id, 29)]
@@ -370,7 +371,7 @@ async def test_while_the_database_answers_every_record_is_written() -> None:
     database, call = FakeDatabase(), make.call()
     async with running(database) as writer:
         for version in (1, 2, 3):
-            writer.write_soon([replace(call, version=version)])
+            writer.write_soon([structs.replace(call, version=version)])
         await until(lambda: not writer.backlog)
     assert database.calls == [(call.call_id, version) for version in (1, 2, 3)]
 
@@ -379,21 +380,21 @@ async def test_a_record_that_is_just_being_written_is_not_changed_under_way() ->
     """The newer one would be lost if that write succeeds."""
     database, call = FakeDatabase(), make.call()
     async with away(database) as writer:
-        writer.write_soon([replace(call, version=1)])
+        writer.write_soon([structs.replace(call, version=1)])
         database.delay_s = 0.05
         database.connect_error = None
         tries = database.tries
         await until(lambda: database.tries > tries)
         assert not writer.up
-        writer.write_soon([replace(call, version=2)])
+        writer.write_soon([structs.replace(call, version=2)])
     assert database.calls == [(call.call_id, 1), (call.call_id, 2)]
 
 
 async def test_a_record_that_comes_with_something_else_is_left_alone() -> None:
     database, call = FakeDatabase(), make.call()
     async with away(database) as writer:
-        writer.write_soon([replace(call, version=1), *event("with it")])
-        writer.write_soon([replace(call, version=2)])
+        writer.write_soon([structs.replace(call, version=1), *event("with it")])
+        writer.write_soon([structs.replace(call, version=2)])
         assert writer.backlog == 2
     assert (database.calls, database.keys) == ([(call.call_id, 1), (call.call_id, 2)], ["with it"])
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from msgspec import structs
 
 from gateway.embedded import EmbeddedServer, embedded_postgres
 from gateway.errors import StoreDown, StoreError
@@ -156,7 +157,7 @@ async def test_what_is_written_soon_waits_and_arrives_in_order(
     await proxy.refuse()
     call = make.call(version=1)
     for n in range(1, 200):
-        store.write_soon(make.event(f"k{n:03}"), replace(call, version=n, state=f"state {n}"))
+        store.write_soon(make.event(f"k{n:03}"), structs.replace(call, version=n, state=f"state {n}"))
         if n % 50 == 0:
             await asyncio.sleep(0.02)  # some before it is noticed, some after
     await until(lambda: not store.up)

@@ -2,11 +2,12 @@
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import orjson
+from msgspec.structs import replace
 
 from gateway.errors import StoreDown, StoreError
 from gateway.ids import CallId, MetaCallId, OperatorId, PhoneNumberId, UserRef
@@ -377,16 +378,16 @@ def _plain(value: Json) -> Json:
 def _stored(change: _C) -> _C:
     """Return `change` as a database gives it back."""
     new: dict[str, Any] = {}
-    for column in fields(change):
-        value = getattr(change, column.name)
+    for column in change.__struct_fields__:
+        value = getattr(change, column)
         if isinstance(value, datetime):
             if value.utcoffset() is None:
                 raise StoreError("an instant without a time zone")
-            new[column.name] = value.astimezone(UTC)
-        if isinstance(value, str) and column.name in _TYPED_BY_PEOPLE:
-            new[column.name] = value.replace("\0", "\ufffd")
+            new[column] = value.astimezone(UTC)
+        if isinstance(value, str) and column in _TYPED_BY_PEOPLE:
+            new[column] = value.replace("\0", "\ufffd")
         elif isinstance(value, str) and "\0" in value:
             raise StoreError("U+0000 in an identifier")
-        elif column.name in ("leg_stats", "state", "fact", "refusal") and not isinstance(value, str | None):
-            new[column.name] = _plain(value)
+        elif column in ("leg_stats", "state", "fact", "refusal") and not isinstance(value, str | None):
+            new[column] = _plain(value)
     return replace(change, **new)

@@ -1,9 +1,10 @@
 """Builders of stored records with invented values; name only what the test is about."""
 
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Any
+
+from msgspec.structs import replace
 
 from gateway.ids import CallId, MetaCallId, PhoneNumberId, UserRef
 from gateway.records import CallRecord, ContactRecord, DecisionRecord, EventRecord, FactRecord, TerminateFacts
