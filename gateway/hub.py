@@ -17,6 +17,7 @@ import structlog
 
 from gateway import messages as msg
 from gateway import routing
+from gateway.broadcast import Broadcast
 from gateway.call import CallInput, InputKind
 from gateway.effects import StopReason
 from gateway.errors import CannotDial
@@ -53,6 +54,7 @@ class Hub:
         self._close_legs = later
         self._phones: dict[OperatorId, Phone] = {}
         self._by_leg: dict[LegId, tuple[Phone, WorkerId]] = {}
+        self._broadcast = Broadcast()
         self._connected = 0
         self._free: dict[OperatorId, Phone] = {}  #: who can ring; whose last ring or call is longest ago comes first
         self._ringing: dict[CallId, Ringing] = {}
@@ -361,6 +363,4 @@ class Hub:
             if phone is not None:
                 phone.push(notice)
             return
-        frame = msg.encode(notice)
-        for phone in self._phones.values():
-            phone.send(frame)
+        self._broadcast.send(msg.encode(notice), self._phones.values())
