@@ -63,7 +63,7 @@ def admin_app(
         metrics.store_up.set(store.up)
         metrics.tasks.set(len(asyncio.all_tasks()))
         metrics.media_workers_alive.set(len(media.workers))
-        return web.Response(body=metrics.render(), headers={"Content-Type": CONTENT_TYPE})
+        return web.Response(body=await metrics.render(), headers={"Content-Type": CONTENT_TYPE})
 
     async def show_version(request: web.Request) -> web.Response:
         return _json({"version": program_version()}, True)

@@ -127,7 +127,7 @@ class Gateway:
                 log.warning("no_audio", cause="media_engine=null carries none: only for measuring signalling")
             gc.collect()
             gc.freeze()  # what lives from here on is calls; a full collection need not walk the program
-            gc.set_threshold(10_000, 20, 100)  # and nearly all of it dies young, without the collector
+            gc.set_threshold(5_000, 10, 400)  # and nearly all of it dies young, without the collector
             log.info("gateway_ready", port=self.port, admin_port=self.admin_port, numbers=len(self.numbers.ids))
             ready(self)
             await stop.asked()
@@ -187,6 +187,7 @@ class Gateway:
             admission=admission,
             tickets=self.tickets,
             numbers=self.numbers,
+            status_of=keeper.status_of,
             registry=self.registry,
             store=store,
             media=media,

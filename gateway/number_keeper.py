@@ -50,7 +50,7 @@ class _Watch:
     def __init__(self) -> None:
         self.ask_at: float | None = 0.0  #: loop time; None: no need
         self.failures = 0
-        self.told: msg.NumberStatusView | None = None
+        self.shown: msg.NumberStatusView | None = None  #: as of the last look
         self.wake = asyncio.Event()
 
 
@@ -99,9 +99,10 @@ class NumberKeeper:
 
     async def run(self) -> None:
         """Look after all numbers until cancelled."""
+        count = len(self._watches)
         async with asyncio.TaskGroup() as tasks:
-            for number in self._numbers:
-                tasks.create_task(self._watch(number))
+            for place, number in enumerate(self._numbers, start=1):  # not all at once: hundreds would hold the loop
+                tasks.create_task(self._watch(number, self._look_s * place / count))
 
     def ask_soon(self, number: Number) -> None:
         """Let Meta be asked about a number without anybody waiting for it."""
@@ -114,10 +115,15 @@ class NumberKeeper:
         await number.read_from_meta(self._graph, now=self._clock.now(), by_hand=True)
         log.info("number_read", number_id=number.id, calling=number.state.calling.value, by_hand=True)
 
+    def status_of(self, number: Number) -> msg.NumberStatusView:
+        """Return what softphones are shown of a number: to make it anew for each who logs in would hold the loop."""
+        return self._watches[number.id].shown or status_view(number, now=self._clock.now())
+
     # --- one number --------------------------------------------------------------------------------
 
-    async def _watch(self, number: Number) -> None:
-        watch, loop = self._watches[number.id], asyncio.get_running_loop()
+    async def _watch(self, number: Number, first_s: float) -> None:
+        """Look now, after `first_s`, and then every few seconds."""
+        watch, loop, pause_s = self._watches[number.id], asyncio.get_running_loop(), first_s
         while True:
             watch.wake.clear()
             try:
@@ -129,10 +135,11 @@ class NumberKeeper:
             except Exception:  # a bug must not leave the number unwatched
                 log.exception("number_watch_broken", number_id=number.id)
             try:
-                async with asyncio.timeout(self._look_s):
+                async with asyncio.timeout(pause_s):
                     await watch.wake.wait()
             except TimeoutError:
                 pass
+            pause_s = self._look_s
 
     async def _ask(self, number: Number, watch: _Watch) -> None:
         watch.ask_at = None  # whoever doubts from here on, doubts the answer too
@@ -164,14 +171,13 @@ class NumberKeeper:
         """Show a number whose state changed, by news or by time."""
         watch, now = self._watches[number.id], self._clock.now()
         status = status_view(number, now=now)
-        told = msgspec.structs.replace(status, read_at=None)  # to be asked alone is no news
-        if told == watch.told:
-            return
-        first, watch.told = watch.told is None, told
+        shown, watch.shown = watch.shown, status
+        if shown is not None and status == msgspec.structs.replace(shown, read_at=status.read_at):
+            return  # to be asked alone is no news
         live = {restriction.type for restriction in live_restrictions(number.state, now=now)}
         for kind in RestrictionType:
             self._metrics.number_restricted.labels(number=number.id, type=kind.value).set(kind in live)
-        if first:
+        if shown is None:
             return
         self._tell(msg.NumberChanged(number_id=number.id, status=status))
         log.info(

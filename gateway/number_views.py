@@ -18,8 +18,8 @@ from policy.hours import is_open, next_open
 from policy.request import PlaceCall, ReceiveCall
 
 
-def number_view(number: Number, *, now: datetime) -> msg.NumberView:
-    """Show everything."""
+def number_view(number: Number, *, now: datetime, status: msg.NumberStatusView | None = None) -> msg.NumberView:
+    """Show everything; `status`: where that has been made already."""
     return msg.NumberView(
         number_id=number.id,
         number=number.phone_number,
@@ -32,7 +32,7 @@ def number_view(number: Number, *, now: datetime) -> msg.NumberView:
             limit=number.placed.limit,
             next_frees_at=number.placed.next_frees_at(now=now),
         ),
-        status=status_view(number, now=now),
+        status=status or status_view(number, now=now),
     )
 
 

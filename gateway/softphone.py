@@ -6,7 +6,7 @@ waits for Meta's answer to something else before they can pick up. Not responsib
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -27,7 +27,7 @@ from gateway.hub import Hub
 from gateway.ids import CallId
 from gateway.log import mask_text
 from gateway.number_views import number_view
-from gateway.numbers import Numbers
+from gateway.numbers import Number, Numbers
 from gateway.overload import Work
 from gateway.pace import Pace
 from gateway.phone import Phone
@@ -97,6 +97,7 @@ class Softphones:
         admission: Admission,
         tickets: Tickets,
         numbers: Numbers,
+        status_of: Callable[[Number], msg.NumberStatusView],
         registry: Registry,
         store: Store,
         media: MediaEngine,
@@ -108,6 +109,7 @@ class Softphones:
         self._admission = admission
         self._tickets = tickets
         self._numbers = numbers
+        self._status_of = status_of
         self._registry = registry
         self._store = store
         self._media = media
@@ -221,13 +223,14 @@ class Softphones:
 
     def _welcome(self, phone: Phone, *, resumed: bool) -> msg.Welcome:
         driver = self._registry.get(phone.call) if phone.call else None
+        now = self._clock.now()
         return msg.Welcome(
             operator=phone.operator,
             resume=phone.resume,
             resumed=resumed,
             available=phone.available,
             workers=[int(worker) for worker in self._media.workers],
-            numbers=[number_view(number, now=self._clock.now()) for number in self._numbers],
+            numbers=[number_view(number, now=now, status=self._status_of(number)) for number in self._numbers],
             calls=([driver.view()] if driver else []) + self._hub.ringing_views(phone),
             heartbeat_s=HEARTBEAT_S,
         )

@@ -448,7 +448,7 @@ async def broken_gateway(canaries: Canaries, outlet: Outlet, log_format: str) ->
             asyncio.get_running_loop().call_exception_handler({"message": text, "exception": ValueError(text)})
             logging.getLogger("aiohttp.server").error("Error handling %s", text, exc_info=ValueError(text))
             structlog.get_logger().info(text, text=text, nested={"a": [text, {"b": text}]}, error=ValueError(text))
-            outlet.add("metrics", world.metrics.render().decode())
+            outlet.add("metrics", (await world.metrics.render()).decode())
 
 
 @pytest.mark.row(28, "An exception of ours with a secret in its text shows it to nobody")

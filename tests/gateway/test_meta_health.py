@@ -278,7 +278,7 @@ async def test_the_gauges_show_it() -> None:
     health.meta.show_in(metrics, TOKENS)
     health.ask("connect", OWN, refused("connect", 190))
     health.lose_meta(ONE)
-    text = metrics.render().decode()
+    text = (await metrics.render()).decode()
     for line in (
         f'token_refused{{number="{OWN}"}} 1.0',
         f'token_refused{{number="{ONE}"}} 0.0',
@@ -299,7 +299,7 @@ async def test_a_machine_whose_clock_is_wrong_is_told_of_and_logged_once() -> No
             meta.heard("Sun, 22 Nov 2026 12:00:00 GMT", asked_at=meta.steady())
     assert [(line["event"], line["offset_s"]) for line in logs] == [("clock_wrong", 3600.5)]
     assert meta.degraded([ONE]) == ["the machine's clock is 3600 s behind Meta's, whose is used: set it (NTP)"]
-    assert "clock_offset_seconds 3600.5" in metrics.render().decode()
+    assert "clock_offset_seconds 3600.5" in (await metrics.render()).decode()
     wall.advance(7_200)
     assert meta.degraded([ONE]) == ["the machine's clock is 3600 s ahead of Meta's, whose is used: set it (NTP)"]
     wall.advance(-3_600)

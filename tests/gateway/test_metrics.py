@@ -53,14 +53,23 @@ def test_no_label_can_hold_a_user() -> None:
     assert labels <= {"direction", "number", "result", "reason", "decision", "op", "status", "kind", "rule", "type"}
 
 
-def test_the_page_is_prometheus_text() -> None:
+async def test_the_page_is_prometheus_text() -> None:
     metrics = Metrics()
     metrics.observe_graph("accept", "200", 0.12)
-    families = {family.name: family for family in text_string_to_metric_families(metrics.render().decode())}
+    families = {family.name: family for family in text_string_to_metric_families((await metrics.render()).decode())}
     (total,) = (s for s in families["graph_requests"].samples if s.name == "graph_requests_total")
     assert (total.labels, total.value) == ({"op": "accept", "status": "200"}, 1)
     assert any(s.name == "graph_request_seconds_sum" for s in families["graph_request_seconds"].samples)
     assert "process_resident_memory_bytes" in families
+
+
+async def test_the_loop_goes_on_while_the_page_is_made() -> None:
+    metrics, turns = Metrics(), 0
+    made = asyncio.get_running_loop().create_task(metrics.render())
+    while not made.done():
+        await asyncio.sleep(0)
+        turns += 1
+    assert turns >= len(list(metrics.registry.collect())) > 20
 
 
 async def run_for(lag: LoopLag, seconds: float, block_s: float = 0.0) -> None:

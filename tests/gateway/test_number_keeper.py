@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -19,12 +19,16 @@ from gateway.graph_answers import NumberCallingSettings, NumberInfo
 from gateway.ids import CallId, MetaCallId, OperatorId, PhoneNumberId
 from gateway.number_facts import NumberFacts
 from gateway.number_json import facts_to_json
-from gateway.number_views import number_view
+from gateway.number_keeper import LOOK_S, NumberKeeper
+from gateway.number_views import number_view, status_view
+from gateway.numbers import Number, Numbers
 from gateway.outcome import Result
 from gateway.records import NumberSaved
+from gateway.settings import NumberSettings
 from policy.decision import Refusal
 from policy.facts import Direction
 from policy.number import CallingStatus, Restriction, RestrictionType
+from policy.pack import load_pack
 from policy.reasons import Reason
 from tests.support import records as make
 from tests.support.fake_graph import refused, unreachable
@@ -442,3 +446,51 @@ async def test_a_request_that_passes_ends_payment_trouble() -> None:
         answer.set()
         assert await asking is None
         assert world.number.state.payment_ok
+
+
+async def test_who_logs_in_is_shown_what_the_last_look_saw(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with a_world() as world:
+        keeper, number = world.keeper, world.number
+        assert keeper.status_of(number) == status_view(number, now=world.clock.now())
+        await keeper.load()
+        monkeypatch.setattr(number_keeper, "status_view", lambda *_, **__: pytest.fail("it is made anew"))
+        before = keeper.status_of(number)
+        assert before.calling == number.state.calling.value
+        monkeypatch.undo()
+        await restrict(world)
+        assert [each.type for each in keeper.status_of(number).restrictions] == [OUT.value]
+
+
+@pytest.mark.looptime
+@pytest.mark.asyncio(loop_factories=["asyncio"])
+async def test_many_numbers_are_looked_at_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop, looks = asyncio.get_running_loop(), dict[str, list[float]]()
+
+    def look(number: Number, *, now: datetime) -> msg.NumberStatusView:
+        looks.setdefault(number.id, []).append(loop.time())
+        return status_view(number, now=now)
+
+    monkeypatch.setattr(number_keeper, "status_view", look)
+    pack = load_pack("guide")
+    numbers = Numbers(
+        Number(
+            NumberSettings(phone_number_id=f"{n:015}", phone_number=f"+5511555{n:05}"), pack, on_slots=lambda _: None
+        )
+        for n in range(10)
+    )
+    async with a_world() as world:
+        keeper = NumberKeeper(
+            numbers,
+            graph=world.graph,
+            store=world.store,
+            metrics=world.metrics,
+            clock=world.clock,
+            tell=lambda push: None,
+        )
+        began_at = loop.time()
+        world.tasks.create_task(keeper.run())
+        await asyncio.sleep(LOOK_S + 0.01)
+        later = sorted(at - began_at for times in looks.values() for at in times if at > began_at)
+        assert later == pytest.approx([LOOK_S * place / 10 for place in range(1, 11)])
+        await asyncio.sleep(LOOK_S)
+        assert all(times[-1] - times[-2] == pytest.approx(LOOK_S) for times in looks.values())

@@ -100,6 +100,7 @@ class Doors:
             admission=world.admission,
             tickets=self.tickets,
             numbers=world.numbers,
+            status_of=world.keeper.status_of,
             registry=world.registry,
             store=world.store,
             media=world.media,
