@@ -53,6 +53,7 @@ class SoftphoneWire:
         """`http` is shared and not closed here; of pushes the last `keep` are kept, kinds in `unread` not even read."""
         self.url = url.rstrip("/")
         self.operator = operator
+        #: The last one, without its numbers: hundreds of them, for thousands of operators, are gigabytes.
         self.welcome: Json = {}
         #: Pushes since the start, oldest first.
         self.pushes: deque[Json] = deque(maxlen=keep)
@@ -96,6 +97,7 @@ class SoftphoneWire:
         self.close_code = None
         login = {"ticket": ticket} if ticket else {"resume": resume}
         self.welcome = await self.request("hello", **login)
+        self.welcome.pop("numbers", None)
         self._member = ws
         await self.logged_in()
 
