@@ -109,3 +109,20 @@ async def test_lag_is_never_negative() -> None:
     total = metrics.registry.get_sample_value("loop_delay_seconds_sum")
     assert total is not None
     assert total >= 0
+
+
+@pytest.mark.looptime
+@pytest.mark.asyncio(loop_factories=["asyncio"])
+async def test_overload_is_told_of_the_worst_delay_ten_times_a_second() -> None:
+    told: list[float] = []
+    loop, lag = asyncio.get_running_loop(), LoopLag(Metrics(), on_sample=told.append)
+    task = loop.create_task(lag.run())
+    await asyncio.sleep(0.55)
+    task.cancel()
+    assert told == pytest.approx([0.0] * 5, abs=1e-6)
+
+
+async def test_of_the_delays_in_between_overload_is_told_the_worst() -> None:
+    told: list[float] = []
+    await run_for(LoopLag(Metrics(), interval_s=0.002, tell_every=3, on_sample=told.append), 0.02, block_s=0.05)
+    assert max(told) >= 0.04
