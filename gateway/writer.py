@@ -1,8 +1,8 @@
 """Group commit: one task writes everybody's changes, many groups to a transaction, in order.
 
 Theory of operation. A group is what one caller hands in; it is written whole or not at all. Groups queue; the writer
-closes a batch at 64 groups or 5 ms after its first group came, whichever is earlier, and applies it as one transaction.
-What queued up during a commit does not wait again.
+closes a batch at 64 groups, 5 ms after the first group that somebody waits for, or 30 ms after the first that nobody
+waits for, whichever is earliest, and applies it as one transaction. What queued up during a commit does not wait again.
 
 * The connection is cut: connect again at once and repeat the batch (every change may be applied twice: inserts do
   nothing the second time, saves carry versions). Only if that fails too is the database *down*.
@@ -51,7 +51,8 @@ Connect = Callable[[Callable[[], object]], Awaitable[Link]]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WriterLimits:
     batch_groups: int = 64
-    batch_wait_s: float = 0.005
+    batch_wait_s: float = 0.005  #: from the first group that somebody waits for
+    patience_s: float = 0.03  #: from the first group that nobody waits for: most of a call's; fewer commits cost less
     timeout_s: float = 1.0  #: no answer for so long: down
     queue_groups: int = 20_000
     queue_decisions: int = 12_000  #: with so many groups in the queue, decisions are dropped
@@ -88,6 +89,7 @@ class Writer:
         self._limits = limits
         self._link: Link | None = None
         self._queue: deque[_Group] = deque()
+        self._hurried = False  #: since the last batch a group came that somebody waits for
         self._waiting_calls: dict[CallId, _Group] = {}  #: in the queue while the database is away, each with one record
         self._wake = asyncio.Event()
         self._up = asyncio.Event()
@@ -164,7 +166,9 @@ class Writer:
     def _put(self, changes: Sequence[Change], done: "asyncio.Future[None] | None") -> _Group:
         group = _Group(changes=changes, queued_at=asyncio.get_running_loop().time(), done=done)
         self._queue.append(group)
-        if len(self._queue) in (1, self._limits.batch_groups):  # the first opens a batch, the last closes it
+        hurries = done is not None and not self._hurried
+        self._hurried |= hurries
+        if hurries or len(self._queue) in (1, self._limits.batch_groups):  # the first opens a batch, the last closes it
             self._wake.set()
         return group
 
@@ -230,13 +234,19 @@ class Writer:
                 return []
             if not await self._woken(ping_at - loop.time()):
                 return []
-        close_at = self._queue[0].queued_at + limits.batch_wait_s
         while len(self._queue) < limits.batch_groups and not self._closing:
-            if not await self._woken(close_at - loop.time()):
+            if not await self._woken(self._close_at() - loop.time()):
                 break
+        self._hurried = False
         self._waiting_calls.clear()  # what is taken out of the queue must not be changed any more
         batch = [self._queue.popleft() for _ in range(min(len(self._queue), limits.batch_groups))]
         return [group for group in batch if not group.abandoned]
+
+    def _close_at(self) -> float:
+        """Return until when the batch may wait for more groups."""
+        patient_at = self._queue[0].queued_at + self._limits.patience_s
+        hurried_at = (each.queued_at + self._limits.batch_wait_s for each in self._queue if each.done is not None)
+        return min(patient_at, next(hurried_at, patient_at))
 
     async def _woken(self, timeout_s: float) -> bool:
         """Wait for `_wake`, False after `timeout_s`. No await may stand between a caller's test and this call."""

@@ -472,3 +472,40 @@ async def test_nothing_is_nothing() -> None:
         writer.write_soon([])
         assert writer.backlog == 0
     assert database.tries == 0
+
+
+#: Windows alone close a batch.
+WINDOWS = WriterLimits(batch_groups=1_000, batch_wait_s=0.005, patience_s=0.03)
+
+
+@pytest.mark.looptime
+@pytest.mark.asyncio(loop_factories=["asyncio"])
+async def test_what_nobody_waits_for_waits_longer_for_company() -> None:
+    database = FakeDatabase()
+    async with running(database, WINDOWS) as writer:
+        writer.write_soon(event("a"))
+        await asyncio.sleep(0.02)
+        writer.write_soon(event("b"))
+        await asyncio.sleep(0.009)
+        assert database.batches == []
+        await asyncio.sleep(0.002)
+        assert database.batches == [[["a"], ["b"]]]
+        writer.close()
+
+
+@pytest.mark.looptime
+@pytest.mark.asyncio(loop_factories=["asyncio"])
+async def test_what_somebody_waits_for_takes_along_what_came_before() -> None:
+    database, loop = FakeDatabase(), asyncio.get_running_loop()
+    async with running(database, WINDOWS) as writer, asyncio.TaskGroup() as tasks:
+        for turn in range(2):  # the second batch is as the first
+            began_at = loop.time()
+            writer.write_soon(event(f"a{turn}"))
+            await asyncio.sleep(0.01)
+            tasks.create_task(writer.write(event(f"b{turn}")))
+            await asyncio.sleep(0.002)
+            writer.write_soon(event(f"c{turn}"))
+            await writer.write(event(f"d{turn}"))
+            assert loop.time() - began_at == pytest.approx(0.015)
+            assert database.batches[turn] == [[f"{name}{turn}"] for name in "abcd"]
+        writer.close()
