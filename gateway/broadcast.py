@@ -14,6 +14,8 @@ from gateway.phone import Phone
 
 #: Phones in one turn: under a millisecond.
 AT_ONCE: Final = 50
+#: Frames that may be under way; of more the oldest is sent out at once, so that a flood holds up whoever makes it.
+MOST_WAITING: Final = 20
 
 
 class Broadcast:
@@ -26,6 +28,10 @@ class Broadcast:
     def send(self, frame: bytes, phones: Iterable[Phone]) -> None:
         """Send to those who are there now: the first few at once, if nothing else is being told."""
         self._left.append((frame, iter(tuple(phones))))
+        while len(self._left) > MOST_WAITING:
+            oldest, rest = self._left.popleft()
+            for phone in rest:
+                phone.send(oldest)
         if self._turn is None:
             self._go_on()
 

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from gateway.broadcast import AT_ONCE, Broadcast
+from gateway.broadcast import AT_ONCE, MOST_WAITING, Broadcast
 from gateway.ids import OperatorId
 from gateway.phone import Phone
 
@@ -58,6 +58,17 @@ async def test_what_is_told_first_arrives_first_and_everything_once(count: int) 
     assert all(line.frames == [b"one", b"two", b"three"] for line in lines)
     broadcast.send(b"four", phones[:1])
     assert lines[0].frames[-1] == b"four"
+
+
+async def test_a_flood_does_not_pile_up_and_stays_in_order() -> None:
+    phones, lines = crew(2 * AT_ONCE)
+    broadcast, frames = Broadcast(), [str(number).encode() for number in range(3 * MOST_WAITING)]
+    for frame in frames:
+        broadcast.send(frame, phones)
+    assert len(lines[-1].frames) == 2 * MOST_WAITING
+    for _ in range(3 * MOST_WAITING):
+        await asyncio.sleep(0)
+    assert all(line.frames == frames for line in lines)
 
 
 async def test_who_comes_meanwhile_hears_the_next_one() -> None:
