@@ -164,7 +164,7 @@ def run(
     scenario: Annotated[
         list[str] | None, typer.Argument(help="Names (see `list`) or TOML files of your own; without any, all.")
     ] = None,
-    long: Annotated[bool, typer.Option("--long", help="The full sizes, for figures: some hours for all.")] = False,
+    long: Annotated[bool, typer.Option("--long", help="The full sizes, for figures: half an hour for all.")] = False,
     seed: Annotated[
         int | None, typer.Option(min=0, help="Of everything random; without it each scenario's own.")
     ] = None,

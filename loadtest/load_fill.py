@@ -253,7 +253,8 @@ class Fill(Ring):
         super().finish(step, shots, result)
         result.figures |= self._more
         used, idle = result.figures["cpu_share"], result.figures["idle_cpu_share"]
-        result.figures["call_cpu_ms"] = result.figures["cpu_ms"] * max(0.0, used - idle) / (used or 1.0)
+        if idle < used:  # else it was not idle yet, and what calls cost is not known
+            result.figures["call_cpu_ms"] = result.figures["cpu_ms"] * (used - idle) / used
         result.figures["fallen"] = float(step.live * step.numbers - sum(call.live for call in self._staying.up))
 
 

@@ -345,8 +345,10 @@ def _filled(steps: Sequence[StepResult]) -> dict[str, float]:
     worst = ("kib_per_call", "kib_per_operator", "refusal_in_p99_ms", "refusal_out_p99_ms", "let_in", "fallen", "lost")
     found = {name: [step.figures[name] for step in steps if name in step.figures] for name in worst}
     figures = {name: max(values) for name, values in found.items() if values}
-    first, last, costs = steps[0].figures, steps[-1].figures, [step.figures["call_cpu_ms"] for step in steps]
-    figures["cpu_growth"] = max(costs) / costs[0] if costs[0] else 1.0
+    first, last = steps[0].figures, steps[-1].figures
+    costs = [step.figures["call_cpu_ms"] for step in steps if "call_cpu_ms" in step.figures]
+    if len(costs) == len(steps):
+        figures["cpu_growth"] = max(costs) / costs[0]
     if "ack_p99_ms" in first and "ack_p99_ms" in last:
         figures["ack_p99_more_ms"] = last["ack_p99_ms"] - first["ack_p99_ms"]
     return figures

@@ -149,6 +149,9 @@ async def knocked(job: Job, sim: MetaSim, operator: Operator, *, asked_for: str)
     assert sim.world.live == 0
     assert step.figures["let_in"] == fill._more["let_in"]
     assert step.figures["call_cpu_ms"] == pytest.approx(3.0)
+    fill._more["idle_cpu_share"] = step.figures["cpu_share"]
+    fill.finish(job.form.steps[0], [], never_idle := a_result())
+    assert "call_cpu_ms" not in never_idle.figures
     return fill
 
 

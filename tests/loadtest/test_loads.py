@@ -81,6 +81,8 @@ def test_of_a_number_that_is_filled_the_worst_counts_and_what_it_adds_to_the_oth
         "refusal_in_p99_ms": 3.0,
         "let_in": 0.0,
     }
+    del full.figures["call_cpu_ms"]
+    assert "cpu_growth" not in overall(Work.FILL, [empty, full])
 
 
 def test_what_became_of_events_while_the_database_was_slow_is_added_up() -> None:
