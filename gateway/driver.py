@@ -13,7 +13,6 @@ from typing import Final
 
 import msgspec
 import structlog
-from msgspec import structs
 
 from gateway import effects as fx
 from gateway import event_facts, views
@@ -362,7 +361,7 @@ class CallDriver:
     async def _abandon(self) -> None:
         """After a bug: leave nothing behind that Meta or the media worker might keep alive."""
         call, services = self.call, self._services
-        self.call = structs.replace(
+        self.call = msgspec.structs.replace(
             call,
             state=CallState.ENDED,
             deadline_at=None,
