@@ -15,6 +15,7 @@ import contextlib
 import ctypes
 import json
 import os
+import random
 import secrets
 import signal
 import socket
@@ -40,6 +41,8 @@ _LAST_WORDS_S: Final = 2.0
 #: Of an environment variable; Linux takes 128 KiB.
 _LONGEST_SETTING: Final = 100_000
 _PR_SET_PDEATHSIG: Final = 1
+#: Linux gives connections ports from 32,768 on.
+_PORTS: Final = range(20_000, 32_000)
 
 
 class GatewayDied(Exception):
@@ -339,7 +342,12 @@ def operators(count: int) -> dict[str, str]:
 
 
 def free_port() -> int:
-    """Return a TCP port of loopback that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a TCP port of loopback that is free now, and is none that the system gives to connections meanwhile.
+
+    Raises: OSError: a hundred of them are taken.
+    """
+    for port in random.SystemRandom().sample(_PORTS, 100):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise OSError(f"no TCP port from {_PORTS.start} to {_PORTS.stop - 1} seems to be free")

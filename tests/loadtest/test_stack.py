@@ -128,3 +128,12 @@ def running(pid: int) -> bool:
             return file.read().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+def test_a_free_port_is_none_that_a_connection_may_get_before_it_is_used() -> None:
+    ports = {free_port() for _ in range(20)}
+    assert len(ports) > 1
+    assert max(ports) < 32_768
+    for port in ports:
+        with socket.socket() as ours:
+            ours.bind(("127.0.0.1", port))
