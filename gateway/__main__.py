@@ -54,7 +54,7 @@ def serve(
     PostgreSQL of its own.
     """
     loaded = _load(config, settings, host=host, port=port, data_dir=data_dir)
-    from gateway.log import configure_logging
+    from gateway.common.log import configure_logging
 
     configure_logging(level=loaded.log_level, log_format=loaded.log_format, secrets=loaded.secret_texts())
     _run(lambda: _serve(loaded))
@@ -66,7 +66,7 @@ def check(config: ConfigOption = None, settings: SetOption = None) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from gateway.settings_load import check as check_settings
+    from gateway.config.loading import check as check_settings
 
     report = check_settings(config=config, flags=_flags(settings))
     table = Table("setting", "value", "from", title="Settings")
@@ -106,7 +106,7 @@ def rebuild(
     Stop the gateway first. With `--check` and a database of your own (`DATABASE_URL`) it may run on.
     """
     loaded = _load(config, settings)
-    from gateway.log import configure_logging
+    from gateway.common.log import configure_logging
 
     configure_logging(level="error", log_format=loaded.log_format)
     _run(lambda: _rebuild(loaded, check))
@@ -133,7 +133,7 @@ def bench(
 ) -> None:
     """Measure the gate on this machine; prints JSON lines. `python -m loadtest gate` shows them."""
     from gateway.bench import BenchConfig, run_bench
-    from gateway.log import configure_logging
+    from gateway.common.log import configure_logging
 
     configure_logging(level="error", log_format="json")
     config = BenchConfig(contacts=contacts, decisions=decisions, reads=reads, seed=seed, database_url=database_url)
@@ -143,7 +143,7 @@ def bench(
 @app.command()
 def version() -> None:
     """Print the program's version."""
-    from gateway.admin import program_version
+    from gateway.http.admin import program_version
 
     typer.echo(program_version())
 
@@ -153,7 +153,7 @@ def version() -> None:
 
 async def _serve(loaded: Any) -> None:
     from gateway.app import Gateway
-    from gateway.drain import Stop
+    from gateway.shutdown import Stop
 
     _allow_all_sockets()
     stop, gateway = Stop(), Gateway(loaded)
@@ -191,9 +191,9 @@ def _allow_all_sockets() -> None:
 async def _show_numbers(loaded: Any) -> None:
     from rich.console import Console
 
-    from gateway.clock import SystemClock
-    from gateway.log import configure_logging
-    from gateway.numbers_table import ask, tables
+    from gateway.common.clock import SystemClock
+    from gateway.common.log import configure_logging
+    from gateway.numbers.report import ask, tables
 
     configure_logging(level="critical", log_format=loaded.log_format, secrets=loaded.secret_texts())  # told below
     report = await ask(loaded, SystemClock())
@@ -227,8 +227,8 @@ async def _bench(config: Any, run_bench: Any) -> None:
 async def _migrate(loaded: Any) -> None:
     from contextlib import AsyncExitStack
 
-    from gateway.embedded import embedded_postgres
-    from gateway.migrate import migrate as run_migrations
+    from gateway.store.embedded import embedded_postgres
+    from gateway.store.migrations import migrate as run_migrations
 
     async with AsyncExitStack() as stack:
         dsn = loaded.database_url_text()
@@ -246,8 +246,8 @@ async def _rebuild(loaded: Any, check: bool) -> None:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from gateway.embedded import embedded_postgres
-    from gateway.rebuild import rebuild as run_rebuild
+    from gateway.contacts.refold import rebuild as run_rebuild
+    from gateway.store.embedded import embedded_postgres
 
     columns = (TextColumn("contacts"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     async with AsyncExitStack() as stack:
@@ -289,8 +289,8 @@ async def _ticket(loaded: Any, operator: str) -> None:
 
 def _load(config: Path | None, settings: list[str] | None, **flags: str | None) -> Any:
     """Load the settings, or name every mistake and end with exit code 2."""
-    from gateway.errors import SettingsError
-    from gateway.settings_load import load
+    from gateway.common.errors import SettingsError
+    from gateway.config.loading import load
 
     try:
         return load(config=config, flags=_flags(settings) | flags)
@@ -317,7 +317,7 @@ def _run(work: Callable[[], Awaitable[None]]) -> None:
     """Run on uvloop; an error of ours becomes one line and exit code 1."""
     import uvloop
 
-    from gateway.errors import GatewayError
+    from gateway.common.errors import GatewayError
     from media.errors import MediaError
 
     async def main() -> None:
@@ -336,7 +336,7 @@ def _run(work: Callable[[], Awaitable[None]]) -> None:
 
 def _lines(group: BaseExceptionGroup[Any]) -> list[str]:
     """Return a line for each error. Whoever sits at the terminal may read all that is wrong with the database."""
-    from gateway.errors import StoreError
+    from gateway.common.errors import StoreError
 
     lines: list[str] = []
     for error in group.exceptions:

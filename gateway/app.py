@@ -13,42 +13,42 @@ from typing import Final
 import structlog
 from aiohttp import web
 
-from gateway import messages as msg
-from gateway.admin import admin_app
-from gateway.admission import Admission
-from gateway.api import Api
-from gateway.call import CallInput, InputKind, Timeouts
-from gateway.clock import Clock, MetaClock, SystemClock
-from gateway.contacts import Contacts
-from gateway.drain import Stop
-from gateway.driver import CallDriver
-from gateway.embedded import embedded_postgres
-from gateway.endings import Endings
-from gateway.errors import GatewayError
-from gateway.graph import GraphClient
-from gateway.housekeeping import Housekeeping
-from gateway.hub import Hub
-from gateway.inbox import REMEMBERED, Inbox
-from gateway.intake import Intake
-from gateway.media_events import MediaEvents
-from gateway.meta_health import MetaHealth
-from gateway.metrics import LoopLag, Metrics
-from gateway.number_keeper import NumberKeeper
-from gateway.numbers import Number, Numbers, preload_numbering_plans
-from gateway.overload import Level, Overload
-from gateway.reconcile import Reconciler
-from gateway.recovery import LeftOver
-from gateway.registry import Registry
-from gateway.services import Services
-from gateway.settings import NumberSettings, Settings
-from gateway.slots_shown import SlotsShown
-from gateway.softphone import Softphones
-from gateway.spool import Spool
-from gateway.store import PostgresStore, Store
-from gateway.tickets import Tickets
-from gateway.turned_away import TurnedAway
-from gateway.unspool import Unspool
-from gateway.webhook import Webhook
+from gateway.admission.admission import Admission
+from gateway.admission.overload import Level, Overload
+from gateway.callflow.call import CallInput, InputKind, Timeouts
+from gateway.calls.context import Services
+from gateway.calls.driver import CallDriver
+from gateway.calls.overflow import TurnedAway
+from gateway.calls.owed_hangups import Endings
+from gateway.calls.recovery import LeftOver
+from gateway.calls.registry import Registry
+from gateway.common.clock import Clock, MetaClock, SystemClock
+from gateway.common.errors import GatewayError
+from gateway.common.metrics import LoopLag, Metrics
+from gateway.config.settings import NumberSettings, Settings
+from gateway.contacts.directory import Contacts
+from gateway.contacts.reconciler import Reconciler
+from gateway.http.admin import admin_app
+from gateway.http.api import Api
+from gateway.intake.inbox import REMEMBERED, Inbox
+from gateway.intake.intake import Intake
+from gateway.intake.replay import Unspool
+from gateway.intake.spool import Spool
+from gateway.intake.webhook import Webhook
+from gateway.meta.graph import GraphClient
+from gateway.meta.health import MetaHealth
+from gateway.numbers.monitor import NumberKeeper
+from gateway.numbers.number import Number, Numbers, preload_numbering_plans
+from gateway.operators.hub import Hub
+from gateway.operators.media_events import MediaEvents
+from gateway.operators.slot_feed import SlotsShown
+from gateway.shutdown import Stop
+from gateway.softphone.server import Softphones
+from gateway.softphone.tickets import Tickets
+from gateway.store.embedded import embedded_postgres
+from gateway.store.retention import Housekeeping
+from gateway.store.store import PostgresStore, Store
+from gateway.wire import messages as msg
 from media.engine import LegId, MediaEngine, MediaEvent, NullEngine, WorkerPool
 from media.errors import MediaError
 

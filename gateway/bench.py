@@ -21,15 +21,15 @@ from typing import Any, Final
 
 import orjson
 
-from gateway.contacts import CACHE_SIZE, Contacts
-from gateway.embedded import embedded_postgres
-from gateway.ids import PhoneNumberId, UserRef
-from gateway.migrate import migrate
-from gateway.numbers import Number
-from gateway.settings import NumberSettings
-from gateway.sql import QUERIES
-from gateway.sql.link import driver, prepare
-from gateway.store import PostgresStore
+from gateway.common.ids import PhoneNumberId, UserRef
+from gateway.config.settings import NumberSettings
+from gateway.contacts.directory import CACHE_SIZE, Contacts
+from gateway.numbers.number import Number
+from gateway.store.embedded import embedded_postgres
+from gateway.store.migrations import migrate
+from gateway.store.postgres import driver, prepare
+from gateway.store.queries import QUERIES
+from gateway.store.store import PostgresStore
 from policy import facts as f
 from policy.contact import ContactState, fold, state_to_dict
 from policy.gate import evaluate

@@ -22,4 +22,4 @@ def instant() -> float:
 
 def wall_clock() -> float:
     """Return UNIX time in seconds."""
-    return time.time()  # noqa: TID251  the one reader on this side; gateway/clock.py is not shared
+    return time.time()  # noqa: TID251  the one reader on this side; gateway/common/clock.py is not shared

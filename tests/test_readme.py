@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.settings import settings_table
+from gateway.config.settings import settings_table
 from policy.pack import load_pack
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -11,8 +11,8 @@ from contextlib import asynccontextmanager
 import orjson
 import pytest
 
-from gateway.events import read_delivery
-from gateway.webhook import Webhook
+from gateway.intake.webhook import Webhook
+from gateway.meta.events import read_delivery
 from tests.support.chaos import Chaos
 from tests.support.doors import APP_SECRET, OLD_SECRET, doors, signature
 from tests.support.world import a_world

@@ -7,11 +7,11 @@ from typing import Any, cast
 
 import pytest
 
-from gateway.driver import CallDriver
-from gateway.ids import CallId, OperatorId
-from gateway.inbox import REMEMBERED
-from gateway.records import EndOwed
-from gateway.store import PostgresStore
+from gateway.calls.driver import CallDriver
+from gateway.common.ids import CallId, OperatorId
+from gateway.intake.inbox import REMEMBERED
+from gateway.store.records import EndOwed
+from gateway.store.store import PostgresStore
 from tests.support.chaos import Chaos
 from tests.support.fake_clock import FakeClock
 from tests.support.memory_store import MemoryStore

@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeou
 #: Put before everything else on the path of a gateway: it acknowledges at once and keeps things in a moment.
 HASTY = """
 import asyncio
-from gateway.intake import Intake, Kept
+from gateway.intake.intake import Intake, Kept
 
 keep, tasks = Intake.keep, set()
 

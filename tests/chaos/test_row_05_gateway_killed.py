@@ -227,7 +227,7 @@ async def _slots_left(stack: Stack, patience_s: float) -> int:
 
 #: Put before everything else on the path of a gateway: it closes records and tells Meta nothing.
 FORGETFUL = """
-from gateway.endings import Endings
+from gateway.calls.owed_hangups import Endings
 
 Endings.keep_trying = lambda self, *given, **more: None
 """

@@ -23,8 +23,8 @@ PERMITTED = UserSpec(wa_id="5511988880001", name="Rita", behaviour=Behaviour.AUT
 
 #: A gateway without a spool.
 NO_SPOOL = """
-from gateway.errors import SpoolDown
-from gateway.spool import Spool
+from gateway.common.errors import SpoolDown
+from gateway.intake.spool import Spool
 
 async def append(self, body, received_at):
     raise SpoolDown("there is none")

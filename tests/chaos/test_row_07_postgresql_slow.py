@@ -16,8 +16,8 @@ pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeou
 
 #: A gateway that waits for its database as long as that takes.
 PATIENT = """
-from gateway.store import StoreLimits
-from gateway.writer import WriterLimits
+from gateway.store.store import StoreLimits
+from gateway.store.group_commit import WriterLimits
 
 StoreLimits.__init__.__kwdefaults__.update(timeout_s=10.0, writer=WriterLimits(timeout_s=10.0))
 """

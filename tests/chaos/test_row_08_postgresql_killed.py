@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeou
 
 #: Nobody looks after the server.
 UNWATCHED = """
-from gateway.embedded import EmbeddedServer
+from gateway.store.embedded import EmbeddedServer
 
 EmbeddedServer._watch = lambda self: None
 """

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from gateway.call import CallInput, CallState, InputKind, Timeouts
-from gateway.driver import CallDriver
-from gateway.endings import Endings
-from gateway.graph_answers import Json
-from gateway.graph_http import GraphHttp, Repeat, Request
-from gateway.ids import UserRef
-from gateway.outcome import Result
+from gateway.callflow.call import CallInput, CallState, InputKind, Timeouts
+from gateway.callflow.outcome import Result
+from gateway.calls.driver import CallDriver
+from gateway.calls.owed_hangups import Endings
+from gateway.common.ids import UserRef
+from gateway.meta.answers import Json
+from gateway.meta.graph_http import GraphHttp, Repeat, Request
 from loadtest.signalling_bot import Crew, Policy
 from loadtest.sim_config import Behaviour, Timers, crowd
 from loadtest.sim_faults import GraphFaults

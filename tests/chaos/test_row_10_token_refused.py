@@ -6,8 +6,8 @@ from functools import partial
 import aiohttp
 import pytest
 
-from gateway import meta_health
-from gateway.number_keeper import NumberKeeper
+from gateway.meta import health
+from gateway.numbers.monitor import NumberKeeper
 from loadtest.sim_faults import Fault, GraphFault
 from tests.support.chaos import Chaos
 from tests.support.faulty_day import FaultyDay, a_faulty_day, in_virtual_time
@@ -88,7 +88,7 @@ def test_a_token_is_revoked_during_the_day(chaos: Chaos) -> None:
 
 
 def test_a_storm_of_tries_would_be_seen(chaos: Chaos, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(meta_health, "TOKEN_PAUSE_S", 0.0)
+    monkeypatch.setattr(health, "TOKEN_PAUSE_S", 0.0)
 
     async def run() -> None:
         async with a_faulty_day(seed=chaos.seed, shares=Shares()) as day:
@@ -102,8 +102,8 @@ def test_a_storm_of_tries_would_be_seen(chaos: Chaos, monkeypatch: pytest.Monkey
 @pytest.mark.asyncio(loop_factories=["uvloop"])
 async def test_a_token_is_revoked_over_http(chaos: Chaos, database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pause_s = chaos.size(test=0.5, short=6.0, long=30.0)
-    monkeypatch.setattr(meta_health, "TOKEN_PAUSE_S", pause_s)
-    monkeypatch.setattr("gateway.number_keeper.TROUBLE_S", pause_s)
+    monkeypatch.setattr(health, "TOKEN_PAUSE_S", pause_s)
+    monkeypatch.setattr("gateway.numbers.monitor.TROUBLE_S", pause_s)
     monkeypatch.setattr("gateway.app.NumberKeeper", partial(NumberKeeper, look_s=pause_s / 5))
     async with running(database, sim={"silent": True}, media_engine="null") as run:
         run.sim.faults.order([GraphFault(fault=Fault.FAIL, code=190, times=1_000_000)], None)

@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 import pytest
 import structlog
 
-from gateway.call import CallInput, InputKind
-from gateway.contacts import Contact
-from gateway.driver import CallDriver
-from gateway.ids import OperatorId, PhoneNumberId, UserRef
-from gateway.numbers import Number
-from gateway.outcome import EndReason
-from gateway.records import Change, ContactRecord, DecisionRecord
-from gateway.slots import Lease, Slots
+from gateway.callflow.call import CallInput, InputKind
+from gateway.callflow.outcome import EndReason
+from gateway.calls.driver import CallDriver
+from gateway.common.ids import OperatorId, PhoneNumberId, UserRef
+from gateway.contacts.directory import Contact
+from gateway.numbers.number import Number
+from gateway.numbers.slots import Lease, Slots
+from gateway.store.records import Change, ContactRecord, DecisionRecord
 from policy.decision import Refusal
 from policy.facts import Direction
 from policy.reasons import Reason

@@ -5,8 +5,8 @@ import random
 
 import pytest
 
-from gateway.driver import CallDriver
-from gateway.ids import OperatorId
+from gateway.calls.driver import CallDriver
+from gateway.common.ids import OperatorId
 from policy.decision import Refusal
 from tests.support.chaos import Chaos
 from tests.support.world import ANA, CONNECTED_LIMIT, NUMBER_ID, World, a_world

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from gateway.admission import Checked
-from gateway.call import CallState
-from gateway.clock import MetaClock
-from gateway.driver import CallDriver
-from gateway.ids import UserRef
+from gateway.admission.admission import Checked
+from gateway.callflow.call import CallState
+from gateway.calls.driver import CallDriver
+from gateway.common.clock import MetaClock
+from gateway.common.ids import UserRef
 from loadtest.clock import wall_clock
 from loadtest.signalling_bot import Crew, Policy
 from loadtest.sim_state import CallState as SimState

@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 
 from gateway import app as gateway_app
-from gateway import softphone
+from gateway.softphone import server
 from loadtest.generator import SignedWebhooks, open_loop, percentile
 from loadtest.sim_config import NumberSpec, SimConfig, UserSpec
 from loadtest.stack import Stack, StackConfig
@@ -31,7 +31,7 @@ async def small(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[int, Sig
     """The doors in this process, with every wait a twentieth of the real one."""
     monkeypatch.setattr(gateway_app, "KEEPALIVE_S", 0.75)
     monkeypatch.setattr(gateway_app, "LINGER_S", 0.1)
-    monkeypatch.setattr(softphone, "CLOSE_S", 0.1)
+    monkeypatch.setattr(server, "CLOSE_S", 0.1)
     async with a_world() as world, doors(world, body_s=0.25, hello_s=0.25) as opened, AsyncExitStack() as stack:
         port = await gateway_app._listen(stack, opened.app_again(), "127.0.0.1", 0)
         url = f"http://127.0.0.1:{port}/webhooks/meta"

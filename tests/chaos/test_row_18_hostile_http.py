@@ -20,8 +20,8 @@ from aiohttp import ClientResponse, WSMsgType
 from structlog.testing import capture_logs
 from yarl import URL
 
-from gateway.api import Api
-from gateway.softphone import Softphones
+from gateway.http.api import Api
+from gateway.softphone.server import Softphones
 from tests.support.chaos import Chaos
 from tests.support.doors import API_KEY, Doors, SocketClient, doors, signature
 from tests.support.json_schema import NONSENSE, faults, made, spoiled
@@ -327,7 +327,7 @@ _REPLY, _PUSH = {"$ref": "#/$defs/Reply"}, {"$ref": "#/$defs/Push"}
     18, "Whatever a softphone says is answered once, in the shape of the wire, and never breaks the socket"
 )
 async def test_hostile_messages(chaos: Chaos, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.softphone.MESSAGES_PER_S", 1e6)  # what is said counts here, not how fast
+    monkeypatch.setattr("gateway.softphone.server.MESSAGES_PER_S", 1e6)  # what is said counts here, not how fast
     count = chaos.size(test=300, short=3_000, long=10_000)
     with capture_logs() as logged:
         async with a_gateway() as (_, opened):
@@ -372,8 +372,8 @@ async def test_a_route_that_breaks_would_be_seen(monkeypatch: pytest.MonkeyPatch
 
 
 async def test_an_answer_of_another_shape_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.api.TICKET_S", 0.5)
-    monkeypatch.setattr("gateway.api.int", str, raising=False)  # `expires_in_s` becomes a text
+    monkeypatch.setattr("gateway.http.api.TICKET_S", 0.5)
+    monkeypatch.setattr("gateway.http.api.int", str, raising=False)  # `expires_in_s` becomes a text
     async with a_gateway() as (world, opened):
         fuzzer = await fuzzed(world, opened, 1, 300)
     assert any("str is no integer" in text for text in fuzzer.broken)

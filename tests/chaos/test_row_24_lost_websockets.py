@@ -13,12 +13,12 @@ from typing import Any, Final
 import pytest
 from aiohttp import ClientSession, TCPConnector
 
-from gateway import messages as msg
-from gateway.driver import CallDriver
-from gateway.hub import LEAVING_S, RESUME_S, Hub
-from gateway.ids import OperatorId
-from gateway.outcome import EndReason
-from gateway.phone import Phone
+from gateway.callflow.outcome import EndReason
+from gateway.calls.driver import CallDriver
+from gateway.common.ids import OperatorId
+from gateway.operators.hub import LEAVING_S, RESUME_S, Hub
+from gateway.operators.phone import Phone
+from gateway.wire import messages as msg
 from loadtest.tcp_chaos import TcpChaos
 from tests.support.chaos import Chaos, Scale, scale_from
 from tests.support.doors import Doors, SocketClient, doors

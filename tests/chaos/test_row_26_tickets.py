@@ -8,17 +8,17 @@ from pathlib import Path
 import pytest
 from aiohttp import ClientSession, TCPConnector, WSServerHandshakeError
 
-from gateway import messages as msg
-from gateway.hub import Hub
-from gateway.ids import OperatorId
-from gateway.tickets import TICKET_S, Tickets
+from gateway.common.ids import OperatorId
+from gateway.operators.hub import Hub
+from gateway.softphone.tickets import TICKET_S, Tickets
+from gateway.wire import messages as msg
 from tests.support.chaos import Chaos
 from tests.support.doors import Doors, SocketClient, doors
 from tests.support.world import a_world
 
 ANA = OperatorId("ana")
 OWN = "https://calls.example.com"
-STATIC = Path(msg.__file__).parent / "static"
+STATIC = Path(msg.__file__).parents[1] / "softphone" / "page"
 
 
 async def welcomed(opened: Doors, ticket: str) -> bool:

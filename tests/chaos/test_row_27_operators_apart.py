@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from gateway import messages as msg
-from gateway.driver import CallDriver
-from gateway.hub import Hub
-from gateway.ids import OperatorId
-from gateway.softphone import Softphones
+from gateway.calls.driver import CallDriver
+from gateway.common.ids import OperatorId
+from gateway.operators.hub import Hub
+from gateway.softphone.server import Softphones
+from gateway.wire import messages as msg
 from tests.support.chaos import Chaos
 from tests.support.doors import KEYED, OPERATORS, Doors, SocketClient, doors
 from tests.support.world import NUMBER_ID, World, a_world
@@ -188,7 +188,7 @@ async def walk(seed: int, steps: int) -> Office:
 
 @pytest.mark.row(27, "A taken call is its operator's alone: no other hears it, sees it, moves it or ends it")
 async def test_operators_apart(chaos: Chaos, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gateway.softphone.MESSAGES_PER_S", 1e6)  # what is said counts here, not how fast
+    monkeypatch.setattr("gateway.softphone.server.MESSAGES_PER_S", 1e6)  # what is said counts here, not how fast
     office = await walk(chaos.seed, chaos.size(test=100, short=3_000, long=20_000))
     chaos.note("steps", office.done.total())
     chaos.note("calls taken", len(office.owner))

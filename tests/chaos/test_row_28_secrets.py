@@ -25,10 +25,10 @@ import pytest
 import structlog
 from aiohttp import web
 
-from gateway import log as gateway_log
-from gateway.api import Api
-from gateway.log import configure_logging
-from gateway.softphone import Softphones
+from gateway.common import log as gateway_log
+from gateway.common.log import configure_logging
+from gateway.http.api import Api
+from gateway.softphone.server import Softphones
 from loadtest.sim_payloads import signature
 from loadtest.sim_sdp import MetaMedia, write_offer
 from loadtest.stack import free_port

@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from gateway.embedded import EmbeddedServer
-from gateway.migrate import bundled, migrate
+from gateway.store.embedded import EmbeddedServer
+from gateway.store.migrations import bundled, migrate
 from tests.support.chaos import Chaos
 from tests.support.postgres import execute, temporary_database
 

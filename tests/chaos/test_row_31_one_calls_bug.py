@@ -10,7 +10,7 @@ import looptime
 import pytest
 import structlog
 
-from gateway.driver import CallDriver
+from gateway.calls.driver import CallDriver
 from tests.support.broken_call import Harm, Trial
 from tests.support.chaos import Chaos
 from tests.support.injection import ERRORS, Injector

@@ -22,7 +22,7 @@ IDLE_S = 20.0
 
 #: Put before everything else on the path of a gateway: it keeps a quarter of a MiB of each call.
 LEAK = """
-from gateway.registry import Registry
+from gateway.calls.registry import Registry
 
 kept, remove = [], Registry.remove
 

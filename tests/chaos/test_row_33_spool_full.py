@@ -19,8 +19,8 @@ TMPFS_BYTES = 8_000_000
 
 #: Says that it is kept when there was no room.
 LYING = """
-from gateway.errors import SpoolDown
-from gateway.spool import Spool
+from gateway.common.errors import SpoolDown
+from gateway.intake.spool import Spool
 
 append = Spool.append
 

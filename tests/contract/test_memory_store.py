@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.errors import StoreDown
+from gateway.common.errors import StoreDown
 from tests.support import records as make
 from tests.support.memory_store import MemoryStore
 

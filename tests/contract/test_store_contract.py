@@ -10,12 +10,12 @@ import pytest
 import pytest_asyncio
 from msgspec.structs import replace
 
-from gateway.embedded import EmbeddedServer
-from gateway.errors import StoreDown, StoreError
-from gateway.ids import CallId, MetaCallId, OperatorId, UserRef
-from gateway.outcome import EndReason, Result
-from gateway.records import CallDeclined, CallRecord, ContactsMerged, EndOwed, NumberSaved
-from gateway.store import PostgresStore, Replay, ReplayState, Store
+from gateway.callflow.outcome import EndReason, Result
+from gateway.common.errors import StoreDown, StoreError
+from gateway.common.ids import CallId, MetaCallId, OperatorId, UserRef
+from gateway.store.embedded import EmbeddedServer
+from gateway.store.records import CallDeclined, CallRecord, ContactsMerged, EndOwed, NumberSaved
+from gateway.store.store import PostgresStore, Replay, ReplayState, Store
 from policy.facts import Direction
 from tests.support import records as make
 from tests.support.memory_store import MemoryStore

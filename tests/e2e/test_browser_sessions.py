@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from playwright.async_api import BrowserContext, Page, expect
 
-from gateway.hub import LEAVING_S, RESUME_S
-from gateway.ids import OperatorId
+from gateway.common.ids import OperatorId
+from gateway.operators.hub import LEAVING_S, RESUME_S
 from loadtest.sim_state import Call
 from loadtest.tcp_chaos import TcpChaos
 from tests.support.browser import chromium, listen, log_in

@@ -7,7 +7,7 @@ import aiohttp
 import pytest
 from playwright.async_api import expect
 
-from gateway.numbers_table import ask
+from gateway.numbers.report import ask
 from loadtest.sim_faults import read_graph_fault
 from loadtest.softphone_bot import RequestFailed, SoftphoneBot
 from tests.support.browser import chromium, log_in

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
-from gateway import admin as admin_module
-from gateway.admin import MAX_LAG_S, admin_app, program_version
-from gateway.metrics import Metrics
+from gateway.common.metrics import Metrics
+from gateway.http import admin as admin_module
+from gateway.http.admin import MAX_LAG_S, admin_app, program_version
 from media.engine import WorkerId
 from tests.support.fake_media import FakeMedia
 from tests.support.memory_store import MemoryStore

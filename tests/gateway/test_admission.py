@@ -5,12 +5,12 @@ from dataclasses import replace
 
 import pytest
 
-from gateway.admission import Checked
-from gateway.asking import Asked
-from gateway.driver import CallDriver
-from gateway.errors import CannotDial
-from gateway.ids import OperatorId
-from gateway.outcome import EndReason, Result
+from gateway.admission.admission import Checked
+from gateway.admission.permission_requests import Asked
+from gateway.callflow.outcome import EndReason, Result
+from gateway.calls.driver import CallDriver
+from gateway.common.errors import CannotDial
+from gateway.common.ids import OperatorId
 from policy.decision import Refusal
 from policy.facts import RequestForm
 from policy.reasons import Reason

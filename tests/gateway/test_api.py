@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from aiohttp import ClientResponse
 
-from gateway.errors import StoreDown, StoreError
-from gateway.ids import OperatorId
-from gateway.outcome import EndReason
-from gateway.records import FactRecord
-from gateway.tickets import MAX_OPEN
+from gateway.callflow.outcome import EndReason
+from gateway.common.errors import StoreDown, StoreError
+from gateway.common.ids import OperatorId
+from gateway.softphone.tickets import MAX_OPEN
+from gateway.store.records import FactRecord
 from tests.support.doors import API_KEY, KEYED, Doors, doors
 from tests.support.fake_graph import refused, unreachable
 from tests.support.world import ANA, NUMBER_ID, World, a_world

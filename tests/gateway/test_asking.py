@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from gateway.asking import Asked
-from gateway.errors import GraphError, GraphUnreachable
+from gateway.admission.permission_requests import Asked
+from gateway.common.errors import GraphError, GraphUnreachable
 from policy.decision import Refusal
 from policy.facts import RequestForm
 from policy.pack import load_pack

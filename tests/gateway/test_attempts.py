@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.attempts import PERIOD_S, Attempts, Source
+from gateway.common.attempts import PERIOD_S, Attempts, Source
 
 ANA = Source("ana", 10)
 ALL = Source("all", 100)

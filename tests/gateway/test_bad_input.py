@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from gateway.admission import Admission
-from gateway.driver import CallDriver
-from gateway.errors import StoreDown
-from gateway.events import UnknownEvent, read_delivery
-from gateway.ids import OperatorId
-from gateway.records import EventRecord, FactRecord
+from gateway.admission.admission import Admission
+from gateway.calls.driver import CallDriver
+from gateway.common.errors import StoreDown
+from gateway.common.ids import OperatorId
+from gateway.meta.events import UnknownEvent, read_delivery
+from gateway.store.records import EventRecord, FactRecord
 from policy.decision import Allow, Refusal
 from policy.facts import MAX_AHEAD, CallConnected, Direction, PermissionRequested, RequestForm
 from policy.reasons import Reason

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.breaker import FAILURES, FIRST_WAIT_S, JITTER, MAX_WAIT_S, PROBE_S, Breaker
+from gateway.meta.circuit_breaker import FAILURES, FIRST_WAIT_S, JITTER, MAX_WAIT_S, PROBE_S, Breaker
 
 NOW = 1_000.0
 

@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
-from gateway.broadcast import AT_ONCE, MOST_WAITING, Broadcast
-from gateway.ids import OperatorId
-from gateway.phone import Phone
+from gateway.common.ids import OperatorId
+from gateway.operators.broadcast import AT_ONCE, MOST_WAITING, Broadcast
+from gateway.operators.phone import Phone
 
 
 class Heard:

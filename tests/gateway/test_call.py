@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.call import _FOREIGN, IGNORED, TRANSITIONS, CallState, InputKind
+from gateway.callflow.call import _FOREIGN, IGNORED, TRANSITIONS, CallState, InputKind
 from policy.facts import Direction
 
 PAIRS = [

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from gateway.cancelling import safely, was_cancelled
+from gateway.common.shielding import safely, was_cancelled
 
 
 async def test_a_task_that_somebody_cancelled_knows_it() -> None:

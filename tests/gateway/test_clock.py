@@ -3,7 +3,7 @@ from email.utils import format_datetime
 
 import pytest
 
-from gateway.clock import Clock, MetaClock, SystemClock, steady_s
+from gateway.common.clock import Clock, MetaClock, SystemClock, steady_s
 from tests.support.fake_clock import START, FakeClock
 
 

@@ -4,10 +4,10 @@ from datetime import timedelta
 
 import pytest
 
-from gateway.contacts import Contacts
-from gateway.errors import StoreDown
-from gateway.ids import UserRef
-from gateway.records import ContactRecord, FactRecord
+from gateway.common.errors import StoreDown
+from gateway.common.ids import UserRef
+from gateway.contacts.directory import Contacts
+from gateway.store.records import ContactRecord, FactRecord
 from policy.contact import EMPTY
 from policy.facts import PermissionGranted, WindowOpened, WindowSource
 from tests.support.fake_clock import START

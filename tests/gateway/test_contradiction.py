@@ -5,12 +5,12 @@ from datetime import timedelta
 import pytest
 from structlog.testing import capture_logs
 
-from gateway import messages as msg
-from gateway.driver import CallDriver
-from gateway.errors import GraphRefused
-from gateway.ids import OperatorId
-from gateway.outcome import EndReason, Result
-from gateway.views import TITLES
+from gateway.callflow.outcome import EndReason, Result
+from gateway.calls.driver import CallDriver
+from gateway.common.errors import GraphRefused
+from gateway.common.ids import OperatorId
+from gateway.wire import messages as msg
+from gateway.wire.views import TITLES
 from policy.decision import Refusal
 from policy.facts import LimitReported, WindowClosed
 from policy.reasons import Reason

@@ -9,13 +9,13 @@ import pytest
 from aiohttp.test_utils import make_mocked_request
 from structlog.testing import capture_logs
 
-from gateway.attempts import Attempts, Source
-from gateway.doorkeeper import PAIR_FAILURES, WIDE_FAILURES, Doorkeeper
-from gateway.ids import OperatorId
-from gateway.metrics import Metrics
-from gateway.openapi import TicketRequest
-from gateway.problem import Problem
-from gateway.tickets import Tickets
+from gateway.common.attempts import Attempts, Source
+from gateway.common.ids import OperatorId
+from gateway.common.metrics import Metrics
+from gateway.http.auth import PAIR_FAILURES, WIDE_FAILURES, Doorkeeper
+from gateway.http.openapi import TicketRequest
+from gateway.http.problems import Problem
+from gateway.softphone.tickets import Tickets
 from tests.support.doors import API_KEY, KEYED, OPERATORS, doors
 from tests.support.world import a_world
 

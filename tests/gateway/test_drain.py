@@ -2,7 +2,7 @@
 
 import asyncio
 
-from gateway.drain import Stop
+from gateway.shutdown import Stop
 
 
 async def test_asked_once_it_waits_asked_again_it_does_not() -> None:

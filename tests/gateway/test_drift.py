@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.drift import drifts
-from gateway.graph_answers import Action as MetasAction
-from gateway.graph_answers import ActionLimit, Permissions, PermissionStatus
+from gateway.contacts.drift import drifts
+from gateway.meta.answers import Action as MetasAction
+from gateway.meta.answers import ActionLimit, Permissions, PermissionStatus
 from policy.contact import ContactState, apply, fold
 from policy.decision import Allow, Refusal
 from policy.facts import Action, Fact, LimitReported, PermissionGranted, PermissionRevoked, ReplySource, UsageReported

@@ -5,11 +5,11 @@ import asyncio
 import pytest
 from structlog.testing import capture_logs
 
-from gateway import messages as msg
-from gateway.call import CallInput, InputKind
-from gateway.driver import CallDriver
-from gateway.ids import OperatorId
-from gateway.outcome import EndReason, Result
+from gateway.callflow.call import CallInput, InputKind
+from gateway.callflow.outcome import EndReason, Result
+from gateway.calls.driver import CallDriver
+from gateway.common.ids import OperatorId
+from gateway.wire import messages as msg
 from media.engine import Tone, WorkerId
 from media.errors import NoWorker, SdpRefused, WorkerGone
 from policy.decision import Refusal

@@ -13,11 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from gateway import embedded
-from gateway.embedded import EmbeddedServer, embedded_postgres
-from gateway.embedded_host import system_user
-from gateway.errors import StoreError
-from gateway.store import PostgresStore
+from gateway.common.errors import StoreError
+from gateway.store import embedded
+from gateway.store.embedded import EmbeddedServer, embedded_postgres, system_user
+from gateway.store.store import PostgresStore
 from tests.support import records as make
 from tests.support.postgres import execute
 from tests.support.records import T0
@@ -28,7 +27,7 @@ pytestmark = pytest.mark.asyncio(loop_factories=["uvloop"])
 CHILD = """
 import asyncio, sys
 from pathlib import Path
-from gateway.embedded import embedded_postgres
+from gateway.store.embedded import embedded_postgres
 async def main():
     async with embedded_postgres(Path(sys.argv[1])) as dsn:
         print(dsn, flush=True)
@@ -99,7 +98,7 @@ def now_is(request: pytest.FixtureRequest, stranger: int) -> int | None:
 
 def start_child(folder: Path) -> "subprocess.Popen[str]":
     """Another gateway process."""
-    root = Path(embedded.__file__).parent.parent
+    root = Path(embedded.__file__).parents[2]
     child = subprocess.Popen(
         [sys.executable, "-c", CHILD, str(folder)],
         stdout=subprocess.PIPE,

@@ -5,9 +5,9 @@ from itertools import pairwise
 
 import pytest
 
-from gateway import endings
-from gateway.event_facts import KnownCall
-from gateway.ids import CallId, MetaCallId
+from gateway.calls import owed_hangups
+from gateway.common.ids import CallId, MetaCallId
+from gateway.contacts.webhook_facts import KnownCall
 from policy.facts import Direction
 from tests.support.fake_graph import refused, unreachable
 from tests.support.world import ANA, NUMBER_ID, WACID, World, a_world
@@ -51,7 +51,7 @@ async def test_it_gives_up_after_hours_and_says_so(capsys: pytest.CaptureFixture
         world.graph.fail("terminate", *[refused("terminate", 190)] * 1_000)
         told: list[str] = []
         keep_trying(world, told=told)
-        await asyncio.sleep(endings.GIVE_UP_S - 200)
+        await asyncio.sleep(owed_hangups.GIVE_UP_S - 200)
         assert (told, unconfirmed(world)) == ([], 1.0)
         await asyncio.sleep(300)
         assert (told, len(world.endings)) == (["done"], 0)

@@ -4,8 +4,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from gateway import errors
-from gateway.errors import (
+from gateway.common import errors
+from gateway.common.errors import (
     GatewayError,
     GraphError,
     GraphRefused,

@@ -5,9 +5,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from gateway import events as ev
-from gateway.event_facts import KnownCall, Said, connected, said_by, unanswered
-from gateway.ids import MetaCallId, PhoneNumberId, UserRef
+from gateway.common.ids import MetaCallId, PhoneNumberId, UserRef
+from gateway.contacts.webhook_facts import KnownCall, Said, connected, said_by, unanswered
+from gateway.meta import events as ev
 from policy.facts import (
     CallConnected,
     CallRejected,

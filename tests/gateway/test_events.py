@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway import events as ev
-from gateway.events import read_delivery
-from gateway.ids import UserRef
+from gateway.common.ids import UserRef
+from gateway.meta import events as ev
+from gateway.meta.events import read_delivery
 from policy.facts import Direction
 
 DATA = Path(__file__).resolve().parent.parent / "data" / "webhooks"

@@ -5,9 +5,9 @@ import inspect
 
 import pytest
 
-from gateway.errors import GraphRefused, GraphUnreachable
-from gateway.graph import Graph, GraphClient
-from gateway.graph_answers import NumberCallingSettings
+from gateway.common.errors import GraphRefused, GraphUnreachable
+from gateway.meta.answers import NumberCallingSettings
+from gateway.meta.graph import Graph, GraphClient
 from policy.number import CallingStatus
 from tests.support.fake_graph import FakeGraph, refused, unreachable
 from tests.support.graph_server import ACCEPT, CALL, EVERY, NUMBER, SDP, USER

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from gateway.errors import GraphRefused, GraphUnreachable
-from gateway.graph import GraphClient
-from gateway.graph_answers import PermissionStatus
-from gateway.ids import PhoneNumberId
+from gateway.common.errors import GraphRefused, GraphUnreachable
+from gateway.common.ids import PhoneNumberId
+from gateway.meta.answers import PermissionStatus
+from gateway.meta.graph import GraphClient
 from policy.number import CallingStatus
 from tests.support.fake_clock import FakeClock
 from tests.support.graph_server import (

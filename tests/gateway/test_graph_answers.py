@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.graph_answers import (
+from gateway.meta.answers import (
     UNLIMITED,
     Action,
     ActionLimit,

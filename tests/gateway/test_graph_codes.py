@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.errors import GraphError, GraphRefused, GraphUnreachable
-from gateway.graph_codes import (
+from gateway.common.errors import GraphError, GraphRefused, GraphUnreachable
+from gateway.meta.error_codes import (
     CODES,
     Answer,
     Who,

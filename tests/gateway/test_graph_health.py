@@ -12,15 +12,15 @@ import orjson
 import pytest
 from aiohttp import web
 
-from gateway.breaker import FAILURES
-from gateway.clock import MetaClock
-from gateway.errors import GraphError, GraphPaused, GraphRefused, GraphUnreachable
-from gateway.graph import GraphClient
-from gateway.graph_http import GraphHttp, Reply, Request
-from gateway.ids import MetaCallId, PhoneNumberId, UserRef
-from gateway.meta_health import MetaHealth
-from gateway.numbers import Number
-from gateway.settings import NumberSettings
+from gateway.common.clock import MetaClock
+from gateway.common.errors import GraphError, GraphPaused, GraphRefused, GraphUnreachable
+from gateway.common.ids import MetaCallId, PhoneNumberId, UserRef
+from gateway.config.settings import NumberSettings
+from gateway.meta.circuit_breaker import FAILURES
+from gateway.meta.graph import GraphClient
+from gateway.meta.graph_http import GraphHttp, Reply, Request
+from gateway.meta.health import MetaHealth
+from gateway.numbers.number import Number
 from policy.pack import load_pack
 from tests.support.fake_clock import START, FakeClock
 

@@ -7,8 +7,8 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from gateway.errors import GraphRefused, GraphUnreachable
-from gateway.graph_http import Retries
+from gateway.common.errors import GraphRefused, GraphUnreachable
+from gateway.meta.graph_http import Retries
 from tests.support.fake_clock import START, FakeClock
 from tests.support.graph_server import (
     ACCEPT,

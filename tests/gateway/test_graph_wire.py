@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Awaitable
 import pytest
 from aiohttp import web
 
-from gateway.errors import GraphError, GraphUnreachable
-from gateway.graph_http import MAX_ANSWER_BYTES
+from gateway.common.errors import GraphError, GraphUnreachable
+from gateway.meta.graph_http import MAX_ANSWER_BYTES
 from tests.support.graph_server import (
     ACCEPT,
     CONNECT,

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from gateway.asking import Asked
-from gateway.call import CallState
-from gateway.driver import CallDriver
-from gateway.ids import MetaCallId, OperatorId
+from gateway.admission.permission_requests import Asked
+from gateway.callflow.call import CallState
+from gateway.calls.driver import CallDriver
+from gateway.common.ids import MetaCallId, OperatorId
 from policy.decision import Allow, Refusal, WarningCode
 from policy.overview import Overview
 from policy.reasons import Reason

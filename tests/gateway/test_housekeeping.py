@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pytest
 
-from gateway.housekeeping import EVENTS_FOR, Housekeeping
+from gateway.store.retention import EVENTS_FOR, Housekeeping
 from tests.support import records as make
 from tests.support.fake_clock import START, FakeClock
 from tests.support.memory_store import MemoryStore

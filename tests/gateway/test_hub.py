@@ -4,14 +4,14 @@ import asyncio
 
 import pytest
 
-from gateway import messages as msg
-from gateway.call import CallInput, InputKind
-from gateway.driver import CallDriver
-from gateway.effects import StopReason
-from gateway.hub import LEAVING_S, RESUME_S
-from gateway.ids import CallId, OperatorId
-from gateway.outcome import EndReason
-from gateway.phone import Phone
+from gateway.callflow.call import CallInput, InputKind
+from gateway.callflow.effects import StopReason
+from gateway.callflow.outcome import EndReason
+from gateway.calls.driver import CallDriver
+from gateway.common.ids import CallId, OperatorId
+from gateway.operators.hub import LEAVING_S, RESUME_S
+from gateway.operators.phone import Phone
+from gateway.wire import messages as msg
 from media.engine import LegId, WorkerId
 from media.errors import SdpRefused
 from tests.support.world import FakeLine, World, a_world

@@ -6,14 +6,14 @@ from datetime import UTC, datetime
 
 import pytest
 
-from gateway import messages as msg
-from gateway.call import CallState
-from gateway.effects import StopReason
-from gateway.hub import Hub
-from gateway.ids import CallId, OperatorId
-from gateway.outcome import EndReason
-from gateway.phone import Phone
-from gateway.routing import FIRST, MOST_CALLS, WIDEN_S
+from gateway.callflow.call import CallState
+from gateway.callflow.effects import StopReason
+from gateway.callflow.outcome import EndReason
+from gateway.common.ids import CallId, OperatorId
+from gateway.operators.hub import Hub
+from gateway.operators.phone import Phone
+from gateway.operators.ring_policy import FIRST, MOST_CALLS, WIDEN_S
+from gateway.wire import messages as msg
 from tests.support.world import FakeLine, World, a_world
 
 ONE, TWO = CallId("1"), CallId("2")

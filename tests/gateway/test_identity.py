@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from gateway.contacts import Contact, Contacts
-from gateway.driver import CallDriver
-from gateway.errors import StoreDown
-from gateway.ids import OperatorId, PhoneNumberId, UserRef
-from gateway.records import ContactRecord, ContactsMerged, FactRecord
+from gateway.calls.driver import CallDriver
+from gateway.common.errors import StoreDown
+from gateway.common.ids import OperatorId, PhoneNumberId, UserRef
+from gateway.contacts.directory import Contact, Contacts
+from gateway.store.records import ContactRecord, ContactsMerged, FactRecord
 from policy.contact import EMPTY, fold, state_from_dict, state_to_dict
 from policy.decision import Allow, Refusal
 from policy.facts import CallConnected, Direction, Fact, PermissionGranted, PermissionRequested, RequestForm

@@ -2,10 +2,10 @@
 
 import pytest
 
-from gateway.driver import CallDriver
-from gateway.errors import StoreDown
-from gateway.events import read_delivery
-from gateway.outcome import EndReason, Result
+from gateway.callflow.outcome import EndReason, Result
+from gateway.calls.driver import CallDriver
+from gateway.common.errors import StoreDown
+from gateway.meta.events import read_delivery
 from policy.decision import Allow
 from policy.facts import RequestForm
 from tests.support.world import ANA, NUMBER_ID, WACID, a_world

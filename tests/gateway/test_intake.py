@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from gateway.errors import SpoolDown, StoreDown, StoreError
-from gateway.ids import PhoneNumberId, UserRef
-from gateway.intake import Intake, Kept
-from gateway.records import Change, ContactRecord
-from gateway.spool import Spool
+from gateway.common.errors import SpoolDown, StoreDown, StoreError
+from gateway.common.ids import PhoneNumberId, UserRef
+from gateway.intake.intake import Intake, Kept
+from gateway.intake.spool import Spool
+from gateway.store.records import Change, ContactRecord
 from tests.support.deliveries import PickyStore, joined, messages
 from tests.support.memory_store import MemoryStore
 from tests.support.world import ANA, NUMBER_ID, World, a_world

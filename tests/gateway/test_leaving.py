@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway import driver as driver_module
-from gateway.call import CallInput, CallState, InputKind, Timeouts, new_call
-from gateway.driver import CallDriver
-from gateway.ids import CallId, MetaCallId, OperatorId
-from gateway.outcome import EndReason, Result
-from gateway.records import CallRecord
-from gateway.step import step
+from gateway.callflow.call import CallInput, CallState, InputKind, Timeouts, new_call
+from gateway.callflow.outcome import EndReason, Result
+from gateway.callflow.step import step
+from gateway.calls import driver as driver_module
+from gateway.calls.driver import CallDriver
+from gateway.common.ids import CallId, MetaCallId, OperatorId
+from gateway.store.records import CallRecord
 from media.engine import LegFailure, LegId, LegStats, WorkerId
 from media.errors import WorkerGone
 from policy.facts import Direction

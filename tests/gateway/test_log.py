@@ -16,8 +16,8 @@ from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.ids import CallId, PhoneNumberId, UserRef
-from gateway.log import (
+from gateway.common.ids import CallId, PhoneNumberId, UserRef
+from gateway.common.log import (
     HIDDEN,
     SDP_HIDDEN,
     configure_logging,

@@ -6,14 +6,14 @@ from datetime import timedelta
 
 import pytest
 
-from gateway.breaker import FAILURES
-from gateway.call import CallInput, CallState, InputKind
-from gateway.driver import CallDriver
-from gateway.errors import GraphError, GraphPaused
-from gateway.ids import OperatorId
-from gateway.meta_health import MetaHealth
-from gateway.outcome import EndReason, Result
-from gateway.performer import END_AGAIN_S
+from gateway.callflow.call import CallInput, CallState, InputKind
+from gateway.callflow.outcome import EndReason, Result
+from gateway.calls.driver import CallDriver
+from gateway.calls.performer import END_AGAIN_S
+from gateway.common.errors import GraphError, GraphPaused
+from gateway.common.ids import OperatorId
+from gateway.meta.circuit_breaker import FAILURES
+from gateway.meta.health import MetaHealth
 from policy.decision import Refusal
 from policy.reasons import Reason
 from tests.gateway.test_api import ASK, CALLS, CONTACT, DIAL, ask, is_problem

@@ -4,8 +4,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from gateway.errors import GraphRefused
-from gateway.meta_facts import told_by
+from gateway.common.errors import GraphRefused
+from gateway.contacts.refusal_facts import told_by
 from policy.contact import ContactState, fold
 from policy.decision import Allow, Refusal
 from policy.facts import (

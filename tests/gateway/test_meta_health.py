@@ -7,12 +7,12 @@ from datetime import timedelta
 import pytest
 from structlog.testing import capture_logs
 
-from gateway.breaker import FAILURES, MAX_WAIT_S
-from gateway.clock import MetaClock
-from gateway.errors import GraphError, GraphPaused
-from gateway.ids import PhoneNumberId
-from gateway.meta_health import TOKEN_PAUSE_S, Area, MetaHealth, Permit, no_pauses
-from gateway.metrics import Metrics
+from gateway.common.clock import MetaClock
+from gateway.common.errors import GraphError, GraphPaused
+from gateway.common.ids import PhoneNumberId
+from gateway.common.metrics import Metrics
+from gateway.meta.circuit_breaker import FAILURES, MAX_WAIT_S
+from gateway.meta.health import TOKEN_PAUSE_S, Area, MetaHealth, Permit, no_pauses
 from policy.reasons import Reason, Remedy
 from tests.support.fake_clock import START, FakeClock
 from tests.support.fake_graph import refused, unreachable

@@ -5,7 +5,7 @@ import time
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from gateway.metrics import LoopLag, Metrics
+from gateway.common.metrics import LoopLag, Metrics
 
 
 def test_two_gateways_in_one_process_do_not_mix() -> None:

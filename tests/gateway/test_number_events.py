@@ -7,8 +7,8 @@ from typing import Any
 import orjson
 import pytest
 
-from gateway import number_events as ne
-from gateway.events import Event, UnknownEvent, read_delivery
+from gateway.meta import number_events as ne
+from gateway.meta.events import Event, UnknownEvent, read_delivery
 from policy.number import Restriction, RestrictionType
 
 PAYLOADS = Path(__file__).parent.parent / "data" / "webhooks"

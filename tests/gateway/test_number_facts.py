@@ -7,12 +7,11 @@ from typing import Any
 import orjson
 import pytest
 
-from gateway import number_facts as nf
-from gateway.graph_answers import NumberCallingSettings, NumberInfo
-from gateway.ids import PhoneNumberId
-from gateway.number_events import NumberEvent, NumberRestricted, NumberSettingsChanged, NumberWarned
-from gateway.number_facts import ByHand, NumberFacts
-from gateway.number_json import FactsError, facts_from_json, facts_to_json
+from gateway.common.ids import PhoneNumberId
+from gateway.meta.answers import NumberCallingSettings, NumberInfo
+from gateway.meta.number_events import NumberEvent, NumberRestricted, NumberSettingsChanged, NumberWarned
+from gateway.numbers import facts as nf
+from gateway.numbers.facts import ByHand, FactsError, NumberFacts, facts_from_json, facts_to_json
 from policy.facts import Direction
 from policy.hours import CallHours, Holiday, Opening
 from policy.number import CallingStatus, NumberState, Restriction, RestrictionType

@@ -11,20 +11,19 @@ import msgspec
 import orjson
 import pytest
 
-from gateway import messages as msg
-from gateway import number_keeper
-from gateway.errors import GraphRefused
-from gateway.events import read_delivery
-from gateway.graph_answers import NumberCallingSettings, NumberInfo
-from gateway.ids import CallId, MetaCallId, OperatorId, PhoneNumberId
-from gateway.number_facts import NumberFacts
-from gateway.number_json import facts_to_json
-from gateway.number_keeper import LOOK_S, NumberKeeper
-from gateway.number_views import number_view, status_view
-from gateway.numbers import Number, Numbers
-from gateway.outcome import Result
-from gateway.records import NumberSaved
-from gateway.settings import NumberSettings
+from gateway.callflow.outcome import Result
+from gateway.common.errors import GraphRefused
+from gateway.common.ids import CallId, MetaCallId, OperatorId, PhoneNumberId
+from gateway.config.settings import NumberSettings
+from gateway.meta.answers import NumberCallingSettings, NumberInfo
+from gateway.meta.events import read_delivery
+from gateway.numbers import monitor
+from gateway.numbers.facts import NumberFacts, facts_to_json
+from gateway.numbers.monitor import LOOK_S, NumberKeeper
+from gateway.numbers.number import Number, Numbers
+from gateway.numbers.views import number_view, status_view
+from gateway.store.records import NumberSaved
+from gateway.wire import messages as msg
 from policy.decision import Refusal
 from policy.facts import Direction
 from policy.number import CallingStatus, Restriction, RestrictionType
@@ -110,7 +109,7 @@ async def test_a_messaging_limit_below_the_rule_refuses_with_figures() -> None:
 
 
 async def test_meta_is_asked_again_until_it_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(number_keeper, "AGAIN_S", (0.01,))
+    monkeypatch.setattr(monitor, "AGAIN_S", (0.01,))
     async with a_world() as world:
         world.graph.fail("settings", unreachable("settings"), unreachable("settings"))
         world.tasks.create_task(world.keeper.run())
@@ -331,7 +330,7 @@ async def test_a_users_call_that_failed_for_payment_tells_it_too() -> None:
 
 
 async def test_while_calls_are_ruled_out_meta_is_asked_from_time_to_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(number_keeper, "DOUBT_S", 0.01)
+    monkeypatch.setattr(monitor, "DOUBT_S", 0.01)
     async with a_world() as world:
         world.graph.number_settings = NumberCallingSettings(calling=CallingStatus.DISABLED)
         world.tasks.create_task(world.keeper.run())
@@ -453,7 +452,7 @@ async def test_who_logs_in_is_shown_what_the_last_look_saw(monkeypatch: pytest.M
         keeper, number = world.keeper, world.number
         assert keeper.status_of(number) == status_view(number, now=world.clock.now())
         await keeper.load()
-        monkeypatch.setattr(number_keeper, "status_view", lambda *_, **__: pytest.fail("it is made anew"))
+        monkeypatch.setattr(monitor, "status_view", lambda *_, **__: pytest.fail("it is made anew"))
         before = keeper.status_of(number)
         assert before.calling == number.state.calling.value
         monkeypatch.undo()
@@ -470,7 +469,7 @@ async def test_many_numbers_are_looked_at_one_after_the_other(monkeypatch: pytes
         looks.setdefault(number.id, []).append(loop.time())
         return status_view(number, now=now)
 
-    monkeypatch.setattr(number_keeper, "status_view", look)
+    monkeypatch.setattr(monitor, "status_view", look)
     pack = load_pack("guide")
     numbers = Numbers(
         Number(

@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 
-from gateway import messages as msg
-from gateway.graph_answers import NumberCallingSettings
-from gateway.ids import OperatorId
-from gateway.number_facts import state_of
-from gateway.number_views import status_view
-from gateway.numbers import Number, by_hand, country_of
-from gateway.settings import NumberSettings
+from gateway.common.ids import OperatorId
+from gateway.config.settings import NumberSettings
+from gateway.meta.answers import NumberCallingSettings
+from gateway.numbers.facts import state_of
+from gateway.numbers.number import Number, by_hand, country_of
+from gateway.numbers.views import status_view
+from gateway.wire import messages as msg
 from policy.decision import Refusal
 from policy.hours import CallHours, Opening
 from policy.number import CallingStatus

@@ -15,14 +15,14 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from rich.console import Console
 
-from gateway import numbers_table
-from gateway.errors import GraphError
-from gateway.number_facts import NumberFacts, Warned, state_of
-from gateway.number_views import number_view
-from gateway.numbers import Number
-from gateway.numbers_table import Report, ask, tables
-from gateway.settings import NumberSettings, Settings
-from gateway.settings_load import load
+from gateway.common.errors import GraphError
+from gateway.config.loading import load
+from gateway.config.settings import NumberSettings, Settings
+from gateway.numbers import report as report_module
+from gateway.numbers.facts import NumberFacts, Warned, state_of
+from gateway.numbers.number import Number
+from gateway.numbers.report import Report, ask, tables
+from gateway.numbers.views import number_view
 from policy.number import CallingStatus, Restriction, RestrictionType
 from policy.pack import load_pack
 from tests.support.doors import API_KEY, doors
@@ -98,7 +98,7 @@ def test_a_number_with_everything_against_it() -> None:
 
 
 def test_hours_and_the_instant_of_the_next_yes() -> None:
-    from gateway.settings_hours import HoursSettings
+    from gateway.config.call_hours import HoursSettings
 
     hours = HoursSettings.model_validate(
         {"timezone": "UTC", "weekly": [{"day": "monday", "opens": "09:00", "closes": "18:00"}]}
@@ -226,7 +226,7 @@ async def test_meta_that_cannot_be_reached_is_not_asked_about_every_number(monke
         asked.append(number.id)
         return unreachable("settings")
 
-    monkeypatch.setattr(numbers_table, "_read", read)
+    monkeypatch.setattr(report_module, "_read", read)
     report = await ask(settings(**many()), FakeClock())
     assert (len(asked), len(report.problems)) == (1, 5)
 
@@ -240,5 +240,5 @@ async def test_something_else_on_the_gateways_port_is_not_believed(monkeypatch: 
     app.router.add_get("/v1/numbers", answer)
     async with TestServer(app, host="127.0.0.1") as server:
         given = settings(GATEWAY_PORT=str(server.port), GATEWAY_API_KEY=API_KEY)
-        assert await numbers_table._ask_gateway(given) is None
-        assert await numbers_table._ask_gateway(settings(GATEWAY_PORT=str(server.port))) is None
+        assert await report_module._ask_gateway(given) is None
+        assert await report_module._ask_gateway(settings(GATEWAY_PORT=str(server.port))) is None

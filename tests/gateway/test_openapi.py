@@ -7,8 +7,8 @@ import msgspec
 import orjson
 import pytest
 
-from gateway import messages as msg
-from gateway.openapi import OPERATIONS, api_document, wire_document
+from gateway.http.openapi import OPERATIONS, api_document, wire_document
+from gateway.wire import messages as msg
 from tests.support.doors import doors
 from tests.support.world import a_world
 

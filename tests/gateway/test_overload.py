@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from gateway.overload import CALM_FOR_S, RETRY_S, Level, Overload, Work
+from gateway.admission.overload import CALM_FOR_S, RETRY_S, Level, Overload, Work
 from policy.reasons import Reason, Remedy
 
 NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)

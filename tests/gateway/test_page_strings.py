@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from gateway import messages
-from gateway.effects import StopReason
-from gateway.outcome import EndReason, Result
+from gateway.callflow.effects import StopReason
+from gateway.callflow.outcome import EndReason, Result
+from gateway.wire import messages
 from policy.decision import WarningCode
 from policy.facts import Direction, RequestForm
 from policy.reasons import Reason, Remedy
 
-STATIC = Path(messages.__file__).parent / "static"
+STATIC = Path(messages.__file__).parents[1] / "softphone" / "page"
 LANGUAGES = ("en", "pt-BR")
 PAGE = (STATIC / "index.html").read_text(encoding="utf-8")
 SCRIPTS = {path.name: path.read_text(encoding="utf-8") for path in sorted(STATIC.glob("*.js"))}

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from gateway.placed_calls import BACK_OFF, PlacedCalls
+from gateway.numbers.placed_calls import BACK_OFF, PlacedCalls
 from tests.support.records import T0, at
 
 DAY_S = 86_400

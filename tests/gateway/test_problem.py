@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import orjson
 import pytest
 
-from gateway.problem import Problem, refused
+from gateway.http.problems import Problem, refused
 from policy.decision import Refusal
 from policy.reasons import Reason, Remedy
 

@@ -7,15 +7,15 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from gateway import messages as msg
-from gateway.contacts import Contact
-from gateway.driver import CallDriver
-from gateway.errors import GraphRefused
-from gateway.graph_answers import Action as MetasAction
-from gateway.graph_answers import ActionLimit, Permissions, PermissionStatus
-from gateway.ids import OperatorId, PhoneNumberId, UserRef
-from gateway.reconcile import PER_SECOND, TooOften
-from gateway.records import ContactRecord, FactRecord
+from gateway.calls.driver import CallDriver
+from gateway.common.errors import GraphRefused
+from gateway.common.ids import OperatorId, PhoneNumberId, UserRef
+from gateway.contacts.directory import Contact
+from gateway.contacts.reconciler import PER_SECOND, TooOften
+from gateway.meta.answers import Action as MetasAction
+from gateway.meta.answers import ActionLimit, Permissions, PermissionStatus
+from gateway.store.records import ContactRecord, FactRecord
+from gateway.wire import messages as msg
 from policy.decision import Allow, Refusal
 from policy.facts import CallConnected, Direction
 from policy.reasons import Reason

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from gateway import endings
-from gateway.ids import CallId, MetaCallId, UserRef
-from gateway.outcome import EndReason, Result
-from gateway.records import CallRecord, EndOwed
-from gateway.recovery import EXPECTED_FOR
+from gateway.callflow.outcome import EndReason, Result
+from gateway.calls import owed_hangups
+from gateway.calls.recovery import EXPECTED_FOR
+from gateway.common.ids import CallId, MetaCallId, UserRef
+from gateway.store.records import CallRecord, EndOwed
 from policy.facts import Direction
 from tests.support import records as make
 from tests.support.fake_clock import START
@@ -227,7 +227,7 @@ async def test_it_is_expected_for_a_while_and_reserves_for_less() -> None:
         await asyncio.sleep(2)
         assert world.number.outgoing.in_use == 0
         assert len(world.endings) == 1
-        await asyncio.sleep(endings.EXPECT_S)
+        await asyncio.sleep(owed_hangups.EXPECT_S)
         assert not len(world.endings)
         assert await world.store.unfinished_calls() == []
 
@@ -292,6 +292,6 @@ async def test_a_thousand_calls_are_ended_within_seconds_some_at_a_time(monkeypa
         assert world.number.incoming.in_use == 1_000
         await until(lambda: not len(world.endings), timeout_s=60, every_s=0.1)
         assert loop.time() - began <= 6
-        assert slow.most == endings.AT_A_TIME
+        assert slow.most == owed_hangups.AT_A_TIME
         assert {sent.args["call"] for sent in world.graph.sent} == {call.meta_call_id for call in calls}
         assert world.number.incoming.in_use == 0

@@ -2,11 +2,11 @@
 
 from typing import Any, cast
 
-from gateway import registry as registry_module
-from gateway.driver import CallDriver
-from gateway.event_facts import KnownCall
-from gateway.ids import CallId, MetaCallId, PhoneNumberId, UserRef
-from gateway.registry import LeftOverCall, Registry, contact_keys
+from gateway.calls import registry as registry_module
+from gateway.calls.driver import CallDriver
+from gateway.calls.registry import LeftOverCall, Registry, contact_keys
+from gateway.common.ids import CallId, MetaCallId, PhoneNumberId, UserRef
+from gateway.contacts.webhook_facts import KnownCall
 from policy.facts import Direction
 from tests.support.world import a_world
 

@@ -5,9 +5,9 @@ import asyncio
 import pytest
 from msgspec.structs import replace
 
-from gateway.contacts import refold
-from gateway.driver import CallDriver
-from gateway.ids import OperatorId
+from gateway.calls.driver import CallDriver
+from gateway.common.ids import OperatorId
+from gateway.contacts.directory import refold
 from media.errors import NoWorker
 from policy.contact import state_from_dict, state_to_dict
 from policy.decision import Refusal

@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
-from gateway.driver import CallDriver
-from gateway.ids import OperatorId
-from gateway.overload import Level, Overload
+from gateway.admission.overload import Level, Overload
+from gateway.calls.driver import CallDriver
+from gateway.common.ids import OperatorId
 from policy.decision import Refusal
 from policy.reasons import Reason
 from tests.support.doors import KEYED, doors

@@ -5,8 +5,8 @@ from itertools import count
 
 import pytest
 
-from gateway.ids import OperatorId
-from gateway.routing import FIRST, has_room, who_rings
+from gateway.common.ids import OperatorId
+from gateway.operators.ring_policy import FIRST, has_room, who_rings
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from gateway.asking import Asked
+from gateway.admission.permission_requests import Asked
 from policy.decision import Allow, Refusal
 from policy.reasons import Reason, Remedy
 from tests.support.fake_clock import START

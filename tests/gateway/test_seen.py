@@ -1,6 +1,6 @@
 """Dedupe keys in memory: the last ones are known, and no more than so many are kept."""
 
-from gateway.seen import Seen
+from gateway.intake.dedupe import Seen
 
 
 def test_the_last_keys_are_known_and_old_ones_go() -> None:

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from gateway.ids import PhoneNumberId
-from gateway.settings import SECRETS, NumberSettings, Settings, TemplateSettings, settings_table
-from gateway.settings_checks import CHECKS
+from gateway.common.ids import PhoneNumberId
+from gateway.config.checks import CHECKS
+from gateway.config.settings import SECRETS, NumberSettings, Settings, TemplateSettings, settings_table
 from policy.pack import PackError, load_pack
 
 GOOD: dict[str, Any] = {
@@ -129,7 +129,7 @@ def test_media_settings_are_handed_over() -> None:
 
 @pytest.mark.parametrize(("address", "bound"), [("198.51.100.9", "198.51.100.9"), (None, "127.0.0.1")])
 def test_auto_is_the_machines_own_address(monkeypatch: pytest.MonkeyPatch, address: str | None, bound: str) -> None:
-    monkeypatch.setattr("gateway.settings_values.primary_address", lambda: address)
+    monkeypatch.setattr("gateway.config.values.primary_address", lambda: address)
     assert settings().media_config().bind_address == bound
     assert any("127.0.0.1" in line for line in settings().warnings()) == (address is None)
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.settings import NumberSettings
-from gateway.settings_load import check
+from gateway.config.loading import check
+from gateway.config.settings import NumberSettings
 from policy.hours import CallHours, Holiday, Opening
 
 HEAD = """

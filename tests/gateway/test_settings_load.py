@@ -4,9 +4,9 @@ from typing import Any
 import orjson
 import pytest
 
-from gateway.errors import SettingsError
-from gateway.settings import SECRETS, Settings
-from gateway.settings_load import Report, check, load
+from gateway.common.errors import SettingsError
+from gateway.config.loading import Report, check, load
+from gateway.config.settings import SECRETS, Settings
 
 ENV = {
     "GATEWAY_APP_SECRET": "app-secret",

@@ -7,7 +7,7 @@ import ifaddr
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from gateway import settings_values as values
+from gateway.config import values
 from policy.pack import PackError
 
 

@@ -6,8 +6,8 @@ import random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.contacts import refold
-from gateway.ids import UserRef
+from gateway.common.ids import UserRef
+from gateway.contacts.directory import refold
 from policy.contact import ContactState, state_from_dict
 from tests.support.memory_store import MemoryStore
 from tests.support.webhook_day import Day, Webhook, deliver_all

@@ -5,7 +5,7 @@ import gc
 
 import pytest
 
-from gateway.slots import Lease, Slots
+from gateway.numbers.slots import Lease, Slots
 from policy.decision import Refusal
 from policy.facts import Direction
 from policy.reasons import Reason, Remedy

@@ -4,11 +4,11 @@ import asyncio
 
 import pytest
 
-from gateway import messages as msg
-from gateway.numbers import Number
-from gateway.settings import NumberSettings
-from gateway.slots import Lease
-from gateway.slots_shown import EVERY_S, SlotsShown
+from gateway.config.settings import NumberSettings
+from gateway.numbers.number import Number
+from gateway.numbers.slots import Lease
+from gateway.operators.slot_feed import EVERY_S, SlotsShown
+from gateway.wire import messages as msg
 from policy.pack import load_pack
 
 ONE, TWO = "200000000000001", "200000000000002"

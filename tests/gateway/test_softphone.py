@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 from aiohttp import WSServerHandshakeError
 
-from gateway import messages as msg
-from gateway import softphone
-from gateway.ids import OperatorId
-from gateway.records import FactRecord
+from gateway.common.ids import OperatorId
+from gateway.softphone import server
+from gateway.store.records import FactRecord
+from gateway.wire import messages as msg
 from tests.support.doors import TO, Doors, doors, gone, talking
 from tests.support.world import NUMBER_ID, FakeLine, a_world
 
@@ -30,7 +30,7 @@ async def test_a_login_is_welcomed_with_what_there_is() -> None:
         _, welcome = await opened.login()
         assert (welcome["operator"], welcome["resumed"], welcome["workers"]) == ("ana", False, [0])
         assert [number["number_id"] for number in welcome["numbers"]] == [NUMBER_ID]
-        assert (welcome["calls"], welcome["heartbeat_s"]) == ([], softphone.HEARTBEAT_S)
+        assert (welcome["calls"], welcome["heartbeat_s"]) == ([], server.HEARTBEAT_S)
 
 
 async def test_the_subprotocol_is_agreed() -> None:
@@ -166,7 +166,7 @@ async def test_bytes_close_the_socket() -> None:
 async def test_more_than_64_kb_closes_the_socket() -> None:
     async with a_world() as world, doors(world) as opened:
         socket, _ = await opened.login(leg=False)
-        await socket.ws.send_str(" " * (softphone.MAX_MESSAGE_BYTES + 1))
+        await socket.ws.send_str(" " * (server.MAX_MESSAGE_BYTES + 1))
         assert await socket.closed() == 1009
         await gone(world)
 
@@ -213,8 +213,8 @@ async def test_a_request_that_waits_for_meta_holds_nothing_up() -> None:
 async def test_a_flood_from_one_softphone_is_read_at_its_pace_and_holds_nobody_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(softphone, "MESSAGES_PER_S", 100.0)
-    monkeypatch.setattr(softphone, "BURST", 10)
+    monkeypatch.setattr(server, "MESSAGES_PER_S", 100.0)
+    monkeypatch.setattr(server, "BURST", 10)
     async with a_world() as world, doors(world) as opened:
         (loud, _), (quiet, _) = await opened.login("ana", leg=False), await opened.login("bia", leg=False)
         loop = asyncio.get_running_loop()
@@ -232,11 +232,11 @@ async def test_too_many_requests_at_once_are_refused() -> None:
         answer = world.graph.hold("request_permission_template")
         sent = [
             await socket.send("ask_permission", number_id=NUMBER_ID, to=f"+55119000000{n}")
-            for n in range(10, 11 + softphone.MAX_IN_HAND)
+            for n in range(10, 11 + server.MAX_IN_HAND)
         ]
         assert (await socket.answer(sent[-1]))["code"] == "unavailable"
         answer.set()
-        assert [(await socket.answer(request_id))["type"] for request_id in sent[:-1]] == ["ok"] * softphone.MAX_IN_HAND
+        assert [(await socket.answer(request_id))["type"] for request_id in sent[:-1]] == ["ok"] * server.MAX_IN_HAND
 
 
 async def test_a_socket_that_closes_does_not_take_its_permission_request_back() -> None:

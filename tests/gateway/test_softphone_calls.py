@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from gateway import messages as msg
-from gateway.ids import OperatorId
-from gateway.outcome import EndReason
+from gateway.callflow.outcome import EndReason
+from gateway.common.ids import OperatorId
+from gateway.wire import messages as msg
 from media.errors import SdpRefused, WorkerGone
 from tests.support.doors import TO, doors, talking
 from tests.support.fake_graph import refused

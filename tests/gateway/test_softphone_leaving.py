@@ -4,10 +4,10 @@ import asyncio
 
 import pytest
 
-from gateway import messages as msg
-from gateway.hub import LEAVING_S, RESUME_S
-from gateway.ids import OperatorId
-from gateway.outcome import EndReason, Result
+from gateway.callflow.outcome import EndReason, Result
+from gateway.common.ids import OperatorId
+from gateway.operators.hub import LEAVING_S, RESUME_S
+from gateway.wire import messages as msg
 from tests.support.doors import doors, gone, talking
 from tests.support.world import a_world
 

@@ -8,8 +8,8 @@ from typing import Any, cast
 import orjson
 from aiohttp import WSMsgType, web
 
-from gateway import messages as msg
-from gateway.softphone_line import ROOM_BYTES, SoftphoneLine
+from gateway.softphone.outbox import ROOM_BYTES, SoftphoneLine
+from gateway.wire import messages as msg
 from tests.support.doors import doors
 from tests.support.waiting import until
 from tests.support.world import a_world

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from gateway.errors import SpoolDown
-from gateway.spool import BATCH, Spool
-from gateway.spool_file import Delivery, SpoolFile
+from gateway.common.errors import SpoolDown
+from gateway.intake.spool import BATCH, Spool
+from gateway.intake.spool_file import Delivery, SpoolFile
 from tests.support.waiting import until
 
 AT = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from gateway import spool_file
-from gateway.errors import SpoolDown
-from gateway.spool_file import FILE, REFUSED_KEPT, RESERVE, Delivery, SpoolFile
+from gateway.common.errors import SpoolDown
+from gateway.intake import spool_file
+from gateway.intake.spool_file import FILE, REFUSED_KEPT, RESERVE, Delivery, SpoolFile
 
 AT = datetime(2026, 11, 22, 12, 0, 0, 123_456, tzinfo=UTC)
 MB = 1_000_000

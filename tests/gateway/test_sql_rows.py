@@ -7,12 +7,12 @@ import orjson
 import pytest
 from msgspec.structs import replace
 
-from gateway.errors import StoreError
-from gateway.ids import MetaCallId
-from gateway.outcome import EndReason, Result
-from gateway.records import CallDeclined, Change, ContactsMerged, EndOwed, NumberSaved
-from gateway.sql import rows
-from gateway.sql.link import PostgresLink
+from gateway.callflow.outcome import EndReason, Result
+from gateway.common.errors import StoreError
+from gateway.common.ids import MetaCallId
+from gateway.store import rows
+from gateway.store.postgres import PostgresLink
+from gateway.store.records import CallDeclined, Change, ContactsMerged, EndOwed, NumberSaved
 from tests.support import records as make
 from tests.support.records import NUMBER, T0, at
 

@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway import effects as fx
-from gateway.call import Call, CallInput, CallState, InputKind, Timeouts, new_call
-from gateway.effects import Effect, StopReason
-from gateway.ids import CallId, MetaCallId, OperatorId
-from gateway.outcome import EndReason, Outcome, Result
-from gateway.step import step
+from gateway.callflow import effects as fx
+from gateway.callflow.call import Call, CallInput, CallState, InputKind, Timeouts, new_call
+from gateway.callflow.effects import Effect, StopReason
+from gateway.callflow.outcome import EndReason, Outcome, Result
+from gateway.callflow.step import step
+from gateway.common.ids import CallId, MetaCallId, OperatorId
 from policy.facts import Direction
 
 TIMEOUTS = Timeouts(prepare_s=10, connect_s=8, ring_s=60, unconfirmed_s=60, ending_s=10)

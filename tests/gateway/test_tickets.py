@@ -2,8 +2,8 @@
 
 import pytest
 
-from gateway.ids import OperatorId
-from gateway.tickets import MAX_OPEN, TICKET_S, Tickets
+from gateway.common.ids import OperatorId
+from gateway.softphone.tickets import MAX_OPEN, TICKET_S, Tickets
 
 ANA = OperatorId("ana")
 KEYS = {"ana": "key-of-ana", "joão": "chave-do-joão"}

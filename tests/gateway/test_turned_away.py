@@ -4,12 +4,12 @@ import asyncio
 
 import pytest
 
-from gateway import turned_away
-from gateway.ids import MetaCallId
-from gateway.outcome import EndReason, Result
-from gateway.overload import Overload
-from gateway.records import DecisionRecord
-from gateway.turned_away import TurnedAway
+from gateway.admission.overload import Overload
+from gateway.callflow.outcome import EndReason, Result
+from gateway.calls import overflow
+from gateway.calls.overflow import TurnedAway
+from gateway.common.ids import MetaCallId
+from gateway.store.records import DecisionRecord
 from tests.support.fake_graph import unreachable
 from tests.support.world import NUMBER_ID, World, a_world
 
@@ -100,7 +100,7 @@ async def test_a_few_are_rejected_at_a_time_a_bounded_number_waits_and_the_rest_
 
 
 async def test_who_has_waited_too_long_is_left_to_ring_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(turned_away, "PATIENCE_S", -1.0)
+    monkeypatch.setattr(overflow, "PATIENCE_S", -1.0)
     async with a_world(incoming_slots=0) as world:
         await world.user_calls("wacid.0")
         await world.until(lambda: left_ringing(world) == 1)
@@ -117,7 +117,7 @@ async def test_a_meta_that_cannot_be_reached_stops_nothing() -> None:
 
 
 async def test_at_the_end_nobody_waits_and_no_task_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(turned_away, "STOP_S", 0.05)
+    monkeypatch.setattr(overflow, "STOP_S", 0.05)
     async with asyncio.TaskGroup() as tasks, a_world(incoming_slots=0) as world:
         turning = TurnedAway(world.admission._services, start=tasks.create_task, at_a_time=1, waiting=5)
         world.admission._turned_away = turning

@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 
-from gateway import unspool
-from gateway.call import CallState
-from gateway.errors import SpoolDown, StoreDown, StoreError
-from gateway.events import Event
-from gateway.intake import Intake
-from gateway.outcome import EndReason, Result
-from gateway.records import CallRecord, Change
-from gateway.spool import Spool
-from gateway.spool_file import Delivery
-from gateway.unspool import Unspool
+from gateway.callflow.call import CallState
+from gateway.callflow.outcome import EndReason, Result
+from gateway.common.errors import SpoolDown, StoreDown, StoreError
+from gateway.intake import replay
+from gateway.intake.intake import Intake
+from gateway.intake.replay import Unspool
+from gateway.intake.spool import Spool
+from gateway.intake.spool_file import Delivery
+from gateway.meta.events import Event
+from gateway.store.records import CallRecord, Change
 from tests.support.deliveries import PickyStore, connect, messages, terminate
 from tests.support.memory_store import MemoryStore
 from tests.support.world import ANA, NUMBER_ID, WACID, World, a_world
@@ -28,8 +28,8 @@ MB = 1_000_000
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(unspool, "AGAIN_S", 0.01)
-    monkeypatch.setattr(unspool, "PROBE_S", 0.05)
+    monkeypatch.setattr(replay, "AGAIN_S", 0.01)
+    monkeypatch.setattr(replay, "PROBE_S", 0.05)
 
 
 def counted(world: World, name: str) -> float:

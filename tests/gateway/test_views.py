@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from gateway import views
-from gateway.call import CallState
-from gateway.ids import UserRef
-from gateway.messages import SlotsView
-from gateway.number_views import number_view
-from gateway.outcome import EndReason, Result
-from gateway.slots import Lease, Slots
+from gateway.callflow.call import CallState
+from gateway.callflow.outcome import EndReason, Result
+from gateway.common.ids import UserRef
+from gateway.numbers.slots import Lease, Slots
+from gateway.numbers.views import number_view
+from gateway.wire import views
+from gateway.wire.messages import SlotsView
 from policy.contact import EMPTY
 from policy.decision import Allow, Refusal, Warning, WarningCode
 from policy.facts import Direction, RequestForm

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway import intake, webhook
+from gateway.intake import intake, webhook
 from tests.support.doors import APP_SECRET, OLD_SECRET, VERIFY_TOKEN, Doors, doors, signature
 from tests.support.world import World, a_world
 

@@ -9,9 +9,9 @@ import pytest
 from msgspec import structs
 from structlog.testing import capture_logs
 
-from gateway.errors import StoreDown, StoreError
-from gateway.records import CallRecord, Change, EventRecord
-from gateway.writer import Writer, WriterLimits
+from gateway.common.errors import StoreDown, StoreError
+from gateway.store.group_commit import Writer, WriterLimits
+from gateway.store.records import CallRecord, Change, EventRecord
 from tests.support import records as make
 
 LIMITS = WriterLimits(

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from gateway.embedded import EmbeddedServer
-from gateway.sql.link import driver
+from gateway.store.embedded import EmbeddedServer
+from gateway.store.postgres import driver
 from loadtest.between_database import between
 from tests.loadtest.helpers import running
 from tests.support.postgres import FAST, execute

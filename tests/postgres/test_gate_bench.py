@@ -12,9 +12,9 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from gateway.bench import BenchConfig, run_bench, user_at
-from gateway.contacts import Contacts
-from gateway.ids import PhoneNumberId
-from gateway.store import PostgresStore
+from gateway.common.ids import PhoneNumberId
+from gateway.contacts.directory import Contacts
+from gateway.store.store import PostgresStore
 from loadtest import gate_bench
 from loadtest.__main__ import app
 

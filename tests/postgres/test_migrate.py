@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from gateway.embedded import EmbeddedServer
-from gateway.errors import StoreDown, StoreError
-from gateway.migrate import Migration, bundled, migrate, parse, pending
-from gateway.outcome import EndReason, Result
+from gateway.callflow.outcome import EndReason, Result
+from gateway.common.errors import StoreDown, StoreError
+from gateway.store.embedded import EmbeddedServer
+from gateway.store.migrations import Migration, bundled, migrate, parse, pending
 from policy.facts import Direction
 from tests.support.postgres import execute, temporary_database
 from tests.support.proxy import proxy_to

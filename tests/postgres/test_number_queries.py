@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.sql import QUERIES
+from gateway.store.queries import QUERIES
 from tests.support.postgres import execute
 
 _MANY_CALLS = """

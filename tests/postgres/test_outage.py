@@ -11,11 +11,11 @@ import pytest
 import pytest_asyncio
 from msgspec import structs
 
-from gateway.embedded import EmbeddedServer, embedded_postgres
-from gateway.errors import StoreDown, StoreError
-from gateway.sql.link import driver, in_our_words
-from gateway.store import PostgresStore, StoreLimits
-from gateway.writer import WriterLimits
+from gateway.common.errors import StoreDown, StoreError
+from gateway.store.embedded import EmbeddedServer, embedded_postgres
+from gateway.store.group_commit import WriterLimits
+from gateway.store.postgres import driver, in_our_words
+from gateway.store.store import PostgresStore, StoreLimits
 from tests.support import records as make
 from tests.support.postgres import execute
 from tests.support.proxy import Proxy, proxy_to

@@ -11,13 +11,13 @@ from typing import Any, cast
 import orjson
 import pytest
 
-from gateway.embedded import EmbeddedServer
-from gateway.errors import StoreError
-from gateway.ids import UserRef
-from gateway.migrate import bundled, migrate
-from gateway.rebuild import Rebuilt, rebuild
-from gateway.sql import QUERIES
-from gateway.store import PostgresStore
+from gateway.common.errors import StoreError
+from gateway.common.ids import UserRef
+from gateway.contacts.refold import Rebuilt, rebuild
+from gateway.store.embedded import EmbeddedServer
+from gateway.store.migrations import bundled, migrate
+from gateway.store.queries import QUERIES
+from gateway.store.store import PostgresStore
 from policy.contact import fold, state_from_dict, state_to_dict
 from policy.facts import CallConnected, CallRejected, Direction, PermissionGranted, fact_to_dict
 from tests.support import records as make

@@ -6,9 +6,9 @@ from typing import cast
 
 import pytest
 
-from gateway.driver import CallDriver
-from gateway.ids import OperatorId, UserRef
-from gateway.store import PostgresStore
+from gateway.calls.driver import CallDriver
+from gateway.common.ids import OperatorId, UserRef
+from gateway.store.store import PostgresStore
 from policy.decision import Allow, Refusal
 from policy.facts import PermissionGranted
 from policy.reasons import Reason

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-from gateway.call import CallInput, CallState, InputKind
-from gateway.driver import CallDriver
-from gateway.ids import CallId, MetaCallId, PhoneNumberId, UserRef
-from gateway.phone import Phone
+from gateway.callflow.call import CallInput, CallState, InputKind
+from gateway.calls.driver import CallDriver
+from gateway.common.ids import CallId, MetaCallId, PhoneNumberId, UserRef
+from gateway.operators.phone import Phone
 from policy.facts import PermissionGranted
 from tests.support.injection import Injector
 from tests.support.world import NUMBER_ID, FakeLine, World

@@ -15,13 +15,13 @@ from typing import Any
 
 import pytest
 
-from gateway.call import CallInput, CallState, InputKind
-from gateway.driver import CallDriver
-from gateway.errors import GraphError
-from gateway.events import read_delivery
-from gateway.graph import GraphClient
-from gateway.ids import MetaCallId
-from gateway.phone import Phone
+from gateway.callflow.call import CallInput, CallState, InputKind
+from gateway.calls.driver import CallDriver
+from gateway.common.errors import GraphError
+from gateway.common.ids import MetaCallId
+from gateway.meta.events import read_delivery
+from gateway.meta.graph import GraphClient
+from gateway.operators.phone import Phone
 from loadtest.meta_sim import MetaSim, SimUser
 from loadtest.sim_config import NumberSpec, Profile, SimConfig, Timers
 from loadtest.sim_errors import GraphError as MetaRefused

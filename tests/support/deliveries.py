@@ -4,8 +4,8 @@ from typing import Any
 
 import orjson
 
-from gateway.errors import StoreError
-from gateway.records import Change, EventRecord
+from gateway.common.errors import StoreError
+from gateway.store.records import Change, EventRecord
 from tests.support.memory_store import MemoryStore
 from tests.support.world import ANA, NUMBER_ID, WACID, World
 

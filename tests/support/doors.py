@@ -10,14 +10,14 @@ import orjson
 from aiohttp import ClientWebSocketResponse, WSMsgType, web
 from aiohttp.test_utils import TestClient, TestServer
 
-from gateway.api import Api
-from gateway.driver import CallDriver
-from gateway.ids import OperatorId
-from gateway.intake import Intake
-from gateway.softphone import Softphones
-from gateway.spool import Spool
-from gateway.tickets import Tickets
-from gateway.webhook import Webhook
+from gateway.calls.driver import CallDriver
+from gateway.common.ids import OperatorId
+from gateway.http.api import Api
+from gateway.intake.intake import Intake
+from gateway.intake.spool import Spool
+from gateway.intake.webhook import Webhook
+from gateway.softphone.server import Softphones
+from gateway.softphone.tickets import Tickets
 from tests.support.world import World
 
 API_KEY = "key-of-the-api"

@@ -6,7 +6,7 @@ START = datetime(2026, 11, 22, 12, 0, 0, tzinfo=UTC)
 
 
 class FakeClock:
-    """`gateway.clock.Clock` for tests."""
+    """`gateway.common.clock.Clock` for tests."""
 
     def __init__(self, start: datetime = START) -> None:
         self.set(start)

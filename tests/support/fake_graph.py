@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gateway.errors import GraphError, GraphRefused, GraphUnreachable
-from gateway.graph_answers import NumberCallingSettings, NumberInfo, Permissions, PermissionStatus
-from gateway.graph_codes import lookup
-from gateway.ids import MetaCallId, PhoneNumberId, UserRef
+from gateway.common.errors import GraphError, GraphRefused, GraphUnreachable
+from gateway.common.ids import MetaCallId, PhoneNumberId, UserRef
+from gateway.meta.answers import NumberCallingSettings, NumberInfo, Permissions, PermissionStatus
+from gateway.meta.error_codes import lookup
 from policy.number import CallingStatus
 
 
@@ -45,7 +45,7 @@ class Sent:
 
 
 class FakeGraph:
-    """`gateway.graph.Graph` in memory: records requests, answers well unless told otherwise.
+    """`gateway.meta.graph.Graph` in memory: records requests, answers well unless told otherwise.
 
     A request is recorded when it is made, before any delay or failure: Meta may have heard it. A method is named
     by its own name in `fail`, `hold` and `ops`.

@@ -11,14 +11,14 @@ from typing import Any
 
 import looptime
 
-from gateway.call import CallInput, CallState, InputKind
-from gateway.driver import CallDriver
-from gateway.errors import GraphError
-from gateway.graph import GraphClient
-from gateway.ids import CallId, UserRef
-from gateway.meta_health import MetaHealth
-from gateway.phone import Phone
-from gateway.records import Change
+from gateway.callflow.call import CallInput, CallState, InputKind
+from gateway.calls.driver import CallDriver
+from gateway.common.errors import GraphError
+from gateway.common.ids import CallId, UserRef
+from gateway.meta.graph import GraphClient
+from gateway.meta.health import MetaHealth
+from gateway.operators.phone import Phone
+from gateway.store.records import Change
 from policy.decision import Refusal
 from policy.pack import load_pack
 from tests.support.fake_clock import START, FakeClock

@@ -15,8 +15,8 @@ from typing import Any
 import aiohttp
 import orjson
 
-from gateway.errors import GraphUnreachable
-from gateway.graph_http import GraphHttp, Reply, Request
+from gateway.common.errors import GraphUnreachable
+from gateway.meta.graph_http import GraphHttp, Reply, Request
 
 Json = dict[str, Any]
 

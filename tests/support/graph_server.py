@@ -8,9 +8,9 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-from gateway.graph import Graph, GraphClient
-from gateway.graph_http import Retries
-from gateway.ids import MetaCallId, PhoneNumberId, UserRef
+from gateway.common.ids import MetaCallId, PhoneNumberId, UserRef
+from gateway.meta.graph import Graph, GraphClient
+from gateway.meta.graph_http import Retries
 from tests.support.fake_clock import FakeClock
 
 NUMBER = PhoneNumberId("200000000000002")

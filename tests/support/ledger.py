@@ -9,7 +9,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from gateway.rebuild import rebuild
+from gateway.contacts.refold import rebuild
 from loadtest.generator import SignedWebhooks
 from loadtest.sim_config import crowd
 from tests.support.postgres import execute

@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 import orjson
 from msgspec.structs import replace
 
-from gateway.errors import StoreDown, StoreError
-from gateway.ids import CallId, MetaCallId, OperatorId, PhoneNumberId, UserRef
-from gateway.outcome import EndReason, Result
-from gateway.records import (
+from gateway.callflow.outcome import EndReason, Result
+from gateway.common.errors import StoreDown, StoreError
+from gateway.common.ids import CallId, MetaCallId, OperatorId, PhoneNumberId, UserRef
+from gateway.store.records import (
     CallDeclined,
     CallRecord,
     Change,
@@ -26,8 +26,8 @@ from gateway.records import (
     NumberSaved,
     TerminateFacts,
 )
-from gateway.sql.rows import json_bytes
-from gateway.store import IDEMPOTENCY_TTL, Replay, ReplayState
+from gateway.store.rows import json_bytes
+from gateway.store.store import IDEMPOTENCY_TTL, Replay, ReplayState
 from policy.facts import Direction
 
 _META_FIELDS = ("meta_status", "meta_start_at", "meta_end_at", "duration_s")
@@ -47,7 +47,7 @@ class _Tables:
 
 
 class MemoryStore:
-    """See `gateway.store.Store`. `fail_with` takes the database away, `heal` brings it back."""
+    """See `gateway.store.store.Store`. `fail_with` takes the database away, `heal` brings it back."""
 
     def __init__(self) -> None:
         self.written: list[tuple[Change, ...]] = []  #: groups in the order in which they became durable

@@ -15,12 +15,12 @@ from typing import Any, Final
 
 import orjson
 
-from gateway.call import CallInput, CallState, InputKind
-from gateway.driver import CallDriver
-from gateway.events import read_delivery
-from gateway.ids import MetaCallId
-from gateway.phone import Phone
-from gateway.records import CallRecord
+from gateway.callflow.call import CallInput, CallState, InputKind
+from gateway.calls.driver import CallDriver
+from gateway.common.ids import MetaCallId
+from gateway.meta.events import read_delivery
+from gateway.operators.phone import Phone
+from gateway.store.records import CallRecord
 from policy.facts import Direction
 from tests.support.fake_graph import unreachable
 from tests.support.memory_store import _Tables

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from gateway.embedded import EmbeddedServer
-from gateway.migrate import migrate
-from gateway.sql.link import driver
+from gateway.store.embedded import EmbeddedServer
+from gateway.store.migrations import migrate
+from gateway.store.postgres import driver
 
 TEMPLATE = "template_migrated"
 #: Nothing here has to survive the machine. (What must survive a killed server does so without fsync.)

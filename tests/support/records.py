@@ -6,8 +6,8 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from gateway.ids import CallId, MetaCallId, PhoneNumberId, UserRef
-from gateway.records import CallRecord, ContactRecord, DecisionRecord, EventRecord, FactRecord, TerminateFacts
+from gateway.common.ids import CallId, MetaCallId, PhoneNumberId, UserRef
+from gateway.store.records import CallRecord, ContactRecord, DecisionRecord, EventRecord, FactRecord, TerminateFacts
 from policy.facts import Direction
 
 NUMBER = PhoneNumberId("100000000000001")

@@ -7,9 +7,9 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from gateway.app import Gateway
-from gateway.drain import Stop
-from gateway.ids import OperatorId
-from gateway.settings_load import load
+from gateway.common.ids import OperatorId
+from gateway.config.loading import load
+from gateway.shutdown import Stop
 from loadtest.meta_sim import MetaSim
 from loadtest.sim_config import SimConfig
 from loadtest.softphone_bot import SoftphoneBot

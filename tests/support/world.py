@@ -9,29 +9,29 @@ from typing import Any
 import msgspec
 import orjson
 
-from gateway import messages as msg
-from gateway.admission import Admission
-from gateway.call import Timeouts
-from gateway.contacts import Contacts
-from gateway.driver import CallDriver
-from gateway.endings import Endings
-from gateway.events import read_delivery
-from gateway.hub import Hub
-from gateway.ids import CallId, MetaCallId, OperatorId, PhoneNumberId, UserRef
-from gateway.inbox import Inbox
-from gateway.meta_health import MetaHealth, no_pauses
-from gateway.metrics import Metrics
-from gateway.number_keeper import NumberKeeper
-from gateway.numbers import Number, Numbers
-from gateway.overload import Overload
-from gateway.phone import Phone
-from gateway.reconcile import Reconciler
-from gateway.records import CallRecord
-from gateway.recovery import LeftOver
-from gateway.registry import Registry
-from gateway.services import Services
-from gateway.settings import NumberSettings
-from gateway.turned_away import TurnedAway
+from gateway.admission.admission import Admission
+from gateway.admission.overload import Overload
+from gateway.callflow.call import Timeouts
+from gateway.calls.context import Services
+from gateway.calls.driver import CallDriver
+from gateway.calls.overflow import TurnedAway
+from gateway.calls.owed_hangups import Endings
+from gateway.calls.recovery import LeftOver
+from gateway.calls.registry import Registry
+from gateway.common.ids import CallId, MetaCallId, OperatorId, PhoneNumberId, UserRef
+from gateway.common.metrics import Metrics
+from gateway.config.settings import NumberSettings
+from gateway.contacts.directory import Contacts
+from gateway.contacts.reconciler import Reconciler
+from gateway.intake.inbox import Inbox
+from gateway.meta.events import read_delivery
+from gateway.meta.health import MetaHealth, no_pauses
+from gateway.numbers.monitor import NumberKeeper
+from gateway.numbers.number import Number, Numbers
+from gateway.operators.hub import Hub
+from gateway.operators.phone import Phone
+from gateway.store.records import CallRecord
+from gateway.wire import messages as msg
 from media.engine import LegConnected, LegFailed, LegId, MediaEvent, WorkerId
 from policy.facts import CallConnected, Direction, PermissionGranted
 from policy.pack import Pack, load_pack

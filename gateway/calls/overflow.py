@@ -1,0 +1,147 @@
+"""Calls that come in when there is no room for them: recorded, rejected at Meta, and forgotten.
+
+Responsible for that being cheap and bounded: such a call gets no driver, no media and no task of its own. A few
+requests reject at a time, a bounded number waits for them; what cannot be rejected in time is left to ring out. Not
+responsible for who is turned away (see `admission`), nor for calls that a rule of their number refuses: they are few,
+and live as a call does until Meta has heard.
+"""
+
+import asyncio
+import uuid
+from collections import deque
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, Final
+
+import structlog
+
+from gateway.callflow.outcome import EndReason, Outcome, Result
+from gateway.calls.context import Services
+from gateway.common.errors import GraphError
+from gateway.common.ids import CallId, MetaCallId, PhoneNumberId
+from gateway.contacts.webhook_facts import KnownCall
+from gateway.meta.events import CallOffered
+from gateway.numbers.number import Number
+from gateway.store.records import CallRecord
+from gateway.wire import views
+from policy.decision import Refusal
+from policy.facts import Direction
+from policy.reasons import Reason
+
+log = structlog.get_logger()
+
+#: Requests to Meta at a time: some 80 rejections a second.
+AT_A_TIME: Final = 16
+#: Calls that may wait for one of these.
+WAITING: Final = 400
+#: A call that has waited so long rings out: its caller has gone, or is about to.
+PATIENCE_S: Final = 10.0
+#: How long the last requests may take when the gateway stops.
+STOP_S: Final = 1.0
+
+#: Why a call is turned away, and the word in its record.
+NO_ROOM: Final = {
+    Reason.NUMBER_BUSY: EndReason.NO_SLOT,
+    Reason.OVERLOADED: EndReason.OVERLOAD,
+    Reason.DRAINING: EndReason.DRAINED,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Waiting:
+    number_id: PhoneNumberId
+    meta_call_id: MetaCallId
+    until: float  #: loop time
+
+
+class TurnedAway:
+    """The calls that are being turned away. `start` runs a task for as long as the gateway lives."""
+
+    def __init__(
+        self,
+        services: Services,
+        *,
+        start: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
+        at_a_time: int = AT_A_TIME,
+        waiting: int = WAITING,
+    ) -> None:
+        self._services = services
+        self._start = start
+        self._at_a_time = at_a_time
+        self._most = waiting
+        self._waiting: deque[_Waiting] = deque()
+        self._workers: set[asyncio.Task[None]] = set()
+        self._closed = False
+
+    def turn_away(self, number: Number, event: CallOffered, refusal: Refusal) -> None:
+        """Keep what became of the call and let Meta know; never suspends."""
+        services, outcome = self._services, _outcome(refusal)
+        services.registry.bury(event.meta_call_id, KnownCall(user=event.user, direction=Direction.USER_INITIATED))
+        services.store.write_soon(self._record(number, event, outcome))
+        services.metrics.calls_ended_total.labels(
+            direction=Direction.USER_INITIATED.value, result=outcome.result.value, reason=outcome.reason.value
+        ).inc()
+        log.info("call_turned_away", number_id=number.id, user=event.user.key, reason=outcome.reason.value)
+        self._reject(number.id, event.meta_call_id)
+
+    def _record(self, number: Number, event: CallOffered, outcome: Outcome) -> CallRecord:
+        now = self._services.clock.now()
+        return CallRecord(
+            call_id=CallId(uuid.uuid4().hex),
+            version=1,
+            phone_number_id=number.id,
+            direction=Direction.USER_INITIATED,
+            state="ended",
+            user=event.user,
+            user_name=event.user_name,
+            created_at=now,
+            ended_at=now,
+            meta_call_id=event.meta_call_id,
+            result=outcome.result,
+            reason=outcome.reason,
+            detail=outcome.detail,
+        )
+
+    # --- telling Meta ------------------------------------------------------------------------------
+
+    def _reject(self, number_id: PhoneNumberId, meta_call_id: MetaCallId) -> None:
+        if self._closed or len(self._waiting) >= self._most:
+            self._leave()
+            return
+        until = asyncio.get_running_loop().time() + PATIENCE_S
+        self._waiting.append(_Waiting(number_id=number_id, meta_call_id=meta_call_id, until=until))
+        if len(self._workers) < self._at_a_time:
+            worker = self._start(self._work())
+            self._workers.add(worker)
+            worker.add_done_callback(self._workers.discard)
+
+    async def _work(self) -> None:
+        """Reject until nobody waits."""
+        while self._waiting:
+            call = self._waiting.popleft()
+            if asyncio.get_running_loop().time() >= call.until:
+                self._leave()
+                continue
+            try:
+                await self._services.graph.reject(call.number_id, call.meta_call_id)
+            except GraphError as error:
+                log.warning("call_end_not_delivered", detail=error.public)
+                self._leave()
+
+    def _leave(self) -> None:
+        self._services.metrics.calls_left_ringing_total.inc()
+
+    async def aclose(self) -> None:
+        """Let the requests that are under way end; whoever still waits is left to ring out."""
+        self._closed = True
+        for _ in range(len(self._waiting)):
+            self._waiting.popleft()
+            self._leave()
+        if self._workers:
+            _, late = await asyncio.wait(self._workers, timeout=STOP_S)
+            for worker in late:
+                worker.cancel()
+
+
+def _outcome(refusal: Refusal) -> Outcome:
+    return Outcome(result=Result.REFUSED, reason=NO_ROOM[refusal.reason], detail=views.TITLES[refusal.reason])

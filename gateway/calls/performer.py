@@ -1,0 +1,203 @@
+"""Performs what a call asks of Meta and of the media engine, and feeds back what came of it.
+
+Responsible for turning effects into requests and every failure into an input. Not responsible for which effects (see
+`step`) nor for when (see `driver`).
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final, Protocol
+
+import structlog
+
+from gateway.callflow import effects as fx
+from gateway.callflow.call import Call, CallInput, InputKind
+from gateway.callflow.effects import Effect
+from gateway.callflow.outcome import EndReason
+from gateway.calls.context import Origin, Services
+from gateway.calls.refusals import take_over
+from gateway.common.errors import GraphError, GraphRefused, GraphUnreachable, StoreError
+from gateway.common.ids import MetaCallId, PhoneNumberId
+from gateway.common.shielding import was_cancelled
+from gateway.meta.error_codes import already_ended
+from gateway.wire import views
+from media.engine import LegId, LegStats, Tone
+from media.errors import MediaError, SdpRefused, WorkerGone
+from policy.request import PlaceCall
+
+log = structlog.get_logger()
+
+#: After a round of telling Meta to end a call that it did not hear; each round retries by itself.
+END_AGAIN_S: Final = 2.0
+
+
+class Subject(Protocol):
+    """The call that is performed for (see `driver.CallDriver`)."""
+
+    @property
+    def call(self) -> Call: ...
+    @property
+    def origin(self) -> Origin: ...
+    @property
+    def meta_leg(self) -> LegId: ...
+    @property
+    def is_over(self) -> bool: ...
+    def feed(self, received: CallInput) -> None: ...
+    def keep_stats(self, stats: LegStats) -> None: ...
+    async def until_kept(self) -> None: ...
+
+
+class Performer:
+    """The hands of one call."""
+
+    def __init__(self, call: Subject, services: Services) -> None:
+        self._call = call
+        self._services = services
+        self._number_id = call.origin.number.id
+        self._media_order = asyncio.Lock()  # media requests of a call happen one after the other, in order
+
+    async def perform(self, effect: Effect) -> None:
+        """Do one effect. Never raises: what a peer did wrong, and a bug of ours, becomes an input of the call."""
+        try:
+            await self._work(effect)
+        except GraphError as error:
+            if isinstance(effect, fx.SendConnect):
+                self._call.origin.number.meta_refused(error, now=self._services.clock.now())
+                await self._contradicted(error)
+            self._call.feed(_graph_failed(error))
+        except MediaError as error:
+            self._call.feed(_media_failed(error))
+        except StoreError as error:
+            self._call.feed(CallInput(kind=InputKind.MEDIA_FAILED, reason=EndReason.STORE_DOWN, detail=error.public))
+        except (Exception, asyncio.CancelledError) as error:
+            if was_cancelled(error):
+                raise
+            log.exception("effect_broken")
+            if isinstance(effect, fx.SendReject | fx.SendTerminate):  # a bug is no reason to leave it ringing
+                self._owe_end(effect.meta_call_id)
+            self._call.feed(CallInput(kind=InputKind.BROKEN))
+
+    async def _contradicted(self, error: GraphError) -> None:
+        """Meta refused what the gate let through: whatever that says of the contact counts from the next dial on."""
+        origin = self._call.origin
+        try:
+            contact = await self._services.contacts.get(origin.number, origin.user)
+        except StoreError as unread:
+            log.warning("refusal_not_kept", code=error.code, detail=unread.public)
+            return
+        take_over(self._services, origin.number, contact, error, PlaceCall())
+
+    def _work(self, effect: Effect) -> Awaitable[None]:
+        match effect:
+            case fx.SendPreAccept() | fx.SendAccept() | fx.SendConnect():
+                return self._ask_meta(effect)
+            case fx.SendReject(meta_call_id=meta_call_id):
+                return self._end_at_meta(self._services.graph.reject, meta_call_id)
+            case fx.SendTerminate(meta_call_id=meta_call_id):
+                return self._end_at_meta(self._services.graph.terminate, meta_call_id)
+            case _:
+                return self._media(effect)
+
+    async def _ask_meta(self, effect: fx.SendPreAccept | fx.SendAccept | fx.SendConnect) -> None:
+        graph, number_id = self._services.graph, self._number_id
+        match effect:
+            case fx.SendPreAccept(meta_call_id=meta_call_id, sdp=sdp):
+                await graph.pre_accept(number_id, meta_call_id, sdp)
+                self._call.feed(CallInput(kind=InputKind.PRE_ACCEPTED))
+            case fx.SendAccept(meta_call_id=meta_call_id, sdp=sdp):
+                await graph.accept(number_id, meta_call_id, sdp, self._call.call.call_id)
+                self._call.feed(CallInput(kind=InputKind.ACCEPTED))
+            case fx.SendConnect(sdp=sdp):
+                meta_call_id = await graph.connect(number_id, self._call.origin.user, sdp, self._call.call.call_id)
+                self._call.origin.number.meta_took()
+                self._call.feed(CallInput(kind=InputKind.CONNECTED, meta_call_id=meta_call_id))
+
+    async def _end_at_meta(
+        self, ask: Callable[[PhoneNumberId, MetaCallId], Awaitable[None]], meta_call_id: MetaCallId
+    ) -> None:
+        """Tell Meta that the call is over; its `terminate` webhook closes the call.
+
+        What Meta does not hear now, or does not want to hear, it is told until it confirms, also after this call.
+        """
+        try:
+            await ask(self._number_id, meta_call_id)
+        except GraphError as error:
+            log.warning("call_end_not_delivered", code=error.code, detail=error.public)
+            self._owe_end(meta_call_id)
+
+    def _owe_end(self, meta_call_id: MetaCallId) -> None:
+        self._services.endings.keep_trying(self._number_id, meta_call_id, self._call.call.call_id, after_s=END_AGAIN_S)
+
+    async def _media(self, effect: Effect) -> None:
+        async with self._media_order:
+            media, worker = self._services.media, self._call.origin.worker
+            match effect:
+                case fx.MakeAnswer(offer=offer) if worker is not None:
+                    sdp = await media.answer_meta(self._call.meta_leg, worker, offer)
+                    self._call.feed(CallInput(kind=InputKind.MEDIA_READY, sdp=sdp))
+                case fx.MakeOffer() if worker is not None:
+                    sdp = await media.offer_meta(self._call.meta_leg, worker)
+                    await self._call.until_kept()
+                    self._call.feed(CallInput(kind=InputKind.MEDIA_READY, sdp=sdp))
+                case fx.ApplyAnswer(sdp=sdp):
+                    await media.accept_meta_answer(self._call.meta_leg, sdp)
+                case fx.PlayRingback():
+                    await self._play_to_operator(Tone.RINGBACK)
+                case fx.Join():
+                    await self._join()
+                case fx.Hold(on=True):
+                    await media.part(self._call.meta_leg)
+                    await media.play(self._call.meta_leg, Tone.HOLD)
+                case fx.Hold(on=False):
+                    await self._join()
+                case fx.CloseMedia():
+                    await self.close_media()
+                case _:
+                    raise WorkerGone("no media worker was free")
+
+    async def _join(self) -> None:
+        """Join the legs; while the operator's is missing (a reload), the user hears hold audio."""
+        media, leg = self._services.media, self._operator_leg()
+        if leg is None:
+            await media.play(self._call.meta_leg, Tone.HOLD)
+            return
+        await media.play(self._call.meta_leg, None)
+        await media.play(leg, None)
+        await media.join(self._call.meta_leg, leg)
+
+    async def _play_to_operator(self, tone: Tone | None) -> None:
+        leg = self._operator_leg()
+        if leg is not None:
+            await self._services.media.play(leg, tone)
+
+    def _operator_leg(self) -> LegId | None:
+        if self._call.call.operator is None or self._call.origin.worker is None:
+            return None
+        return self._services.phones.leg_of(self._call.call.operator, self._call.origin.worker)
+
+    async def close_media(self) -> None:
+        """Close the Meta leg and keep its statistics; a ringback stops with the call."""
+        try:
+            stats = await self._services.media.close(self._call.meta_leg)
+            if stats is not None:
+                self._call.keep_stats(stats)
+            await self._play_to_operator(None)
+        except MediaError as error:  # the worker is gone, and the leg with it
+            log.info("leg_gone", detail=error.reason)
+
+
+def _graph_failed(error: GraphError) -> CallInput:
+    if isinstance(error, GraphUnreachable) and error.op == "connect" and error.maybe_sent:
+        return CallInput(kind=InputKind.CONNECT_UNKNOWN, detail=error.public)
+    if isinstance(error, GraphRefused) and error.op != "connect" and already_ended(error):
+        return CallInput(kind=InputKind.META_CLOSING, detail=error.public)
+    refusal = error.refusal if isinstance(error, GraphRefused) else None
+    detail = f"{error.public} {views.TITLES[refusal.reason]}" if refusal is not None else error.public
+    return CallInput(kind=InputKind.GRAPH_FAILED, detail=detail)
+
+
+def _media_failed(error: MediaError) -> CallInput:
+    if isinstance(error, SdpRefused):
+        return CallInput(kind=InputKind.MEDIA_FAILED, reason=EndReason.SDP_REFUSED, detail=str(error))
+    reason = EndReason.WORKER_DIED if isinstance(error, WorkerGone) else EndReason.MEDIA_FAILED
+    return CallInput(kind=InputKind.MEDIA_FAILED, reason=reason, detail=error.reason)

@@ -1,0 +1,113 @@
+"""Folds all facts of every contact again and compares with the stored snapshots: the proof that snapshot == fold.
+
+Responsible for walking through the database and for correcting what differs. Not responsible for how facts fold (see
+`policy.contact`), nor for showing progress (see `__main__`).
+
+Each page is one read-only transaction that sees contacts and facts at one instant, and facts are written in one
+transaction with their snapshot: so comparing is right also beside a running gateway. Correcting is not, for that
+gateway would write its own state over it: it is refused while another one is connected to the database.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from gateway.common.errors import StoreError
+from gateway.contacts.directory import refold
+from gateway.store import rows
+from gateway.store.migrations import migrate
+from gateway.store.postgres import APPLICATION_NAME, Connection, connect_options, driver, prepare, translated
+from gateway.store.queries import QUERIES
+from gateway.store.records import ContactRecord, FactRecord
+from policy.contact import state_from_dict, state_to_dict
+from policy.facts import FactError
+
+log = structlog.get_logger()
+
+PAGE: Final = 500
+#: A page of contacts with long histories may take its time.
+STATEMENT_S: Final = 60.0
+
+
+@dataclass(slots=True, kw_only=True)
+class Rebuilt:
+    """What was found, and done about it."""
+
+    contacts: int = 0
+    facts: int = 0
+    differing: int = 0  #: snapshots that were not what the facts lead to
+    outdated: int = 0  #: of those, of another version of the program
+    corrected: int = 0
+
+
+async def rebuild(
+    dsn: str,
+    *,
+    check: bool = False,
+    page: int = PAGE,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Rebuilt:
+    """Compare every snapshot with its facts; correct it unless `check`. `progress` gets contacts done and in all.
+
+    Raises: StoreDown, StoreError: also if another gateway uses the database and something would be corrected
+    """
+    with translated():
+        options = connect_options(timeout_s=10.0, statement_timeout_s=STATEMENT_S)
+        connection: Connection = await driver.connect(dsn, target_session_attrs="read-write", **options)
+        try:
+            await prepare(connection)
+            if not check and await connection.fetchval(QUERIES["other_gateways"], APPLICATION_NAME):
+                raise StoreError(
+                    public="A gateway is running on this database: stop it first, or only compare with --check."
+                )
+            await migrate(dsn)
+            return await _walk(connection, check, page, progress)
+        finally:
+            connection.terminate()
+
+
+async def _walk(connection: Connection, check: bool, page: int, progress: Callable[[int, int], None]) -> Rebuilt:
+    found, last = Rebuilt(), ""
+    total = await connection.fetchval(QUERIES["count_contacts"])
+    while True:
+        contacts, facts = await _read(connection, last, page)
+        if not contacts:
+            return found
+        for contact in contacts:
+            await _one(connection, contact, facts[contact.contact_id], found, check)
+        found.contacts += len(contacts)
+        last = contacts[-1].contact_id
+        progress(found.contacts, max(total, found.contacts))
+
+
+async def _read(
+    connection: Connection, after: str, page: int
+) -> tuple[list[ContactRecord], defaultdict[str, list[FactRecord]]]:
+    facts: defaultdict[str, list[FactRecord]] = defaultdict(list)
+    async with connection.transaction(isolation="repeatable_read", readonly=True):
+        contacts = [rows.contact(row) for row in await connection.fetch(QUERIES["contacts_after"], after, page)]
+        ids = [contact.contact_id for contact in contacts]
+        for row in await connection.fetch(QUERIES["facts_of_contacts"], ids):
+            facts[row["contact_id"]].append(rows.fact(row))
+    return contacts, facts
+
+
+async def _one(
+    connection: Connection, contact: ContactRecord, facts: list[FactRecord], found: Rebuilt, check: bool
+) -> None:
+    found.facts += len(facts)
+    folded = refold(facts)
+    try:
+        if state_from_dict(contact.state) == folded:
+            return
+    except FactError:
+        found.outdated += 1
+    found.differing += 1
+    log.warning("snapshot_differs", contact_id=contact.contact_id, facts=len(facts))
+    if not check:
+        new = state_to_dict(folded)
+        if await connection.fetchval(QUERIES["correct_snapshot"], contact.contact_id, contact.state, new):
+            found.corrected += 1

@@ -1,0 +1,366 @@
+"""The operators who are logged in: their warm legs, their status, and who rings for which call.
+
+Responsible for what an operator has and sees. Not responsible for the WebSocket itself (see `softphone`), nor for
+calls (see `driver`): it hands them what operators do and shows operators what calls become.
+
+Nothing that happens for every call looks at every phone or at every call: who is free, which calls have room for one
+more phone, and what rings at a phone are kept as they change.
+"""
+
+import asyncio
+import secrets
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from typing import Final
+
+import structlog
+
+from gateway.callflow.call import CallInput, InputKind
+from gateway.callflow.effects import StopReason
+from gateway.calls.registry import Registry
+from gateway.common.errors import CannotDial
+from gateway.common.ids import CallId, OperatorId
+from gateway.common.metrics import Metrics
+from gateway.operators import ring_policy
+from gateway.operators.broadcast import Broadcast
+from gateway.operators.phone import Line, Phone, Ringing
+from gateway.wire import messages as msg
+from media.engine import LegId, MediaEngine, WorkerId
+from media.errors import MediaError
+
+log = structlog.get_logger()
+
+#: A phone that comes back within this time keeps its call.
+RESUME_S: Final = 15.0
+#: A page that said it goes away is loaded again within this time, or was closed.
+LEAVING_S: Final = 5.0
+
+
+class Hub:
+    """All phones of this gateway. Implements `services.Phones`."""
+
+    def __init__(
+        self,
+        *,
+        media: MediaEngine,
+        registry: Registry,
+        metrics: Metrics,
+        later: Callable[[Iterable[LegId]], None],
+    ) -> None:
+        """`later` closes media legs without anybody waiting for it."""
+        self._media = media
+        self._registry = registry
+        self._metrics = metrics
+        self._close_legs = later
+        self._phones: dict[OperatorId, Phone] = {}
+        self._by_leg: dict[LegId, tuple[Phone, WorkerId]] = {}
+        self._broadcast = Broadcast()
+        self._connected = 0
+        self._free: dict[OperatorId, Phone] = {}  #: who can ring; whose last ring or call is longest ago comes first
+        self._ringing: dict[CallId, Ringing] = {}
+        self._roomy: dict[CallId, Ringing] = {}  #: those with room for who becomes free
+        self.resume_s = RESUME_S
+        self.leaving_s = LEAVING_S
+        self.widen_s = ring_policy.WIDEN_S
+
+    # --- logging in and out ------------------------------------------------------------------------
+
+    def login(self, operator: OperatorId, line: Line) -> Phone:
+        """Open a new phone; an older one of the same operator is put away, its call with it ended."""
+        old = self._phones.get(operator)
+        if old is not None:
+            if old.line is not None:
+                old.line.hang_up(msg.CLOSE_REPLACED)
+            self.logout(old)
+        phone = Phone(operator=operator)
+        self._phones[operator] = phone
+        self._set_line(phone, line)
+        log.info("softphone_login", operator=operator)
+        return phone
+
+    def resume(self, token: str, line: Line) -> Phone | None:
+        """Give a phone its new WebSocket; None if there is no such phone any more."""
+        for phone in self._phones.values():
+            if secrets.compare_digest(phone.resume.encode(), token.encode()):
+                if phone.line is not None:
+                    phone.line.hang_up(msg.CLOSE_REPLACED)
+                if phone.lost is not None:
+                    phone.lost.cancel()
+                    phone.lost = None
+                self._set_line(phone, line)
+                log.info("softphone_resumed", operator=phone.operator)
+                return phone
+        return None
+
+    def page_left(self, phone: Phone) -> None:
+        """The page says that it goes away: loaded anew it is back in a moment, closed it is not."""
+        if phone.line is not None:
+            self._keep(phone, self.leaving_s)
+
+    def line_lost(self, phone: Phone, line: Line) -> None:
+        """The WebSocket is gone: keep the phone for a while, ring it no more."""
+        if phone.line is line:
+            self._keep(phone, self.resume_s)
+
+    def _keep(self, phone: Phone, seconds: float) -> None:
+        self._set_line(phone, None)
+        phone.lost = asyncio.get_running_loop().call_later(seconds, self.logout, phone)
+        log.info("softphone_lost", operator=phone.operator, call_id=phone.call, kept_s=seconds)
+
+    def logout(self, phone: Phone) -> None:
+        """Forget the phone; its call ends. Idempotent."""
+        if self._phones.get(phone.operator) is not phone:
+            return
+        del self._phones[phone.operator]
+        self._set_line(phone, None)
+        if phone.lost is not None:
+            phone.lost.cancel()
+        driver = self._registry.get(phone.call) if phone.call else None
+        if driver is not None:
+            driver.feed(CallInput(kind=InputKind.OPERATOR_GONE, operator=phone.operator))
+        self._drop_legs(phone, tuple(phone.legs))
+        log.info("softphone_logout", operator=phone.operator)
+
+    def close(self) -> None:
+        """Forget every phone; timers stop."""
+        for ringing in self._ringing.values():
+            ringing.widen()  # first, or else the place of each would go to the next
+        for phone in self:
+            self.logout(phone)
+
+    def _set_line(self, phone: Phone, line: Line | None) -> None:
+        self._connected += (line is not None) - (phone.line is not None)
+        self._metrics.softphones_connected.set(self._connected)
+        phone.line = line
+        self._note_free(phone)
+        if line is None:
+            for call_id in tuple(phone.rings):
+                self._stop_at(phone, call_id)
+
+    def is_current(self, phone: Phone, line: Line) -> bool:
+        """Tell whether this WebSocket still speaks for the phone: no other has taken its place."""
+        return self._phones.get(phone.operator) is phone and phone.line is line
+
+    @property
+    def connected(self) -> int:
+        return self._connected
+
+    def phone(self, operator: OperatorId) -> Phone | None:
+        return self._phones.get(operator)
+
+    def ready_phone(self, operator: OperatorId, *, best: WorkerId | None) -> tuple[Phone, WorkerId]:
+        """Return who would dial, and the worker that has the leg for it: the `best` one if it can be.
+
+        Raises: CannotDial.
+        """
+        phone = self.phone(operator)
+        if phone is None or phone.line is None:
+            raise CannotDial("gone", "This operator is not logged in at a softphone.")
+        if phone.call is not None:
+            raise CannotDial("busy", "This operator is in a call already.")
+        # A leg that is about to connect will do: the user's phone has to ring first.
+        workers = [worker for worker, leg in phone.legs.items() if leg in phone.connected] or list(phone.legs)
+        if not workers:
+            raise CannotDial("no_leg", "The softphone has no audio path yet: check the microphone permission.")
+        return phone, best if best in workers else workers[0]
+
+    def __iter__(self) -> Iterator[Phone]:
+        return iter(tuple(self._phones.values()))
+
+    # --- legs --------------------------------------------------------------------------------------
+
+    async def make_leg(self, phone: Phone, worker: WorkerId, offer_sdp: str) -> str:
+        """Return the SDP answer for a new warm leg of this phone; an older one is closed. Raises: MediaError."""
+        self._drop_legs(phone, [worker])
+        leg = LegId(f"{phone.operator}/{worker}/{secrets.token_hex(4)}")
+        phone.legs[worker] = leg
+        self._by_leg[leg] = (phone, worker)
+        try:
+            return await self._media.answer_browser(leg, worker, offer_sdp)
+        except MediaError:
+            if phone.legs.get(worker) == leg:  # a newer one may have taken its place
+                self._drop_legs(phone, [worker])
+            raise
+
+    def leg_connected(self, leg: LegId) -> None:
+        phone, _ = self._by_leg.get(leg, (None, None))
+        if phone is None:
+            return
+        phone.connected.add(leg)
+        self._leg_changed(phone)
+
+    def leg_failed(self, leg: LegId, reason: str) -> None:
+        """A browser's leg died; its page makes a new one, and gets the call back with it."""
+        phone, worker = self._by_leg.get(leg, (None, None))
+        if phone is None or worker is None:
+            return
+        self._drop_legs(phone, [worker])
+        phone.push(msg.LegLost(worker=worker, reason=reason))
+        self._leg_changed(phone)
+
+    def _leg_changed(self, phone: Phone) -> None:
+        driver = self._registry.get(phone.call) if phone.call else None
+        if driver is not None:
+            driver.operator_leg_changed()
+
+    def leg_of(self, operator: OperatorId, worker: WorkerId) -> LegId | None:
+        phone = self._phones.get(operator)
+        leg = phone.legs.get(worker) if phone else None
+        return leg if phone and leg in phone.connected else None
+
+    def _drop_legs(self, phone: Phone, workers: Iterable[WorkerId]) -> None:
+        gone = [leg for worker in workers if (leg := phone.legs.pop(worker, None)) is not None]
+        for leg in gone:
+            self._by_leg.pop(leg, None)
+            phone.connected.discard(leg)
+        if gone:
+            self._close_legs(gone)
+
+    def workers_changed(self) -> None:
+        self.tell(None, msg.WorkersChanged(workers=list(self._media.workers)))
+
+    # --- ringing -----------------------------------------------------------------------------------
+
+    def ring(self, call_id: CallId, view: msg.CallView) -> None:
+        """Ring at the first few, and after `widen_s` at everybody who is free (see `routing`)."""
+        if call_id in self._ringing:
+            return
+        ringing = Ringing(view=view, frame=msg.encode(msg.Incoming(call=view)))
+        ringing.widens = asyncio.get_running_loop().call_later(self.widen_s, self._widen, call_id)
+        self._ringing[call_id] = ringing
+        self._ring_more(call_id, ringing)
+        log.info("phones_rung", call_id=call_id, phones=len(ringing.at))
+
+    def _widen(self, call_id: CallId) -> None:
+        """Ring at everybody who is free, and at who becomes free."""
+        ringing = self._ringing[call_id]
+        before = len(ringing.at)
+        ringing.widen()
+        self._ring_more(call_id, ringing)
+        if len(ringing.at) > before:
+            log.info("phones_rung", call_id=call_id, phones=len(ringing.at))
+
+    def _ring_more(self, call_id: CallId, ringing: Ringing) -> None:
+        """Ring at those whose turn it is, as far as there is room."""
+        chosen = ring_policy.who_rings(
+            self._free.values(), at=ringing.at, declined=ringing.declined, widened=ringing.widens is None
+        )
+        for phone in chosen:
+            self._ring_at(phone, call_id, ringing)
+        self._note_room(call_id, ringing)
+        if chosen:
+            log.debug("operators_rung", call_id=call_id, operators=[phone.operator for phone in chosen])
+
+    def _ring_at(self, phone: Phone, call_id: CallId, ringing: Ringing) -> None:
+        ringing.at[phone.operator] = phone
+        phone.rings[call_id] = ringing
+        self._free.pop(phone.operator, None)
+        if phone.can_ring:
+            self._free[phone.operator] = phone  # at the end: calls at once ring at others
+        phone.send(ringing.frame)
+
+    def _note_room(self, call_id: CallId, ringing: Ringing) -> None:
+        if call_id in self._ringing and ringing.has_room:
+            self._roomy[call_id] = ringing
+        else:
+            self._roomy.pop(call_id, None)
+
+    def _note_free(self, phone: Phone) -> None:
+        """Keep who is free; who has become it rings for the calls that have room."""
+        if not phone.can_ring:
+            self._free.pop(phone.operator, None)
+            return
+        self._free.setdefault(phone.operator, phone)
+        here = (pair for pair in self._roomy.items() if phone.may_ring_for(pair[1]))
+        for call_id, ringing in list(islice(here, ring_policy.MOST_CALLS - len(phone.rings))):
+            self._ring_at(phone, call_id, ringing)
+            self._note_room(call_id, ringing)
+
+    def stop_ringing(
+        self, call_id: CallId, reason: StopReason, *, but: OperatorId | None = None, detail: str | None = None
+    ) -> None:
+        ringing = self._ringing.pop(call_id, None)
+        if ringing is None:
+            return
+        ringing.widen()
+        self._note_room(call_id, ringing)
+        gone = msg.encode(msg.Gone(call_id=call_id, reason=reason.value, detail=detail))
+        for phone in ringing.at.values():
+            if phone.operator != but:
+                phone.send(gone)
+            self._silence(phone, call_id)
+
+    def _stop_at(self, phone: Phone, call_id: CallId) -> None:
+        """Ring here no more; the next in turn gets the place."""
+        ringing = phone.rings[call_id]
+        del ringing.at[phone.operator]
+        self._silence(phone, call_id)
+        if ringing.widens is not None:  # else everybody who is free rings already
+            self._ring_more(call_id, ringing)
+
+    def _silence(self, phone: Phone, call_id: CallId) -> None:
+        """This call rings here no more; one that waited for room at this phone does."""
+        was_full = len(phone.rings) >= ring_policy.MOST_CALLS
+        del phone.rings[call_id]
+        if was_full:
+            self._note_free(phone)
+
+    def decline(self, phone: Phone, call_id: CallId) -> bool:
+        """This operator does not want the call; when nobody is left who might, it ends. False: not ringing here."""
+        ringing = phone.rings.get(call_id)
+        if ringing is None or phone.call == call_id:
+            return False
+        del ringing.at[phone.operator]
+        ringing.declined.add(phone.operator)
+        phone.push(msg.Gone(call_id=call_id, reason=StopReason.DECLINED.value))
+        self._silence(phone, call_id)
+        if not ringing.at:
+            self._widen(call_id)
+        driver = self._registry.get(call_id)
+        if driver is not None and not ringing.at and not any(map(ringing.waits_for, self._phones.values())):
+            driver.feed(CallInput(kind=InputKind.ALL_DECLINED))
+        return True
+
+    def ringing_views(self, phone: Phone) -> list[msg.CallView]:
+        return [ringing.view for ringing in phone.rings.values()]
+
+    # --- calls of a phone --------------------------------------------------------------------------
+
+    def take(self, phone: Phone, call_id: CallId) -> None:
+        """The phone has this call now: nothing else rings here."""
+        phone.call = call_id
+        self._note_free(phone)
+        for other_id in tuple(phone.rings):
+            if other_id != call_id:
+                self._stop_at(phone, other_id)
+                phone.push(msg.Gone(call_id=other_id, reason=StopReason.ANSWERED_ELSEWHERE.value))
+
+    def release(self, operator: OperatorId, call_id: CallId) -> None:
+        phone = self._phones.get(operator)
+        if phone is not None and phone.call == call_id:
+            phone.call = None
+            self._note_free(phone)
+
+    def set_available(self, phone: Phone, available: bool) -> None:
+        phone.available = available
+        self._note_free(phone)
+
+    def show(self, operator: OperatorId, view: msg.CallView) -> None:
+        phone = self._phones.get(operator)
+        if phone is not None:
+            phone.push(msg.CallChanged(call=view))
+
+    def digit(self, call_id: CallId, digit: str) -> None:
+        driver = self._registry.get(call_id)
+        phone = self._phones.get(driver.call.operator) if driver is not None and driver.call.operator else None
+        if phone is not None and phone.call == call_id:
+            phone.push(msg.Digit(call_id=call_id, digit=digit))
+
+    def tell(self, operator: OperatorId | None, notice: msg.Push) -> None:
+        """Push to one operator, or to all."""
+        if operator is not None:
+            phone = self._phones.get(operator)
+            if phone is not None:
+                phone.push(notice)
+            return
+        self._broadcast.send(msg.encode(notice), self._phones.values())

@@ -1,0 +1,77 @@
+"""Hands what the media plane reports to the call or the softphone that it is about.
+
+Not responsible for what they make of it (see `driver`, `hub`).
+"""
+
+import structlog
+
+from gateway.callflow.call import CallInput, InputKind
+from gateway.callflow.outcome import EndReason
+from gateway.calls.driver import CallDriver
+from gateway.calls.registry import Registry
+from gateway.common.ids import CallId
+from gateway.common.metrics import Metrics
+from gateway.operators.hub import Hub
+from gateway.wire import messages as msg
+from media.engine import (
+    DtmfReceived,
+    LegConnected,
+    LegFailed,
+    LegFailure,
+    LegId,
+    MediaEvent,
+    WorkerDown,
+    WorkerUp,
+)
+
+log = structlog.get_logger()
+
+
+class MediaEvents:
+    """Called by the media engine, in the loop."""
+
+    def __init__(self, *, registry: Registry, hub: Hub, metrics: Metrics) -> None:
+        self._registry = registry
+        self._hub = hub
+        self._metrics = metrics
+
+    def take(self, event: MediaEvent) -> None:
+        """Pass one event on. Must not raise."""
+        match event:
+            case LegConnected(leg=leg):
+                self._hub.leg_connected(leg)
+            case LegFailed(leg=leg, reason=reason):
+                driver = self._driver_of(leg)
+                if driver is not None:
+                    driver.feed(_leg_failed(reason))
+                else:
+                    self._hub.leg_failed(leg, reason.value)
+            case DtmfReceived(leg=leg, digit=digit):
+                driver = self._driver_of(leg)
+                if driver is not None:
+                    self._hub.digit(driver.call.call_id, digit)
+            case WorkerDown(worker=worker):
+                self._metrics.media_worker_restarts_total.inc()
+                log.error("media_worker_down", worker=worker)
+                self._hub.tell(None, msg.Notice(level="warning", code="media_worker_restarted"))
+                self._hub.workers_changed()
+            case WorkerUp(worker=worker):
+                log.info("media_worker_up", worker=worker)
+                self._hub.workers_changed()
+
+    def _driver_of(self, leg: LegId) -> CallDriver | None:
+        call_id, _, side = leg.partition("/")
+        return self._registry.get(CallId(call_id)) if side == "meta" else None
+
+
+def _leg_failed(reason: LegFailure) -> CallInput:
+    if reason is LegFailure.CLOSED_BY_PEER:
+        return CallInput(kind=InputKind.META_CLOSING)
+    match reason:
+        case LegFailure.WORKER_DIED:
+            ended = EndReason.WORKER_DIED
+        case LegFailure.MEDIA_TIMEOUT:
+            ended = EndReason.MEDIA_TIMEOUT
+        case _:
+            ended = EndReason.MEDIA_FAILED
+    return CallInput(kind=InputKind.MEDIA_FAILED, reason=ended, detail=reason.value)

@@ -1,0 +1,24 @@
+"""The gateway's SQL: named statements and numbered migrations, read from the files in `sql/`.
+
+Not responsible for running them (see `gateway.store.store`, `gateway.store.migrations`).
+"""
+
+import re
+from collections.abc import Mapping
+from importlib.resources import files
+from typing import Final
+
+_NAME: Final = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
+
+
+def _named(text: str) -> dict[str, str]:
+    """Split a file of statements, each headed by `-- name: x`."""
+    _, *parts = _NAME.split(text)
+    names, statements = parts[::2], parts[1::2]
+    if len(set(names)) != len(names):
+        raise ValueError("two statements share a name")
+    return {name: text.strip() for name, text in zip(names, statements, strict=True)}
+
+
+#: Statements of `queries.sql` by name.
+QUERIES: Final[Mapping[str, str]] = _named(files("gateway.store").joinpath("sql/queries.sql").read_text("utf-8"))
