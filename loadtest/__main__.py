@@ -11,8 +11,8 @@ from typing import Annotated
 
 import typer
 
-from loadtest.sim_config import PEOPLE, Behaviour, NumberSpec, Profile, SimConfig, UserSpec
-from loadtest.sim_sdp import Setup
+from loadtest.simulator.config import PEOPLE, Behaviour, NumberSpec, Profile, SimConfig, UserSpec
+from loadtest.simulator.sdp import Setup
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="markdown")
 
@@ -106,7 +106,7 @@ def demo(
     from rich.console import Console  # these take their time; --help should not
 
     from loadtest.demo import demo as run_demo
-    from loadtest.stack import StackConfig
+    from loadtest.measure.stack import StackConfig
 
     config = StackConfig(port=port, admin_port=admin_port, sim_port=sim_port, data_dir=data_dir)
     raise typer.Exit(asyncio.run(run_demo(config, Console())))
@@ -120,7 +120,7 @@ def gate(
     """Measure what a decision of the gate costs on this machine; exit code 1 if a goal is missed."""
     from rich.console import Console
 
-    from loadtest.gate_bench import BenchFailed, measure, show
+    from loadtest.loads.gate_bench import BenchFailed, measure, show
 
     console = Console()
     try:
@@ -145,8 +145,8 @@ def chaos(
     """
     from rich.console import Console
 
-    from loadtest.chaos import ChaosFailed, Wanted
-    from loadtest.chaos import chaos as run_chaos
+    from loadtest.chaos.rows import ChaosFailed, Wanted
+    from loadtest.chaos.rows import chaos as run_chaos
 
     wanted = Wanted(long=long, seed=seed, rows=tuple(row or ()), out=out)
     try:
@@ -178,13 +178,13 @@ def run(
     import uvloop
     from rich.console import Console
 
-    from loadtest.guard import check_environment
-    from loadtest.loads import short_of_descriptors
-    from loadtest.report import NotWritten
-    from loadtest.run import Order
-    from loadtest.run import run as run_scenarios
-    from loadtest.scenario_file import find
-    from loadtest.scenarios import BadScenario, Scenario
+    from loadtest.common.guard import check_environment
+    from loadtest.loads.job import short_of_descriptors
+    from loadtest.loads.run import Order
+    from loadtest.loads.run import run as run_scenarios
+    from loadtest.loads.scenario_file import find
+    from loadtest.loads.scenarios import BadScenario, Scenario
+    from loadtest.measure.report import NotWritten
 
     mistakes = check_environment(os.environ)
     scenarios: tuple[Scenario, ...] = ()
@@ -225,10 +225,10 @@ def compare(
     import uvloop
     from rich.console import Console
 
-    from loadtest.compare import CONTESTS, Order, peer_names
-    from loadtest.compare import compare as run_comparison
-    from loadtest.guard import check_environment
-    from loadtest.report import NotWritten
+    from loadtest.common.guard import check_environment
+    from loadtest.compare.run import CONTESTS, Order, peer_names
+    from loadtest.compare.run import compare as run_comparison
+    from loadtest.measure.report import NotWritten
 
     chosen = peer_names() if peers is None else [name.strip() for name in peers.split(",")]
     mistakes = check_environment(os.environ)
@@ -259,7 +259,7 @@ def list_scenarios() -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from loadtest.built_in import BUILT_IN
+    from loadtest.loads.built_in import BUILT_IN
 
     table = Table("scenario", "work", "short form", "long form", "thresholds of the long form", show_lines=True)
     for one in BUILT_IN:
@@ -276,10 +276,11 @@ def report(
     """Show the report of an earlier run; exit code as that run's."""
     from rich.console import Console
 
-    from loadtest import compare_page, load_page
-    from loadtest.compare_results import is_comparison, read_comparison
-    from loadtest.report import NotWritten
-    from loadtest.results import BadReport, read_report
+    from loadtest.compare import page as compare_page
+    from loadtest.compare.results import is_comparison, read_comparison
+    from loadtest.loads import page as load_page
+    from loadtest.measure.report import NotWritten
+    from loadtest.measure.results import BadReport, read_report
 
     try:
         if is_comparison(file):
@@ -333,7 +334,7 @@ def _run_until_signal(config: SimConfig) -> None:
 
 
 async def _run(config: SimConfig) -> None:
-    from loadtest.meta_sim import MetaSim  # aiortc takes its time; --help should not
+    from loadtest.simulator.meta_sim import MetaSim  # aiortc takes its time; --help should not
 
     sim = MetaSim(config)
     stop = asyncio.Event()

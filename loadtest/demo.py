@@ -7,8 +7,8 @@ import signal
 from rich.console import Console
 from rich.panel import Panel
 
-from loadtest.guard import inherited_settings
-from loadtest.stack import GatewayDied, PortTaken, Stack, StackConfig
+from loadtest.common.guard import inherited_settings
+from loadtest.measure.stack import GatewayDied, PortTaken, Stack, StackConfig
 
 
 async def demo(config: StackConfig, console: Console) -> int:

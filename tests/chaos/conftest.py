@@ -1,7 +1,7 @@
 """The rows of the reliability table: their size, their seed, their figures.
 
 A row's test is marked `@pytest.mark.row(number, promise)` and takes the fixture `chaos`. Without CHAOS_SCALE it runs
-at size `test`; with CHAOS_OUT each finished row appends one JSON line to that file (see `loadtest.chaos`).
+at size `test`; with CHAOS_OUT each finished row appends one JSON line to that file (see `loadtest.chaos.rows`).
 """
 
 import json

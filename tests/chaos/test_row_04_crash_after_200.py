@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.generator import open_loop
-from loadtest.kills import moments
-from loadtest.stack import Stack
+from loadtest.chaos.kills import moments
+from loadtest.loads.generator import open_loop
+from loadtest.measure.stack import Stack
 from tests.support.chaos import Chaos
 from tests.support.ledger import Ledger, Verdict
 from tests.support.outage import a_gateway, broken, spool_empty

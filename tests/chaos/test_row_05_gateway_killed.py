@@ -15,13 +15,13 @@ from typing import Any
 
 import pytest
 
-from loadtest.measure import total
-from loadtest.meta_sim import SimUser
-from loadtest.signalling_bot import Crew, SignallingBot
-from loadtest.sim_config import Behaviour, Timers, crowd
-from loadtest.sim_state import Call
-from loadtest.softphone_wire import RequestFailed
-from loadtest.stack import Stack, StackConfig, operators
+from loadtest.measure.process import total
+from loadtest.measure.stack import Stack, StackConfig, operators
+from loadtest.operators.signalling_bot import Crew, SignallingBot
+from loadtest.operators.softphone_wire import RequestFailed
+from loadtest.simulator.config import Behaviour, Timers, crowd
+from loadtest.simulator.meta_sim import SimUser
+from loadtest.simulator.state import Call
 from tests.support.chaos import Chaos, Scale
 from tests.support.postgres import execute
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.generator import open_loop, percentile
-from loadtest.signalling_bot import Crew
-from loadtest.sim_config import Behaviour, UserSpec
-from loadtest.sim_payloads import Direction
-from loadtest.sim_state import CallState
-from loadtest.stack import Stack
+from loadtest.loads.generator import open_loop, percentile
+from loadtest.measure.stack import Stack
+from loadtest.operators.signalling_bot import Crew
+from loadtest.simulator.config import Behaviour, UserSpec
+from loadtest.simulator.payloads import Direction
+from loadtest.simulator.state import CallState
 from tests.support.chaos import Chaos
 from tests.support.outage import a_gateway, bring_up, broken, dial, ready, spool_empty, user_calls
 from tests.support.proxy import proxy_to

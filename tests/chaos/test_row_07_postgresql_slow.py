@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.generator import open_loop, percentile
-from loadtest.measure import own_bytes
-from loadtest.stack import Stack
+from loadtest.loads.generator import open_loop, percentile
+from loadtest.measure.process import own_bytes
+from loadtest.measure.stack import Stack
 from tests.support.chaos import Chaos
 from tests.support.outage import a_gateway, as_it_should_be, broken, dial, seconds_until, spool_empty
 from tests.support.proxy import proxy_to

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.generator import open_loop, percentile
-from loadtest.kills import moments
-from loadtest.stack import Stack
+from loadtest.chaos.kills import moments
+from loadtest.loads.generator import open_loop, percentile
+from loadtest.measure.stack import Stack
 from tests.support.chaos import Chaos
 from tests.support.outage import a_gateway, as_it_should_be, broken, seconds_until, spool_empty
 

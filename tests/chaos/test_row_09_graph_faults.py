@@ -15,12 +15,12 @@ from gateway.calls.owed_hangups import Endings
 from gateway.common.ids import UserRef
 from gateway.meta.answers import Json
 from gateway.meta.graph_http import GraphHttp, Repeat, Request
-from loadtest.signalling_bot import Crew, Policy
-from loadtest.sim_config import Behaviour, Timers, crowd
-from loadtest.sim_faults import GraphFaults
-from loadtest.sim_state import CallState as SimState
-from loadtest.sim_state import ViolationKind
-from loadtest.softphone_wire import RequestFailed
+from loadtest.operators.signalling_bot import Crew, Policy
+from loadtest.operators.softphone_wire import RequestFailed
+from loadtest.simulator.config import Behaviour, Timers, crowd
+from loadtest.simulator.faults import GraphFaults
+from loadtest.simulator.state import CallState as SimState
+from loadtest.simulator.state import ViolationKind
 from tests.support.chaos import Chaos
 from tests.support.faulty_day import ANSWER_S, SHARES, FaultyDay, a_day, a_faulty_day, in_virtual_time
 from tests.support.faulty_meta import FaultyHttp, FaultyMeta, Shares

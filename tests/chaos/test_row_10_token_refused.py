@@ -8,7 +8,7 @@ import pytest
 
 from gateway.meta import health
 from gateway.numbers.monitor import NumberKeeper
-from loadtest.sim_faults import Fault, GraphFault
+from loadtest.simulator.faults import Fault, GraphFault
 from tests.support.chaos import Chaos
 from tests.support.faulty_day import FaultyDay, a_faulty_day, in_virtual_time
 from tests.support.faulty_meta import Shares

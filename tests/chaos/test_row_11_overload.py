@@ -11,11 +11,11 @@ from typing import Any, Final
 import aiohttp
 import pytest
 
-from loadtest.generator import NO_ANSWER, Shot, open_loop, percentile
-from loadtest.signalling_bot import Answer, Crew, Policy
-from loadtest.sim_config import Timers, crowd
-from loadtest.sim_errors import NotPossible
-from loadtest.stack import Stack, StackConfig, operators
+from loadtest.loads.generator import NO_ANSWER, Shot, open_loop, percentile
+from loadtest.measure.stack import Stack, StackConfig, operators
+from loadtest.operators.signalling_bot import Answer, Crew, Policy
+from loadtest.simulator.config import Timers, crowd
+from loadtest.simulator.errors import NotPossible
 from tests.support.chaos import Chaos, Scale
 
 PROMISE = "At 3 times its ceiling the gateway keeps what it takes quick, and refuses the rest at once"

@@ -16,9 +16,9 @@ from gateway.callflow.call import CallState
 from gateway.calls.driver import CallDriver
 from gateway.common.clock import MetaClock
 from gateway.common.ids import UserRef
-from loadtest.clock import wall_clock
-from loadtest.signalling_bot import Crew, Policy
-from loadtest.sim_state import CallState as SimState
+from loadtest.common.clock import wall_clock
+from loadtest.operators.signalling_bot import Crew, Policy
+from loadtest.simulator.state import CallState as SimState
 from policy.contact import fold
 from policy.decision import Allow, Decision, Refusal
 from policy.facts import CallConnected, Direction, Fact, PermissionGranted

@@ -11,9 +11,9 @@ from aiohttp import web
 
 from gateway import app as gateway_app
 from gateway.softphone import server
-from loadtest.generator import SignedWebhooks, open_loop, percentile
-from loadtest.sim_config import NumberSpec, SimConfig, UserSpec
-from loadtest.stack import Stack, StackConfig
+from loadtest.loads.generator import SignedWebhooks, open_loop, percentile
+from loadtest.measure.stack import Stack, StackConfig
+from loadtest.simulator.config import NumberSpec, SimConfig, UserSpec
 from tests.support.chaos import Chaos, Scale
 from tests.support.doors import APP_SECRET, doors
 from tests.support.slow_clients import Slow, held_s

@@ -14,8 +14,8 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from loadtest.sim_payloads import signature
-from loadtest.stack import Stack, StackConfig
+from loadtest.measure.stack import Stack, StackConfig
+from loadtest.simulator.payloads import signature
 from tests.support.chaos import Chaos
 
 PROMISE = "413 or 400 for what is too large or too deep, never a 500, and no memory is kept"

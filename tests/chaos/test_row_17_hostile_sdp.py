@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from loadtest.measure import descriptors
+from loadtest.measure.process import descriptors
 from media import negotiation, sdp
 from media.engine import MediaEngine, WorkerPool
 from media.errors import MediaError, SdpRefused

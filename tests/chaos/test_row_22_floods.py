@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from aioice import stun
 
-from loadtest.measure import rss_bytes
+from loadtest.measure.process import rss_bytes
 from media import ice
 from media.engine import WorkerPool
 from media.ice import Address, Budget, Link

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from loadtest.udp_chaos import UdpChaos, UdpFaults, Way, udp_chaos
+from loadtest.net.udp_chaos import UdpChaos, UdpFaults, Way, udp_chaos
 from media.leg import MediaLeg
 from media.model import LegConnected, LegFailed, LegFailure, LegId, MediaEvent
 from tests.loopback.peers import CONFIG, Peer, Stage, until

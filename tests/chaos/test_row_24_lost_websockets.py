@@ -19,7 +19,7 @@ from gateway.common.ids import OperatorId
 from gateway.operators.hub import LEAVING_S, RESUME_S, Hub
 from gateway.operators.phone import Phone
 from gateway.wire import messages as msg
-from loadtest.tcp_chaos import TcpChaos
+from loadtest.net.tcp_chaos import TcpChaos
 from tests.support.chaos import Chaos, Scale, scale_from
 from tests.support.doors import Doors, SocketClient, doors
 from tests.support.running import running

@@ -29,9 +29,9 @@ from gateway.common import log as gateway_log
 from gateway.common.log import configure_logging
 from gateway.http.api import Api
 from gateway.softphone.server import Softphones
-from loadtest.sim_payloads import signature
-from loadtest.sim_sdp import MetaMedia, write_offer
-from loadtest.stack import free_port
+from loadtest.measure.stack import free_port
+from loadtest.simulator.payloads import signature
+from loadtest.simulator.sdp import MetaMedia, write_offer
 from tests.support.chaos import Chaos, Scale
 from tests.support.doors import KEYED, doors
 from tests.support.world import NUMBER_ID, a_world

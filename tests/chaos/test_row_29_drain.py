@@ -10,10 +10,10 @@ from typing import Any
 import aiohttp
 import pytest
 
-from loadtest.signalling_bot import Crew
-from loadtest.sim_config import UserSpec
-from loadtest.sim_state import Call, CallState, EndReason
-from loadtest.stack import Stack, StackConfig, operators
+from loadtest.measure.stack import Stack, StackConfig, operators
+from loadtest.operators.signalling_bot import Crew
+from loadtest.simulator.config import UserSpec
+from loadtest.simulator.state import Call, CallState, EndReason
 from tests.support.chaos import Chaos
 from tests.support.waiting import until
 

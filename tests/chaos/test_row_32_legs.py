@@ -9,7 +9,7 @@ from statistics import linear_regression
 
 import pytest
 
-from loadtest.measure import descriptors, rss_bytes
+from loadtest.measure.process import descriptors, rss_bytes
 from media.engine import WorkerPool
 from media.leg import MediaLeg
 from media.model import LegConnected, LegId, MediaEvent

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.measure import total
-from loadtest.signalling_bot import Crew, Policy
-from loadtest.sim_config import NumberSpec, Profile, Timers
-from loadtest.soak import Sample, Soak, bytes_per_call, look, soak, soak_users
-from loadtest.stack import Stack, StackConfig, operators
+from loadtest.loads.soak import Sample, Soak, bytes_per_call, look, soak, soak_users
+from loadtest.measure.process import total
+from loadtest.measure.stack import Stack, StackConfig, operators
+from loadtest.operators.signalling_bot import Crew, Policy
+from loadtest.simulator.config import NumberSpec, Profile, Timers
 from tests.support.chaos import Chaos
 from tests.support.postgres import execute
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.generator import open_loop
+from loadtest.loads.generator import open_loop
 from tests.support.chaos import Chaos
 from tests.support.outage import a_gateway, as_it_should_be, broken, ready, seconds_until, spool_empty
 from tests.support.proxy import proxy_to

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from playwright.async_api import Page, expect
 
-from loadtest.sim_state import Call
+from loadtest.simulator.state import Call
 from tests.support.browser import chromium, listen, log_in
 from tests.support.running import KEYS, Running, running
 from tests.support.waiting import until

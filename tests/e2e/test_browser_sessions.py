@@ -10,8 +10,8 @@ from playwright.async_api import BrowserContext, Page, expect
 
 from gateway.common.ids import OperatorId
 from gateway.operators.hub import LEAVING_S, RESUME_S
-from loadtest.sim_state import Call
-from loadtest.tcp_chaos import TcpChaos
+from loadtest.net.tcp_chaos import TcpChaos
+from loadtest.simulator.state import Call
 from tests.support.browser import chromium, listen, log_in
 from tests.support.running import KEYS, Running, running
 from tests.support.waiting import until

@@ -9,9 +9,9 @@ import aiohttp
 import orjson
 import pytest
 
-from loadtest.sim_faults import read_graph_fault
-from loadtest.sim_state import Call
-from loadtest.softphone_bot import RequestFailed, SoftphoneBot
+from loadtest.operators.softphone_bot import RequestFailed, SoftphoneBot
+from loadtest.simulator.faults import read_graph_fault
+from loadtest.simulator.state import Call
 from media.engine import WorkerPool
 from tests.support.running import Running, running
 from tests.support.waiting import until

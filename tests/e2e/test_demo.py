@@ -14,7 +14,7 @@ import aiohttp
 import psutil
 import pytest
 
-from loadtest.softphone_bot import SoftphoneBot
+from loadtest.operators.softphone_bot import SoftphoneBot
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 

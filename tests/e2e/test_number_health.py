@@ -8,8 +8,8 @@ import pytest
 from playwright.async_api import expect
 
 from gateway.numbers.report import ask
-from loadtest.sim_faults import read_graph_fault
-from loadtest.softphone_bot import RequestFailed, SoftphoneBot
+from loadtest.operators.softphone_bot import RequestFailed, SoftphoneBot
+from loadtest.simulator.faults import read_graph_fault
 from tests.support.browser import chromium, log_in
 from tests.support.running import API_KEY, KEYS, Running, running
 from tests.support.waiting import until

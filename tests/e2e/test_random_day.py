@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import structlog
 
-from loadtest.sim_config import Profile
+from loadtest.simulator.config import Profile
 from policy.pack import Pack, load_pack
 from tests.support.day import Days, days
 

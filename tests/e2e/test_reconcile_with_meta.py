@@ -5,8 +5,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from loadtest.sim_faults import read_graph_fault
-from loadtest.sim_rules import Contact
+from loadtest.simulator.faults import read_graph_fault
+from loadtest.simulator.rules import Contact
 from tests.support.running import API_KEY, Running, running
 from tests.support.waiting import until
 

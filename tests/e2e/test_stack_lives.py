@@ -5,13 +5,13 @@ import os
 import psutil
 import pytest
 
-from loadtest.kills import kill_rounds
-from loadtest.measure import total
-from loadtest.signalling_bot import Crew, Policy
-from loadtest.sim_config import Behaviour, Timers, crowd
-from loadtest.sim_state import CallState
-from loadtest.soak import look
-from loadtest.stack import Stack, StackConfig, operators
+from loadtest.chaos.kills import kill_rounds
+from loadtest.loads.soak import look
+from loadtest.measure.process import total
+from loadtest.measure.stack import Stack, StackConfig, operators
+from loadtest.operators.signalling_bot import Crew, Policy
+from loadtest.simulator.config import Behaviour, Timers, crowd
+from loadtest.simulator.state import CallState
 from tests.support.waiting import until
 
 # The gateway is a process of its own: the loop of the test does not matter to it.

@@ -15,14 +15,14 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
-from loadtest.browser_peer import BrowserPeer
-from loadtest.clock import wall_clock
-from loadtest.dtls_leg import DtlsLeg, DtlsRole
-from loadtest.full_ice import FullIce
-from loadtest.meta_sim import MetaSim
-from loadtest.rtp import Payloads, parse_rtp
-from loadtest.sim_config import SimConfig, Timers, UserSpec
-from loadtest.voice import Ear, Talker
+from loadtest.common.clock import wall_clock
+from loadtest.simulator.config import SimConfig, Timers, UserSpec
+from loadtest.simulator.meta_sim import MetaSim
+from loadtest.webrtc.browser_peer import BrowserPeer
+from loadtest.webrtc.dtls_leg import DtlsLeg, DtlsRole
+from loadtest.webrtc.full_ice import FullIce
+from loadtest.webrtc.rtp import Payloads, parse_rtp
+from loadtest.webrtc.voice import Ear, Talker
 
 ANA = "5511900000001"
 NUMBER = "200000000000002"

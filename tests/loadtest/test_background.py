@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from loadtest.background import Background
+from loadtest.common.background import Background
 
 
 async def test_a_failing_task_leaves_the_others_alone(caplog: pytest.LogCaptureFixture) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from gateway.store.embedded import EmbeddedServer
 from gateway.store.postgres import driver
-from loadtest.between_database import between
+from loadtest.measure.between_database import between
 from tests.loadtest.helpers import running
 from tests.support.postgres import FAST, execute
 from tests.support.waiting import until

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from loadtest.chaos import ChaosFailed, Wanted, chaos
+from loadtest.chaos.rows import ChaosFailed, Wanted, chaos
 from tests.support.waiting import until
 
 CONFTEST = Path(__file__).resolve().parents[1] / "chaos" / "conftest.py"

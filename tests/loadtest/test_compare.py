@@ -15,13 +15,13 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 import loadtest
-from loadtest import compare
 from loadtest.__main__ import app
-from loadtest.compare import Order, why
-from loadtest.compare_contest import Contest, NotInstalled, PeerFailed, Tell
-from loadtest.compare_results import Part, Row
-from loadtest.measure import Cores
-from loadtest.results import Check
+from loadtest.compare import run
+from loadtest.compare.contest import Contest, NotInstalled, PeerFailed, Tell
+from loadtest.compare.results import Part, Row
+from loadtest.compare.run import Order, why
+from loadtest.measure.process import Cores
+from loadtest.measure.results import Check
 from tests.support.waiting import until
 
 RUN = CliRunner()
@@ -40,7 +40,7 @@ class Fake:
             round=self.round,
             checks=lambda part: [Check(name="x", found="", wanted="", kept=bool(part.rows))],
         )
-        monkeypatch.setattr(compare, "CONTESTS", {"fake": contest})
+        monkeypatch.setattr(run, "CONTESTS", {"fake": contest})
 
     async def prepare(self, name: str, tell: Tell) -> None:
         if isinstance(self.does.get(name), NotInstalled):
@@ -58,7 +58,7 @@ class Fake:
         order = Order(
             contests=("fake",), peers=frozenset("abc"), rounds=3, seed=10, out=self.out, command="compare fake"
         )
-        code = await compare.compare(order, Console(file=said, width=200))
+        code = await run.compare(order, Console(file=said, width=200))
         report: dict[str, Any] = json.loads((self.out / "compare.json").read_text(encoding="utf-8"))
         return code, report, said.getvalue()
 

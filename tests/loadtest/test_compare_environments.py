@@ -8,9 +8,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from loadtest import compare_environments
-from loadtest.compare_contest import NotInstalled
-from loadtest.compare_environments import interpreter
+from loadtest.compare import environments
+from loadtest.compare.contest import NotInstalled
+from loadtest.compare.environments import interpreter
 
 # Each environment takes seconds, whatever the loop.
 pytestmark = pytest.mark.asyncio(loop_factories=["uvloop"])
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.asyncio(loop_factories=["uvloop"])
 def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A cache folder, and a place for requirements."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(compare_environments, "PEERS", tmp_path)
+    monkeypatch.setattr(environments, "PEERS", tmp_path)
     return tmp_path / "cache" / "whatsapp-call-gateway" / "peers"
 
 
@@ -65,5 +65,5 @@ async def test_whoever_stops_an_installation_leaves_nothing_running(tmp_path: Pa
     text = f"import os, time; open({str(pid_file)!r}, 'w').write(str(os.getpid())); time.sleep(60)"
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(1.5):
-            await compare_environments.run_command(sys.executable, "-c", text, tell=lambda line: None)
+            await environments.run_command(sys.executable, "-c", text, tell=lambda line: None)
     assert not psutil.pid_exists(int(pid_file.read_text()))

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from loadtest import compare_peers
-from loadtest.compare_contest import PeerFailed
-from loadtest.compare_peers import PEERS_OF_CALLS, Peer, running
-from loadtest.measure import Cores
-from loadtest.sim_config import crowd
+from loadtest.compare import peers
+from loadtest.compare.contest import PeerFailed
+from loadtest.compare.peers import PEERS_OF_CALLS, Peer, running
+from loadtest.measure.process import Cores
+from loadtest.simulator.config import crowd
 
 ANYWHERE = Cores(generator=frozenset(), gateway=frozenset())
 SMALL = {"users": crowd(3), "silent": True}
@@ -17,7 +17,7 @@ SMALL = {"users": crowd(3), "silent": True}
 
 def script(monkeypatch: pytest.MonkeyPatch, folder: Path, text: str) -> Peer:
     """Return a peer whose program is this text."""
-    monkeypatch.setattr(compare_peers, "PEERS", folder)
+    monkeypatch.setattr(peers, "PEERS", folder)
     (folder / "own.py").write_text(text, encoding="utf-8")
     return Peer(name="own", what="", script="own.py")
 
@@ -34,7 +34,7 @@ async def test_a_peer_that_ends_at_once_is_said_with_its_last_words(
 async def test_a_peer_that_never_serves_is_not_waited_for_for_ever(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(compare_peers, "_START_S", 0.5)
+    monkeypatch.setattr(peers, "_START_S", 0.5)
     peer = script(monkeypatch, tmp_path, "import time; print('waiting', flush=True); time.sleep(60)")
     with pytest.raises(PeerFailed, match=r"not ready within 0 s\n  waiting"):
         async with running(peer, ANYWHERE, SMALL):

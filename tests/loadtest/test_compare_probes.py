@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from loadtest import compare_probes
-from loadtest.compare_desk import desk
-from loadtest.compare_peers import PEERS_OF_CALLS, Peer, Target
-from loadtest.compare_probes import PROBES, WORLD, probe, probe_target
-from loadtest.compare_results import Score
-from loadtest.measure import Cores
+from loadtest.compare import probes
+from loadtest.compare.desk import desk
+from loadtest.compare.peers import PEERS_OF_CALLS, Peer, Target
+from loadtest.compare.probes import PROBES, WORLD, probe, probe_target
+from loadtest.compare.results import Score
+from loadtest.measure.process import Cores
 from tests.loadtest.helpers import answer_sdp
 from tests.support.webhook_peer import Flaw, webhook_peer
 
@@ -47,7 +47,7 @@ def _short(monkeypatch: pytest.MonkeyPatch) -> None:
         ("_COMPENSATED_S", 1.0),
         ("_LET_GO_S", 0.5),
     ):
-        monkeypatch.setattr(compare_probes, name, seconds)
+        monkeypatch.setattr(probes, name, seconds)
 
 
 async def scored(flaw: Flaw | None) -> Score:
@@ -78,7 +78,7 @@ async def test_who_does_one_thing_wrong_fails_that_probe_and_no_other(flaw: Flaw
 
 async def test_who_answers_no_more_calls_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     later = tuple(one for one in PROBES if one.name.startswith(("a status", "terminate while")))
-    monkeypatch.setattr(compare_probes, "PROBES", later)
+    monkeypatch.setattr(probes, "PROBES", later)
     status, meanwhile = (await scored(Flaw.STOPS_ANSWERING)).probed
     assert status.passed
     assert (meanwhile.passed, meanwhile.observed) == (False, "the call was never accepted")
@@ -96,7 +96,7 @@ def instead(monkeypatch: pytest.MonkeyPatch, *peers: tuple[str, Flaw | None]) ->
         async with webhook_peer(*left.pop(0), **world) as target:
             yield target
 
-    monkeypatch.setattr(compare_probes, "running", running)
+    monkeypatch.setattr(probes, "running", running)
     return left
 
 

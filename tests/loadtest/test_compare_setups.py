@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from loadtest import compare_setups
-from loadtest.compare_desk import Desk, desk
-from loadtest.compare_peers import PEERS_OF_CALLS, Target, running
-from loadtest.compare_results import Row
-from loadtest.compare_setups import SETUPS, WORLD, Offered, Rate, offer
-from loadtest.measure import Cores
-from loadtest.sim_config import Limits, crowd
-from loadtest.sim_faults import Fault, GraphFault
+from loadtest.compare import setups
+from loadtest.compare.desk import Desk, desk
+from loadtest.compare.peers import PEERS_OF_CALLS, Target, running
+from loadtest.compare.results import Row
+from loadtest.compare.setups import SETUPS, WORLD, Offered, Rate, offer
+from loadtest.measure.process import Cores
+from loadtest.simulator.config import Limits, crowd
+from loadtest.simulator.faults import Fault, GraphFault
 from tests.loadtest.helpers import answer_sdp
 from tests.support.webhook_peer import Flaw, webhook_peer
 
@@ -60,7 +60,7 @@ async def test_an_ack_that_waits_for_graph_is_seen() -> None:
 
 @pytest.mark.usefixtures("no_process")
 async def test_calls_that_are_not_answered_are_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compare_setups, "_PATIENCE_S", 0.1)
+    monkeypatch.setattr(setups, "_PATIENCE_S", 0.1)
     found = await offered(sdp="no SDP", count=3)
     assert (found.lost, found.held, found.accepts) == (3, False, {})
     assert "accept_p50_ms" not in found.figures()
@@ -103,9 +103,9 @@ async def ramp(
         found.cpu_ms, found.all_cpu_ms = rate.per_s, 1.0
         return found
 
-    monkeypatch.setattr(compare_setups, "offer", offer)
+    monkeypatch.setattr(setups, "offer", offer)
     async with webhook_peer(answer_sdp(), None, **SMALL) as target, desk(target) as at:
-        figures, remark = await compare_setups._ramp(at, promised, 0.0, 1, lambda what: None)
+        figures, remark = await setups._ramp(at, promised, 0.0, 1, lambda what: None)
     held = figures.get("held_per_s", 0.0)
     assert figures.get("busy_cpu_ms", 0.0) == held  # what it costs at the rate that was held
     return held, remark, rates
@@ -143,12 +143,10 @@ async def test_the_floor_answers_as_a_process_of_its_own() -> None:
 
 
 async def test_a_round_fills_in_the_figures_of_every_column_but_those_of_media(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        compare_setups, "_SILENT", replace(compare_setups._SILENT, common=Rate(per_s=40, count=5, talk_s=0))
-    )
+    monkeypatch.setattr(setups, "_SILENT", replace(setups._SILENT, common=Rate(per_s=40, count=5, talk_s=0)))
     sizes = {"_WARM_UP_S": 0.1, "_STEPS": 1, "_STEP_S": 0.01, "_STEP_CALLS": 5, "_HELD_MS": 5_000}
     for name, size in sizes.items():
-        monkeypatch.setattr(compare_setups, name, size)
+        monkeypatch.setattr(setups, name, size)
     told: list[str] = []
     row = Row(name=FLOOR.name, what="")
     await SETUPS.round(FLOOR.name, row, ANYWHERE, 1, told.append)
@@ -165,11 +163,11 @@ async def test_what_others_did_meanwhile_is_said(monkeypatch: pytest.MonkeyPatch
         found.cpu_ms = found.all_cpu_ms = 1.0
         return found
 
-    monkeypatch.setattr(compare_setups, "offer", offer)
-    monkeypatch.setattr(compare_setups, "_STEPS", 0)
+    monkeypatch.setattr(setups, "offer", offer)
+    monkeypatch.setattr(setups, "_STEPS", 0)
     row = Row(name="x", what="", rounds=[{}])
     async with webhook_peer(answer_sdp(), None, **SMALL) as target, desk(target) as at:
-        await compare_setups._measure(at, compare_setups._SILENT, row, 1, lambda what: None)
+        await setups._measure(at, setups._SILENT, row, 1, lambda what: None)
     assert any(remark.startswith("disturbed") for remark in row.remarks) is said
 
 

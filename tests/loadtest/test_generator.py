@@ -6,11 +6,11 @@ from itertools import pairwise
 
 import pytest
 
-from loadtest.generator import NO_ANSWER, Shot, SignedWebhooks, arrivals, open_loop, percentile
-from loadtest.guard import NotLoopback
-from loadtest.sim_config import NumberSpec, UserSpec, crowd
-from loadtest.sim_payloads import Direction, signature
-from loadtest.stack import free_port
+from loadtest.common.guard import NotLoopback
+from loadtest.loads.generator import NO_ANSWER, Shot, SignedWebhooks, arrivals, open_loop, percentile
+from loadtest.measure.stack import free_port
+from loadtest.simulator.config import NumberSpec, UserSpec, crowd
+from loadtest.simulator.payloads import Direction, signature
 from tests.loadtest.helpers import ANA, SECRET, callback
 
 USER = UserSpec(wa_id=ANA, name="Ana")

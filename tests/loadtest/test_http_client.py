@@ -7,9 +7,9 @@ from contextlib import asynccontextmanager
 import pytest
 from aiohttp import web
 
-from loadtest import http_client
-from loadtest.http_client import Answer, HttpClient, read_answer
-from loadtest.stack import free_port
+from loadtest.measure.stack import free_port
+from loadtest.net import http_client
+from loadtest.net.http_client import Answer, HttpClient, read_answer
 from tests.loadtest.helpers import callback, until
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from loadtest.invariants import Before, invariants
-from loadtest.meta_sim import MetaSim
-from loadtest.sim_state import ViolationKind
-from loadtest.stack import free_port
+from loadtest.measure.invariants import Before, invariants
+from loadtest.measure.stack import free_port
+from loadtest.simulator.meta_sim import MetaSim
+from loadtest.simulator.state import ViolationKind
 from tests.loadtest.helpers import ANA, running
 
 CLEAN = {"calls_active": 0.0, "slots_in_use": 0.0, "softphones_connected": 0.0, "tasks": 10.0}
@@ -23,7 +23,7 @@ def a_stack(sim: MetaSim, **figures: float) -> Any:
 
 
 async def broken(stack: Any, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    monkeypatch.setattr("loadtest.invariants._SETTLE_S", 0.0)
+    monkeypatch.setattr("loadtest.measure.invariants._SETTLE_S", 0.0)
     return [check.name for check in await invariants(stack, Before(tasks=10)) if not check.kept]
 
 

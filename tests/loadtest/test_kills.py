@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from loadtest.kills import Kill, kill_rounds, moments
+from loadtest.chaos.kills import Kill, kill_rounds, moments
 
 
 class Victim:

@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 
-from loadtest.clock import instant
-from loadtest.generator import Shot
-from loadtest.load_calls import Ring
-from loadtest.loads import Job
-from loadtest.results import Result, StepResult
-from loadtest.scenarios import Form, Step, Work
-from loadtest.sim_faults import WebhookFaults
+from loadtest.common.clock import instant
+from loadtest.loads.calls import Ring
+from loadtest.loads.generator import Shot
+from loadtest.loads.job import Job
+from loadtest.loads.scenarios import Form, Step, Work
+from loadtest.measure.results import Result, StepResult
+from loadtest.simulator.faults import WebhookFaults
 from tests.loadtest.helpers import callback, running
 
 

@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 
-from loadtest import load_fill
-from loadtest.load_fill import Fill, Staying
-from loadtest.loads import Job, needed_world
-from loadtest.meta_sim import MetaSim
-from loadtest.results import Result, StepResult
-from loadtest.scenarios import Form, Step, Work
-from loadtest.sim_payloads import Direction
-from loadtest.sim_state import CallState
-from loadtest.softphone_wire import RequestFailed
+from loadtest.loads import fill as fill_load
+from loadtest.loads.fill import Fill, Staying
+from loadtest.loads.job import Job, needed_world
+from loadtest.loads.scenarios import Form, Step, Work
+from loadtest.measure.results import Result, StepResult
+from loadtest.operators.softphone_wire import RequestFailed
+from loadtest.simulator.meta_sim import MetaSim
+from loadtest.simulator.payloads import Direction
+from loadtest.simulator.state import CallState
 from tests.loadtest.helpers import answer_sdp, offer_sdp, running
 
 IN, OUT = Direction.USER_INITIATED, Direction.BUSINESS_INITIATED
@@ -81,7 +81,7 @@ async def a_job(*steps: Step, slots: int = 1_000) -> AsyncIterator[tuple[Job, Me
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("_QUIET_S", "_AGAIN_S", "_KNOCK_EVERY_S"):
-        monkeypatch.setattr(load_fill, name, 0.0)
+        monkeypatch.setattr(fill_load, name, 0.0)
 
 
 def a_result() -> StepResult:
@@ -173,7 +173,7 @@ async def test_who_knocks_is_refused_or_let_in(
     timed: set[str],
     figures: dict[str, float],
 ) -> None:
-    monkeypatch.setattr(load_fill, "_KNOCKS", 1)
+    monkeypatch.setattr(fill_load, "_KNOCKS", 1)
     async with a_job(Step(rate_per_s=1, seconds=1, live=0), slots=1) as (job, sim):
         operator = Operator(sim)
         operator.refusals = list(refusals)

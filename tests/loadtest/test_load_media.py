@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from loadtest.load_media import _sum_up, media_overall
-from loadtest.media_plane import worker_pid
-from loadtest.media_talk import Direction, Stretch
-from loadtest.results import StepResult
-from loadtest.scenarios import MediaStep
-from loadtest.stack import GatewayDied
+from loadtest.loads.media import _sum_up, media_overall
+from loadtest.loads.media_plane import worker_pid
+from loadtest.loads.media_talk import Direction, Stretch
+from loadtest.loads.scenarios import MediaStep
+from loadtest.measure.results import StepResult
+from loadtest.measure.stack import GatewayDied
 
 
 def step(calls: int, *, held: bool = True, **figures: float) -> StepResult:

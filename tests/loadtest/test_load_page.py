@@ -10,9 +10,9 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from loadtest.__main__ import app
-from loadtest.load_page import load_page, show, write
-from loadtest.report import NotWritten
-from loadtest.results import BadReport, Check, Report, Result, Sample, StepResult, read_report
+from loadtest.loads.page import load_page, show, write
+from loadtest.measure.report import NotWritten
+from loadtest.measure.results import BadReport, Check, Report, Result, Sample, StepResult, read_report
 
 KEPT = Check(name="calls left", found="0", wanted="none", kept=True)
 MISSED = Check(name="accept_p99_ms at 50/s", found="700", wanted="<= 50", kept=False)

@@ -4,8 +4,8 @@ import resource
 
 import pytest
 
-from loadtest.built_in import BUILT_IN
-from loadtest.loads import (
+from loadtest.loads.built_in import BUILT_IN
+from loadtest.loads.job import (
     WARM_UP,
     Job,
     Load,
@@ -17,9 +17,9 @@ from loadtest.loads import (
     short_of_descriptors,
     stepped,
 )
-from loadtest.results import Result, StepResult
-from loadtest.scenarios import Form, Scenario, Step, Work
-from loadtest.sim_config import SimConfig
+from loadtest.loads.scenarios import Form, Scenario, Step, Work
+from loadtest.measure.results import Result, StepResult
+from loadtest.simulator.config import SimConfig
 
 
 @pytest.mark.parametrize("scenario", [one for one in BUILT_IN if one.work is not Work.GATE], ids=lambda one: one.name)
@@ -124,7 +124,7 @@ async def test_a_rate_that_was_not_held_ends_its_series_only(monkeypatch: pytest
         job.result.steps.append(result)
         return result
 
-    monkeypatch.setattr("loadtest.loads._step", one)
+    monkeypatch.setattr("loadtest.loads.job._step", one)
     rates = [Step(rate_per_s=rate, seconds=1, graph_ms=ms) for ms in (0, 80) for rate in (50, 100, 150)]
     result = Result(scenario="x", what="", work="ring", form="short", seed=1)
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from loadtest.guard import NotLoopback, check_environment, check_host, check_url, inherited_settings
-from loadtest.sim_config import SimConfig
+from loadtest.common.guard import NotLoopback, check_environment, check_host, check_url, inherited_settings
+from loadtest.simulator.config import SimConfig
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "[::1]", "localhost", "LocalHost."])

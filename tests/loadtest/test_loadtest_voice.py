@@ -7,8 +7,8 @@ import random
 
 import pytest
 
-from loadtest.audio import OpusDecoder, analyse, silence_packet, tone_packets
-from loadtest.rtp import (
+from loadtest.webrtc.audio import OpusDecoder, analyse, silence_packet, tone_packets
+from loadtest.webrtc.rtp import (
     DTMF_DIGITS,
     Payloads,
     RtpPacket,
@@ -20,7 +20,7 @@ from loadtest.rtp import (
     parse_rtp,
     sender_report,
 )
-from loadtest.voice import Ear, Talker
+from loadtest.webrtc.voice import Ear, Talker
 
 
 def packet(sequence: int, payload: bytes, *, timestamp: int | None = None, payload_type: int = 111) -> RtpPacket:

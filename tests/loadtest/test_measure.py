@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.measure import (
+from loadtest.measure.process import (
     Cores,
     accepted_sockets,
     busy_s,

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from loadtest import media_compare
-from loadtest.compare_contest import NotInstalled, PeerFailed
-from loadtest.compare_environments import cache_folder
-from loadtest.compare_results import Row
-from loadtest.measure import Cores
-from loadtest.media_compare import CARRYING, carried, following, ramp, whole
-from loadtest.media_peers import MOST_CALLS, media_server
-from loadtest.media_talk import Direction, Stretch, talk
+from loadtest.compare import media
+from loadtest.compare.contest import NotInstalled, PeerFailed
+from loadtest.compare.environments import cache_folder
+from loadtest.compare.media import CARRYING, carried, following, ramp, whole
+from loadtest.compare.media_peers import MOST_CALLS, media_server
+from loadtest.compare.results import Row
+from loadtest.loads.media_talk import Direction, Stretch, talk
+from loadtest.measure.process import Cores
 
 ANYWHERE = Cores(generator=frozenset(), gateway=frozenset())
 
@@ -66,7 +66,7 @@ async def ramped(
             delay_ms=30.0 if count >= late_from else 1.0,
         )
 
-    monkeypatch.setattr(media_compare, "talk", talks)
+    monkeypatch.setattr(media, "talk", talks)
     figures: dict[str, float] = {}
     return figures, await ramp(server, figures, lambda what: None)
 
@@ -182,8 +182,8 @@ async def test_a_round_measures_and_leaves_a_remark(monkeypatch: pytest.MonkeyPa
     async def talks(*args: object, **more: object) -> Stretch:
         return stretch(2, missing=1)
 
-    monkeypatch.setattr(media_compare, "media_server", server)
-    monkeypatch.setattr(media_compare, "talk", talks)
+    monkeypatch.setattr(media, "media_server", server)
+    monkeypatch.setattr(media, "talk", talks)
     row = Row(name="mediarelay", what="")
     await CARRYING.round("mediarelay", row, ANYWHERE, 1, lambda what: None)
     assert (row.rounds, row.remarks) == ([{}], ["not even 2 calls were carried"])

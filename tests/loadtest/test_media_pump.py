@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator
 import pylibsrtp
 import pytest
 
-from loadtest.audio import OpusDecoder, tone_packets
-from loadtest.media_pump import SAMPLE, Pump, Socket, markable
-from loadtest.media_talk import CARRIED_MS, Pair, paired, talk, until_quiet
+from loadtest.loads.media_pump import SAMPLE, Pump, Socket, markable
+from loadtest.loads.media_talk import CARRIED_MS, Pair, paired, talk, until_quiet
+from loadtest.webrtc.audio import OpusDecoder, tone_packets
 from tests.support.waiting import until
 
 LOOPBACK = ("127.0.0.1", 0)

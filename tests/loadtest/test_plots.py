@@ -5,7 +5,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from loadtest.plots import Series, nice_ticks, plot
+from loadtest.measure.plots import Series, nice_ticks, plot
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from aioice import stun
 
-from loadtest.relay import Relay, RelayLeg
+from loadtest.simulator.relay import Relay, RelayLeg
 
 PASSWORD = "ExamplePwdBusiness01234567"
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from loadtest import rtpengine
-from loadtest.compare_contest import NotInstalled
-from loadtest.rtpengine import Program, find_program
+from loadtest.compare import rtpengine
+from loadtest.compare.contest import NotInstalled
+from loadtest.compare.rtpengine import Program, find_program
 
 
 async def test_without_the_program_and_apt_it_is_not_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -12,13 +12,13 @@ import pytest
 from typer.testing import CliRunner
 
 from loadtest.__main__ import app
-from loadtest.built_in import NAMES
-from loadtest.measure import Cores, children, postmaster
-from loadtest.results import Result, StepResult
-from loadtest.run import _leaves, _unless_it_dies, end_postgres, judge, pinned_stack
-from loadtest.scenarios import Form, Threshold
-from loadtest.stack import GatewayDied, StackConfig
-from loadtest.stopping import cancelled_by_signals
+from loadtest.common.stopping import cancelled_by_signals
+from loadtest.loads.built_in import NAMES
+from loadtest.loads.run import _leaves, _unless_it_dies, end_postgres, judge, pinned_stack
+from loadtest.loads.scenarios import Form, Threshold
+from loadtest.measure.process import Cores, children, postmaster
+from loadtest.measure.results import Result, StepResult
+from loadtest.measure.stack import GatewayDied, StackConfig
 from tests.support.waiting import until
 
 RUN = CliRunner()

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.built_in import BUILT_IN, NAMES
-from loadtest.scenario_file import find, read_scenario
-from loadtest.scenarios import (
+from loadtest.loads.built_in import BUILT_IN, NAMES
+from loadtest.loads.scenario_file import find, read_scenario
+from loadtest.loads.scenarios import (
     BadScenario,
     Form,
     Scenario,

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from aiohttp import WSMsgType, web
 
-from loadtest.signalling_bot import Answer, Crew, NobodyFree, Policy, SignallingBot
-from loadtest.softphone_wire import RequestFailed, SoftphoneWire
+from loadtest.operators.signalling_bot import Answer, Crew, NobodyFree, Policy, SignallingBot
+from loadtest.operators.softphone_wire import RequestFailed, SoftphoneWire
 from tests.loadtest.helpers import until
 
 Json = dict[str, Any]

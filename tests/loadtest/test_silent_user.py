@@ -2,11 +2,11 @@
 
 import asyncio
 
-from loadtest.silent_user import SilentMedia
-from loadtest.sim_config import Behaviour, UserSpec, crowd
-from loadtest.sim_payloads import Direction
-from loadtest.sim_sdp import Setup, read_business_sdp
-from loadtest.sim_state import CallState, EndReason
+from loadtest.simulator.config import Behaviour, UserSpec, crowd
+from loadtest.simulator.payloads import Direction
+from loadtest.simulator.sdp import Setup, read_business_sdp
+from loadtest.simulator.silent_user import SilentMedia
+from loadtest.simulator.state import CallState, EndReason
 from tests.loadtest.helpers import ANA, answer_sdp, graph, names_of, offer_sdp, running
 
 READY = (UserSpec(wa_id=ANA, name="Ana", behaviour=Behaviour.AUTO_ACCEPT, after_s=0.0, talk_s=0.05),)

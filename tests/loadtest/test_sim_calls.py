@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from loadtest.meta_sim import MetaSim
-from loadtest.sim_config import Behaviour, Limits, NumberSpec, PermissionAnswer, Profile, UserSpec
-from loadtest.sim_errors import NotPossible
-from loadtest.sim_state import CallState
+from loadtest.simulator.config import Behaviour, Limits, NumberSpec, PermissionAnswer, Profile, UserSpec
+from loadtest.simulator.errors import NotPossible
+from loadtest.simulator.meta_sim import MetaSim
+from loadtest.simulator.state import CallState
 from tests.loadtest.helpers import (
     ANA,
     QUICK,

@@ -9,8 +9,8 @@ import aiohttp
 import pytest
 
 import loadtest
-from loadtest.meta_sim import MetaSim
-from loadtest.sim_state import EndReason, Happening
+from loadtest.simulator.meta_sim import MetaSim
+from loadtest.simulator.state import EndReason, Happening
 from tests.loadtest.helpers import ANA, Graph, answer_sdp, graph, running
 
 USER = f"/users/{ANA}"
@@ -170,7 +170,7 @@ async def test_the_page_is_served_with_a_strict_policy(sim: MetaSim) -> None:
                 assert response.status == 404
 
 
-STATIC = Path(loadtest.__file__).parent / "static"
+STATIC = Path(loadtest.__file__).parent / "simulator" / "page"
 
 
 def _texts() -> list[dict[str, str]]:

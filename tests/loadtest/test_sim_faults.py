@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from loadtest.sim_faults import (
+from loadtest.simulator.faults import (
     Fault,
     Faults,
     GraphFault,

@@ -10,8 +10,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from loadtest.meta_sim import MetaSim
-from loadtest.sim_config import Limits, NumberSpec, Profile, UserSpec
+from loadtest.simulator.config import Limits, NumberSpec, Profile, UserSpec
+from loadtest.simulator.meta_sim import MetaSim
 from tests.loadtest.helpers import (
     ANA,
     NUMBER,

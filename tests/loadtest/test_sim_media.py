@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from loadtest.browser_peer import BrowserPeer, PeerFailed
-from loadtest.meta_sim import MetaSim
-from loadtest.rtp import SenderCounts, sender_report
-from loadtest.sim_config import UserSpec
-from loadtest.sim_sdp import Setup
-from loadtest.sim_state import Call, CallState
+from loadtest.simulator.config import UserSpec
+from loadtest.simulator.meta_sim import MetaSim
+from loadtest.simulator.sdp import Setup
+from loadtest.simulator.state import Call, CallState
+from loadtest.webrtc.browser_peer import BrowserPeer, PeerFailed
+from loadtest.webrtc.rtp import SenderCounts, sender_report
 from tests.loadtest.helpers import (
     ANA,
     FINGERPRINT,

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from loadtest import sim_payloads as payloads
-from loadtest.sim_config import NumberSpec, UserSpec
-from loadtest.sim_payloads import CallEnd, CallFacts, Direction, PermissionReply
+from loadtest.simulator import payloads
+from loadtest.simulator.config import NumberSpec, UserSpec
+from loadtest.simulator.payloads import CallEnd, CallFacts, Direction, PermissionReply
 
 USER = UserSpec(wa_id="5511900000001", name="João")
 HIDDEN = UserSpec(wa_id="5511900000001", name="Ana", hides_number=True)

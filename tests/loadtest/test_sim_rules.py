@@ -2,9 +2,9 @@
 
 import pytest
 
-from loadtest.sim_config import DAY_S, LIMITS, Limits, Profile
-from loadtest.sim_errors import GraphError
-from loadtest.sim_rules import Contact, PermissionKind, Streak
+from loadtest.simulator.config import DAY_S, LIMITS, Limits, Profile
+from loadtest.simulator.errors import GraphError
+from loadtest.simulator.rules import Contact, PermissionKind, Streak
 
 T = 1_790_000_000.0
 HOUR = 3600.0

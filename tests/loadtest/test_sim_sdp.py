@@ -2,9 +2,9 @@
 
 import pytest
 
-from loadtest.rtp import Payloads
-from loadtest.sim_errors import GraphError
-from loadtest.sim_sdp import BusinessSdp, MetaMedia, Setup, read_business_sdp, write_answer, write_offer
+from loadtest.simulator.errors import GraphError
+from loadtest.simulator.sdp import BusinessSdp, MetaMedia, Setup, read_business_sdp, write_answer, write_offer
+from loadtest.webrtc.rtp import Payloads
 from tests.loadtest.helpers import FINGERPRINT, answer_sdp, offer_sdp
 
 MEDIA = MetaMedia(

@@ -4,7 +4,7 @@ import asyncio
 import json
 from typing import Any
 
-from loadtest.sim_faults import WebhookFaults
+from loadtest.simulator.faults import WebhookFaults
 from tests.loadtest.helpers import ANA, QUICK, callback, names_of, running, until
 
 

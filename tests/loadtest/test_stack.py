@@ -18,13 +18,13 @@ import pytest
 from rich.console import Console
 
 from loadtest.demo import demo
-from loadtest.stack import GatewayDied, PortTaken, Stack, StackConfig, free_port, operators
+from loadtest.measure.stack import GatewayDied, PortTaken, Stack, StackConfig, free_port, operators
 from tests.support.waiting import until
 
 #: Starts a child as the stack does, prints its number, and waits to be killed.
 LAUNCHER = """
 import asyncio, sys
-from loadtest.stack import ended_with_us
+from loadtest.measure.stack import ended_with_us
 
 async def main():
     child = await asyncio.create_subprocess_exec("sleep", "60", preexec_fn=ended_with_us())
@@ -97,7 +97,7 @@ async def silent_server() -> AsyncIterator[int]:
 
 
 async def test_a_gateway_that_ended_is_noticed_though_its_port_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("loadtest.stack._ASK_S", 0.1)
+    monkeypatch.setattr("loadtest.measure.stack._ASK_S", 0.1)
     async with silent_server() as port:
         stack = Stack(config(port=free_port()))
         stack.admin_url = f"http://127.0.0.1:{port}"

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.guard import NotLoopback
-from loadtest.tcp_chaos import Place, TcpChaos
+from loadtest.common.guard import NotLoopback
+from loadtest.net.tcp_chaos import Place, TcpChaos
 
 
 @asynccontextmanager

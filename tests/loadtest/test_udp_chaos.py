@@ -8,7 +8,7 @@ from typing import cast
 
 import pytest
 
-from loadtest.udp_chaos import Passage, UdpChaos, UdpFaults, Way, udp_chaos
+from loadtest.net.udp_chaos import Passage, UdpChaos, UdpFaults, Way, udp_chaos
 from tests.support.waiting import until
 
 

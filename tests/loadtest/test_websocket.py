@@ -11,9 +11,9 @@ from aiohttp import WSMsgType, web
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadtest import websocket
-from loadtest.stack import free_port
-from loadtest.websocket import WebSocket, read_frame, write_frame
+from loadtest.measure.stack import free_port
+from loadtest.net import websocket
+from loadtest.net.websocket import WebSocket, read_frame, write_frame
 from tests.loadtest.helpers import until
 
 TEXT, PING, PONG, CLOSE = 0x81, 0x89, 0x8A, 0x88

@@ -15,8 +15,8 @@ from gateway.bench import BenchConfig, run_bench, user_at
 from gateway.common.ids import PhoneNumberId
 from gateway.contacts.directory import Contacts
 from gateway.store.store import PostgresStore
-from loadtest import gate_bench
 from loadtest.__main__ import app
+from loadtest.loads import gate_bench
 
 once = pytest.mark.asyncio(loop_factories=["uvloop"])  # the loop makes no difference
 CONTACTS = 20_000

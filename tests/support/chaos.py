@@ -1,7 +1,7 @@
 """What a promise of the reliability table is shown with: the size of the run, its seed, and the figures it found.
 
 A row is a test in `tests/chaos`, run at three sizes: `test` with every run of the suite, `short` and `long` by
-`make chaos`. Not responsible for running rows and for showing them together (see `loadtest.chaos`).
+`make chaos`. Not responsible for running rows and for showing them together (see `loadtest.chaos.rows`).
 """
 
 import operator

@@ -22,12 +22,12 @@ from gateway.common.ids import MetaCallId
 from gateway.meta.events import read_delivery
 from gateway.meta.graph import GraphClient
 from gateway.operators.phone import Phone
-from loadtest.meta_sim import MetaSim, SimUser
-from loadtest.sim_config import NumberSpec, Profile, SimConfig, Timers
-from loadtest.sim_errors import GraphError as MetaRefused
-from loadtest.sim_payloads import Direction, envelope
-from loadtest.sim_state import Call
-from loadtest.sim_state import CallState as At
+from loadtest.simulator.config import NumberSpec, Profile, SimConfig, Timers
+from loadtest.simulator.errors import GraphError as MetaRefused
+from loadtest.simulator.meta_sim import MetaSim, SimUser
+from loadtest.simulator.payloads import Direction, envelope
+from loadtest.simulator.state import Call
+from loadtest.simulator.state import CallState as At
 from media.engine import LegId, WorkerId
 from policy.decision import Allow, Decision, Refusal
 from policy.facts import RequestForm

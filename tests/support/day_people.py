@@ -3,12 +3,12 @@
 import random
 from collections.abc import Callable
 
-from loadtest.meta_sim import MetaSim, SimUser
-from loadtest.sim_config import UserSpec
-from loadtest.sim_errors import NotPossible
-from loadtest.sim_payloads import Direction
-from loadtest.sim_state import Call
-from loadtest.sim_state import CallState as At
+from loadtest.simulator.config import UserSpec
+from loadtest.simulator.errors import NotPossible
+from loadtest.simulator.meta_sim import MetaSim, SimUser
+from loadtest.simulator.payloads import Direction
+from loadtest.simulator.state import Call
+from loadtest.simulator.state import CallState as At
 from tests.support.fake_clock import FakeClock
 
 PEOPLE = 40

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from gateway.contacts.refold import rebuild
-from loadtest.generator import SignedWebhooks
-from loadtest.sim_config import crowd
+from loadtest.loads.generator import SignedWebhooks
+from loadtest.simulator.config import crowd
 from tests.support.postgres import execute
 
 #: Of deliveries that repeat an earlier one.

@@ -8,10 +8,10 @@ from typing import Any
 
 import aiohttp
 
-from loadtest.generator import SignedWebhooks
-from loadtest.sim_config import UserSpec
-from loadtest.sim_state import Call, CallState
-from loadtest.stack import Stack, StackConfig, operators
+from loadtest.loads.generator import SignedWebhooks
+from loadtest.measure.stack import Stack, StackConfig, operators
+from loadtest.simulator.config import UserSpec
+from loadtest.simulator.state import Call, CallState
 from tests.support.ledger import Ledger
 from tests.support.waiting import until
 

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
-from loadtest.tcp_chaos import TcpChaos
+from loadtest.net.tcp_chaos import TcpChaos
 
 _SOCKET: Final = ".s.PGSQL.5432"
 

@@ -10,10 +10,10 @@ from gateway.app import Gateway
 from gateway.common.ids import OperatorId
 from gateway.config.loading import load
 from gateway.shutdown import Stop
-from loadtest.meta_sim import MetaSim
-from loadtest.sim_config import SimConfig
-from loadtest.softphone_bot import SoftphoneBot
-from loadtest.stack import free_port
+from loadtest.measure.stack import free_port
+from loadtest.operators.softphone_bot import SoftphoneBot
+from loadtest.simulator.config import SimConfig
+from loadtest.simulator.meta_sim import MetaSim
 from tests.support.waiting import until
 
 KEYS = {"ana": "key-of-ana", "bia": "key-of-bia"}

@@ -12,10 +12,10 @@ from typing import Any, cast
 import aiohttp
 from aiohttp import web
 
-from loadtest.compare_peers import Peer, Target
-from loadtest.meta_sim import MetaSim
-from loadtest.sim_config import SimConfig
-from loadtest.stack import free_port
+from loadtest.compare.peers import Peer, Target
+from loadtest.measure.stack import free_port
+from loadtest.simulator.config import SimConfig
+from loadtest.simulator.meta_sim import MetaSim
 
 
 class Flaw(StrEnum):

@@ -1,0 +1,95 @@
+"""A proxy between a gateway that runs and the PostgreSQL that it brought along: late or silent at will.
+
+PostgreSQL listens on a Unix socket. The socket gets another name, the proxy takes its place, and the connections that
+there are are ended, so that the gateway makes them anew. Not responsible for what a load makes of it.
+"""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any, Final
+
+import asyncpg
+
+from loadtest.measure.process import children, postmaster
+from loadtest.measure.stack import Stack
+from loadtest.net.tcp_chaos import TcpChaos
+
+#: asyncpg is untyped.
+_driver: Any = asyncpg
+_SOCKET: Final = ".s.PGSQL.5432"
+_DATABASE: Final = "gateway"
+_SETTLE_S: Final = 20.0
+_LOOK_S: Final = 0.05
+
+
+class Database:
+    """The PostgreSQL of a gateway, behind a proxy."""
+
+    def __init__(self, stack: Stack, folder: Path, proxy: TcpChaos) -> None:
+        self._stack, self._folder, self._proxy = stack, folder, proxy
+
+    def be_late(self, seconds: float) -> None:
+        """Let everything that is asked take so much longer."""
+        self._proxy.delay_s = seconds / 2  # each way
+
+    def be_silent(self, seconds: float) -> None:
+        """Pass nothing on for so long."""
+        if seconds:
+            self._proxy.silence()
+            asyncio.get_running_loop().call_later(seconds, self._proxy.speak)
+
+    async def events(self) -> int:
+        """Return how many events are on disk, once it has all that the gateway took. Raises: TimeoutError."""
+        self.be_late(0)
+        self._proxy.speak()
+        await _until_written(self._stack)
+        connection: Any = await _driver.connect(host=str(self._folder), user="postgres", database=_DATABASE)
+        try:
+            return int(await connection.fetchval("select count(*) from events"))
+        finally:
+            await connection.close()
+
+
+@asynccontextmanager
+async def between(stack: Stack) -> AsyncIterator[Database]:
+    """Put the proxy there; take it away in the end. Raises: OSError, TimeoutError."""
+    assert stack.config.data_dir is not None
+    server = postmaster(stack.config.data_dir)
+    assert server is not None, "the gateway runs with its own PostgreSQL"
+    folder = _socket_folder(stack.config.data_dir)
+    socket, moved = folder / _SOCKET, folder / f"{_SOCKET}.moved"
+    socket.rename(moved)
+    try:
+        async with TcpChaos(moved, listen=socket) as proxy:
+            _end_connections(server)
+            await stack.sim.until(lambda: proxy.connections > 0, timeout_s=_SETTLE_S)
+            await _until_written(stack)
+            yield Database(stack, folder, proxy)
+    finally:
+        moved.rename(socket)
+
+
+def _socket_folder(data_dir: Path) -> Path:
+    """Return where the server listens: line 5 of its pid file."""
+    return Path((data_dir / "postgres" / "postmaster.pid").read_text(encoding="utf-8").splitlines()[4])
+
+
+def _end_connections(server: int) -> None:
+    for pid in children(server):
+        with suppress(OSError):
+            if b"[local]" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                os.kill(pid, signal.SIGTERM)
+
+
+async def _until_written(stack: Stack) -> None:
+    """Wait until the gateway has its database, and the database has everything. Raises: TimeoutError."""
+    async with asyncio.timeout(_SETTLE_S):
+        while True:
+            figures = await stack.metrics()
+            if figures["store_up"] and not figures["spool_deliveries"] and not figures["store_backlog"]:
+                return
+            await asyncio.sleep(_LOOK_S)
