@@ -13,8 +13,8 @@ from typing import Any, Final
 
 import pytest
 
-from tests.support.chaos import Chaos, Scale, scale_from, seed_from
-from tests.support.postgres import database, postgres_server
+from tests.support.harness.chaos import Chaos, Scale, scale_from, seed_from
+from tests.support.harness.postgres import database, postgres_server
 
 __all__ = ["database", "postgres_server"]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.chaos import Chaos, Scale
+from tests.support.harness.chaos import Chaos, Scale
 
 pytest_plugins = ["pytester"]
 

@@ -12,12 +12,12 @@ from gateway.common.ids import CallId, OperatorId
 from gateway.intake.inbox import REMEMBERED
 from gateway.store.records import EndOwed
 from gateway.store.store import PostgresStore
-from tests.support.chaos import Chaos
-from tests.support.fake_clock import FakeClock
-from tests.support.memory_store import MemoryStore
-from tests.support.postgres import execute
-from tests.support.webhook_day import DAY_S, Day, Webhook, deliver_all
-from tests.support.world import ANA, NUMBER_ID, World, a_world
+from tests.support.fakes.clock import FakeClock
+from tests.support.fakes.memory_store import MemoryStore
+from tests.support.generators.webhook_day import DAY_S, Day, Webhook, deliver_all
+from tests.support.harness.chaos import Chaos
+from tests.support.harness.postgres import execute
+from tests.support.harness.world import ANA, NUMBER_ID, World, a_world
 
 TIMES = 10
 TABLES = ("calls", "contacts", "facts", "decisions", "events", "numbers", "idempotency")

@@ -8,9 +8,9 @@ import pytest
 import structlog
 
 from policy.facts import Direction
-from tests.support.chaos import Chaos
-from tests.support.orders import Left, Orders, Sequence, every_sequence
-from tests.support.world import World, a_world
+from tests.support.generators.orders import Left, Orders, Sequence, every_sequence
+from tests.support.harness.chaos import Chaos
+from tests.support.harness.world import World, a_world
 
 
 class Tally:

@@ -8,11 +8,11 @@ import pytest
 from loadtest.chaos.kills import moments
 from loadtest.loads.generator import open_loop
 from loadtest.measure.stack import Stack
-from tests.support.chaos import Chaos
-from tests.support.ledger import Ledger, Verdict
-from tests.support.outage import a_gateway, broken, spool_empty
-from tests.support.postgres import execute
-from tests.support.proxy import proxy_to
+from tests.support.harness.chaos import Chaos
+from tests.support.harness.ledger import Ledger, Verdict
+from tests.support.harness.outage import a_gateway, broken, spool_empty
+from tests.support.harness.postgres import execute
+from tests.support.harness.proxy import proxy_to
 
 pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(60)]
 

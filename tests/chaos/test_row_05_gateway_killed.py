@@ -22,8 +22,8 @@ from loadtest.operators.softphone_wire import RequestFailed
 from loadtest.simulator.config import Behaviour, Timers, crowd
 from loadtest.simulator.meta_sim import SimUser
 from loadtest.simulator.state import Call
-from tests.support.chaos import Chaos, Scale
-from tests.support.postgres import execute
+from tests.support.harness.chaos import Chaos, Scale
+from tests.support.harness.postgres import execute
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 #: Nothing ends by itself while we look, and Meta repeats its webhooks until the gateway is back.

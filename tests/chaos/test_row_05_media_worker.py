@@ -11,8 +11,8 @@ import pytest
 from media.engine import WorkerPool
 from media.model import LegConnected, LegFailed, LegFailure, LegId, MediaEvent, WorkerId, WorkerUp
 from tests.loopback.peers import CONFIG, Peer, until
-from tests.support.chaos import Chaos
-from tests.support.hostile import gather_on_loopback
+from tests.support.generators.hostile import gather_on_loopback
+from tests.support.harness.chaos import Chaos
 
 
 @pytest.fixture(autouse=True)

@@ -12,10 +12,10 @@ from loadtest.operators.signalling_bot import Crew
 from loadtest.simulator.config import Behaviour, UserSpec
 from loadtest.simulator.payloads import Direction
 from loadtest.simulator.state import CallState
-from tests.support.chaos import Chaos
-from tests.support.outage import a_gateway, bring_up, broken, dial, ready, spool_empty, user_calls
-from tests.support.proxy import proxy_to
-from tests.support.waiting import until
+from tests.support.harness.chaos import Chaos
+from tests.support.harness.outage import a_gateway, bring_up, broken, dial, ready, spool_empty, user_calls
+from tests.support.harness.proxy import proxy_to
+from tests.support.harness.waiting import until
 
 pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(60)]
 

@@ -8,9 +8,9 @@ import pytest
 from loadtest.loads.generator import open_loop, percentile
 from loadtest.measure.process import own_bytes
 from loadtest.measure.stack import Stack
-from tests.support.chaos import Chaos
-from tests.support.outage import a_gateway, as_it_should_be, broken, dial, seconds_until, spool_empty
-from tests.support.proxy import proxy_to
+from tests.support.harness.chaos import Chaos
+from tests.support.harness.outage import a_gateway, as_it_should_be, broken, dial, seconds_until, spool_empty
+from tests.support.harness.proxy import proxy_to
 
 pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(60)]
 

@@ -10,8 +10,8 @@ import pytest
 from loadtest.chaos.kills import moments
 from loadtest.loads.generator import open_loop, percentile
 from loadtest.measure.stack import Stack
-from tests.support.chaos import Chaos
-from tests.support.outage import a_gateway, as_it_should_be, broken, seconds_until, spool_empty
+from tests.support.harness.chaos import Chaos
+from tests.support.harness.outage import a_gateway, as_it_should_be, broken, seconds_until, spool_empty
 
 pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(60)]
 

@@ -21,12 +21,12 @@ from loadtest.simulator.config import Behaviour, Timers, crowd
 from loadtest.simulator.faults import GraphFaults
 from loadtest.simulator.state import CallState as SimState
 from loadtest.simulator.state import ViolationKind
-from tests.support.chaos import Chaos
-from tests.support.faulty_day import ANSWER_S, SHARES, FaultyDay, a_day, a_faulty_day, in_virtual_time
-from tests.support.faulty_meta import FaultyHttp, FaultyMeta, Shares
-from tests.support.running import KEYS, Running, running
-from tests.support.waiting import until
-from tests.support.world import NUMBER_ID
+from tests.support.fakes.faulty_meta import FaultyHttp, FaultyMeta, Shares
+from tests.support.harness.chaos import Chaos
+from tests.support.harness.faulty_day import ANSWER_S, SHARES, FaultyDay, a_day, a_faulty_day, in_virtual_time
+from tests.support.harness.running import KEYS, Running, running
+from tests.support.harness.waiting import until
+from tests.support.harness.world import NUMBER_ID
 
 
 def rung_twice(meta: FaultyMeta) -> int:

@@ -9,11 +9,11 @@ import pytest
 from gateway.meta import health
 from gateway.numbers.monitor import NumberKeeper
 from loadtest.simulator.faults import Fault, GraphFault
-from tests.support.chaos import Chaos
-from tests.support.faulty_day import FaultyDay, a_faulty_day, in_virtual_time
-from tests.support.faulty_meta import Shares
-from tests.support.running import API_KEY, Running, running
-from tests.support.world import NUMBER_ID
+from tests.support.fakes.faulty_meta import Shares
+from tests.support.harness.chaos import Chaos
+from tests.support.harness.faulty_day import FaultyDay, a_faulty_day, in_virtual_time
+from tests.support.harness.running import API_KEY, Running, running
+from tests.support.harness.world import NUMBER_ID
 
 ENDING = {"terminate", "reject"}
 SECONDS_OF_ONE_TRY = 30.0

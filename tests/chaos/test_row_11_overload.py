@@ -16,7 +16,7 @@ from loadtest.measure.stack import Stack, StackConfig, operators
 from loadtest.operators.signalling_bot import Answer, Crew, Policy
 from loadtest.simulator.config import Timers, crowd
 from loadtest.simulator.errors import NotPossible
-from tests.support.chaos import Chaos, Scale
+from tests.support.harness.chaos import Chaos, Scale
 
 PROMISE = "At 3 times its ceiling the gateway keeps what it takes quick, and refuses the rest at once"
 #: A call that is neither taken nor refused for so long is left ringing.

@@ -19,10 +19,10 @@ from gateway.store.records import Change, ContactRecord, DecisionRecord
 from policy.decision import Refusal
 from policy.facts import Direction
 from policy.reasons import Reason
-from tests.support.chaos import Chaos
-from tests.support.memory_store import MemoryStore
-from tests.support.waiting import until
-from tests.support.world import NUMBER_ID, World, a_world
+from tests.support.fakes.memory_store import MemoryStore
+from tests.support.harness.chaos import Chaos
+from tests.support.harness.waiting import until
+from tests.support.harness.world import NUMBER_ID, World, a_world
 
 PROMISE = "Never more than 1,000 calls in and 1,000 out on a number, never fewer while a slot is free"
 #: How many of the calls that got through end again during the burst.

@@ -8,8 +8,8 @@ import pytest
 from gateway.calls.driver import CallDriver
 from gateway.common.ids import OperatorId
 from policy.decision import Refusal
-from tests.support.chaos import Chaos
-from tests.support.world import ANA, CONNECTED_LIMIT, NUMBER_ID, World, a_world
+from tests.support.harness.chaos import Chaos
+from tests.support.harness.world import ANA, CONNECTED_LIMIT, NUMBER_ID, World, a_world
 
 
 async def dial(world: World, operator: int, rng: random.Random) -> CallDriver | Refusal:

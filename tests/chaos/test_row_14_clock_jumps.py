@@ -25,12 +25,12 @@ from policy.facts import CallConnected, Direction, Fact, PermissionGranted
 from policy.gate import evaluate
 from policy.pack import load_pack
 from policy.request import PlaceCall
-from tests.support.chaos import Chaos
-from tests.support.fake_clock import START
-from tests.support.faulty_day import LeanStore, in_virtual_time
-from tests.support.running import KEYS, running
-from tests.support.waiting import until
-from tests.support.world import NUMBER_ID, World
+from tests.support.fakes.clock import START
+from tests.support.harness.chaos import Chaos
+from tests.support.harness.faulty_day import LeanStore, in_virtual_time
+from tests.support.harness.running import KEYS, running
+from tests.support.harness.waiting import until
+from tests.support.harness.world import NUMBER_ID, World
 
 HOUR_S = 3_600.0
 EDGES_S = (-1_800.0, -600.0, -60.0, -5.0, 5.0, 60.0, 600.0, 1_800.0)

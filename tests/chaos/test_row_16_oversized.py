@@ -16,7 +16,7 @@ from aiohttp import web
 
 from loadtest.measure.stack import Stack, StackConfig
 from loadtest.simulator.payloads import signature
-from tests.support.chaos import Chaos
+from tests.support.harness.chaos import Chaos
 
 PROMISE = "413 or 400 for what is too large or too deep, never a 500, and no memory is kept"
 MB: Final = 1_000_000

@@ -18,9 +18,9 @@ from media.engine import MediaEngine, WorkerPool
 from media.errors import MediaError, SdpRefused
 from media.model import LegId, MediaEvent, WorkerUp
 from tests.loopback.peers import CONFIG, Stage, until
-from tests.support.chaos import Chaos
-from tests.support.hostile import Wire, gather_on_loopback
-from tests.support.sdp_mutations import documents, hostile_documents, mutate
+from tests.support.generators.hostile import Wire, gather_on_loopback
+from tests.support.generators.sdp_mutations import documents, hostile_documents, mutate
+from tests.support.harness.chaos import Chaos
 
 PROMISE = "any bytes as SDP give an answer or a clean refusal in 20 ms; no task, socket or packet is left"
 

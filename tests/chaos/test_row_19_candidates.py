@@ -11,9 +11,9 @@ from media import sdp
 from media.errors import SdpRefused
 from media.model import LegFailure, LegId
 from tests.loopback.peers import CONFIG, Stage, until
-from tests.support.chaos import Chaos
-from tests.support.hostile import SocketWatch, Wire, gather_on_loopback, socket_watch, with_candidates
-from tests.support.sdp_mutations import documents
+from tests.support.generators.hostile import SocketWatch, Wire, gather_on_loopback, socket_watch, with_candidates
+from tests.support.generators.sdp_mutations import documents
+from tests.support.harness.chaos import Chaos
 
 PROMISE = "no packet to an address that a browser named; from Meta only global unicast, at most 16; no name looked up"
 

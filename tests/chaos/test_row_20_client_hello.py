@@ -11,8 +11,7 @@ from aioice import stun
 from media.ice import STUN_BUDGET_PER_S, Address, Link
 from media.model import LegConnected, LegFailed, LegId
 from tests.loopback.peers import CONFIG, Peer, Stage, until
-from tests.support.chaos import Chaos
-from tests.support.hostile import (
+from tests.support.generators.hostile import (
     Spray,
     binding_request,
     binding_response,
@@ -20,6 +19,7 @@ from tests.support.hostile import (
     gather_on_loopback,
     media_port,
 )
+from tests.support.harness.chaos import Chaos
 
 PROMISE = "a ClientHello spray on both kinds of ports during set-up fails no call"
 #: At 2,000 a second the two ports see each twenty within a handshake.

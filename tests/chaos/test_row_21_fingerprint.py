@@ -12,8 +12,8 @@ from media.dtls import LegDtls
 from media.errors import SdpRefused
 from media.model import LegConnected, LegFailure, LegId
 from tests.loopback.peers import Peer, Stage, until
-from tests.support.chaos import Chaos
-from tests.support.hostile import gather_on_loopback
+from tests.support.generators.hostile import gather_on_loopback
+from tests.support.harness.chaos import Chaos
 
 PROMISE = "no frame passes without a certificate whose SHA-256 the description announced"
 SIDES = ("meta", "browser", "called")

@@ -18,8 +18,8 @@ from media.engine import WorkerPool
 from media.ice import Address, Budget, Link
 from media.model import LegConnected, LegId, MediaEvent
 from tests.loopback.peers import CONFIG, Peer, Stage, until
-from tests.support.chaos import Chaos
-from tests.support.hostile import gather_on_loopback
+from tests.support.generators.hostile import gather_on_loopback
+from tests.support.harness.chaos import Chaos
 
 PROMISE = "a leg flooded with 5,000 packets a second by its own peer costs the others less than 1 % of their frames"
 FLOOD_PER_S = 5_000

@@ -11,8 +11,8 @@ from loadtest.net.udp_chaos import UdpChaos, UdpFaults, Way, udp_chaos
 from media.leg import MediaLeg
 from media.model import LegConnected, LegFailed, LegFailure, LegId, MediaEvent
 from tests.loopback.peers import CONFIG, Peer, Stage, until
-from tests.support.chaos import Chaos
-from tests.support.hostile import candidate_port, gather_on_loopback, media_port, with_candidates
+from tests.support.generators.hostile import candidate_port, gather_on_loopback, media_port, with_candidates
+from tests.support.harness.chaos import Chaos
 
 PROMISE = "a leg whose peer is not heard any more ends 8 to 10 s after the last packet, as media_timeout"
 

@@ -20,11 +20,11 @@ from gateway.operators.hub import LEAVING_S, RESUME_S, Hub
 from gateway.operators.phone import Phone
 from gateway.wire import messages as msg
 from loadtest.net.tcp_chaos import TcpChaos
-from tests.support.chaos import Chaos, Scale, scale_from
-from tests.support.doors import Doors, SocketClient, doors
-from tests.support.running import running
-from tests.support.waiting import until
-from tests.support.world import World, a_world
+from tests.support.harness.chaos import Chaos, Scale, scale_from
+from tests.support.harness.doors import Doors, SocketClient, doors
+from tests.support.harness.running import running
+from tests.support.harness.waiting import until
+from tests.support.harness.world import World, a_world
 
 #: How much faster the clock runs where sockets are cut: hundreds need some time to come back at all.
 FASTER: Final = 15 if scale_from() is Scale.TEST else 4

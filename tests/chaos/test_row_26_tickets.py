@@ -12,9 +12,9 @@ from gateway.common.ids import OperatorId
 from gateway.operators.hub import Hub
 from gateway.softphone.tickets import TICKET_S, Tickets
 from gateway.wire import messages as msg
-from tests.support.chaos import Chaos
-from tests.support.doors import Doors, SocketClient, doors
-from tests.support.world import a_world
+from tests.support.harness.chaos import Chaos
+from tests.support.harness.doors import Doors, SocketClient, doors
+from tests.support.harness.world import a_world
 
 ANA = OperatorId("ana")
 OWN = "https://calls.example.com"

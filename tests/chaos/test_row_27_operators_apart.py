@@ -17,9 +17,9 @@ from gateway.common.ids import OperatorId
 from gateway.operators.hub import Hub
 from gateway.softphone.server import Softphones
 from gateway.wire import messages as msg
-from tests.support.chaos import Chaos
-from tests.support.doors import KEYED, OPERATORS, Doors, SocketClient, doors
-from tests.support.world import NUMBER_ID, World, a_world
+from tests.support.harness.chaos import Chaos
+from tests.support.harness.doors import KEYED, OPERATORS, Doors, SocketClient, doors
+from tests.support.harness.world import NUMBER_ID, World, a_world
 
 NAMES = ("ana", "bia", "caio")
 NO_CALL = "0" * 32

@@ -32,9 +32,9 @@ from gateway.softphone.server import Softphones
 from loadtest.measure.stack import free_port
 from loadtest.simulator.payloads import signature
 from loadtest.simulator.sdp import MetaMedia, write_offer
-from tests.support.chaos import Chaos, Scale
-from tests.support.doors import KEYED, doors
-from tests.support.world import NUMBER_ID, a_world
+from tests.support.harness.chaos import Chaos, Scale
+from tests.support.harness.doors import KEYED, doors
+from tests.support.harness.world import NUMBER_ID, a_world
 
 ENCODED = ["acc", "app", "old", "ver", "opk", "api", "pwd", "dev"]
 

@@ -14,8 +14,8 @@ from loadtest.measure.stack import Stack, StackConfig, operators
 from loadtest.operators.signalling_bot import Crew
 from loadtest.simulator.config import UserSpec
 from loadtest.simulator.state import Call, CallState, EndReason
-from tests.support.chaos import Chaos
-from tests.support.waiting import until
+from tests.support.harness.chaos import Chaos
+from tests.support.harness.waiting import until
 
 pytestmark = [pytest.mark.asyncio(loop_factories=["uvloop"]), pytest.mark.timeout(60)]
 

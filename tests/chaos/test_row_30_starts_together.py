@@ -7,8 +7,8 @@ import pytest
 
 from gateway.store.embedded import EmbeddedServer
 from gateway.store.migrations import bundled, migrate
-from tests.support.chaos import Chaos
-from tests.support.postgres import execute, temporary_database
+from tests.support.harness.chaos import Chaos
+from tests.support.harness.postgres import execute, temporary_database
 
 
 async def start_one(dsn: str) -> tuple[int, str]:

@@ -11,10 +11,10 @@ import pytest
 import structlog
 
 from gateway.calls.driver import CallDriver
-from tests.support.broken_call import Harm, Trial
-from tests.support.chaos import Chaos
-from tests.support.injection import ERRORS, Injector
-from tests.support.world import a_world
+from tests.support.harness.broken_call import Harm, Trial
+from tests.support.harness.chaos import Chaos
+from tests.support.harness.injection import ERRORS, Injector
+from tests.support.harness.world import a_world
 
 #: The longest life of a call has about so many points at which it can break.
 POINTS = 110

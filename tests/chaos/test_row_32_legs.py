@@ -14,8 +14,8 @@ from media.engine import WorkerPool
 from media.leg import MediaLeg
 from media.model import LegConnected, LegId, MediaEvent
 from tests.loopback.peers import CONFIG, Peer, Stage, until
-from tests.support.chaos import Chaos
-from tests.support.hostile import gather_on_loopback
+from tests.support.generators.hostile import gather_on_loopback
+from tests.support.harness.chaos import Chaos
 
 PROMISE = "legs that come and go leave no socket, no task and less than 1 KiB a call"
 

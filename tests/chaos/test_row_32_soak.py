@@ -10,8 +10,8 @@ from loadtest.measure.process import total
 from loadtest.measure.stack import Stack, StackConfig, operators
 from loadtest.operators.signalling_bot import Crew, Policy
 from loadtest.simulator.config import NumberSpec, Profile, Timers
-from tests.support.chaos import Chaos
-from tests.support.postgres import execute
+from tests.support.harness.chaos import Chaos
+from tests.support.harness.postgres import execute
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 #: Two, since one number may place 10,000 calls in 24 hours.

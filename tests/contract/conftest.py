@@ -1,3 +1,3 @@
-from tests.support.postgres import database, postgres_server
+from tests.support.harness.postgres import database, postgres_server
 
 __all__ = ["database", "postgres_server"]

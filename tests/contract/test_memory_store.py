@@ -3,8 +3,8 @@
 import pytest
 
 from gateway.common.errors import StoreDown
-from tests.support import records as make
-from tests.support.memory_store import MemoryStore
+from tests.support.fakes.memory_store import MemoryStore
+from tests.support.generators import records as make
 
 
 async def test_a_store_that_was_not_started_is_down() -> None:

@@ -17,10 +17,10 @@ from gateway.store.embedded import EmbeddedServer
 from gateway.store.records import CallDeclined, CallRecord, ContactsMerged, EndOwed, NumberSaved
 from gateway.store.store import PostgresStore, Replay, ReplayState, Store
 from policy.facts import Direction
-from tests.support import records as make
-from tests.support.memory_store import MemoryStore
-from tests.support.postgres import temporary_database
-from tests.support.records import NUMBER, OTHER_NUMBER, T0, at
+from tests.support.fakes.memory_store import MemoryStore
+from tests.support.generators import records as make
+from tests.support.generators.records import NUMBER, OTHER_NUMBER, T0, at
+from tests.support.harness.postgres import temporary_database
 
 
 @pytest_asyncio.fixture(params=["memory", "postgres"])

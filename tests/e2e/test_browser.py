@@ -10,9 +10,9 @@ import pytest
 from playwright.async_api import Page, expect
 
 from loadtest.simulator.state import Call
-from tests.support.browser import chromium, listen, log_in
-from tests.support.running import KEYS, Running, running
-from tests.support.waiting import until
+from tests.support.harness.browser import chromium, listen, log_in
+from tests.support.harness.running import KEYS, Running, running
+from tests.support.harness.waiting import until
 
 # What a browser hears does not depend on the gateway's loop; users run uvloop.
 pytestmark = [

@@ -12,9 +12,9 @@ from gateway.common.ids import OperatorId
 from gateway.operators.hub import LEAVING_S, RESUME_S
 from loadtest.net.tcp_chaos import TcpChaos
 from loadtest.simulator.state import Call
-from tests.support.browser import chromium, listen, log_in
-from tests.support.running import KEYS, Running, running
-from tests.support.waiting import until
+from tests.support.harness.browser import chromium, listen, log_in
+from tests.support.harness.running import KEYS, Running, running
+from tests.support.harness.waiting import until
 
 # What a browser does does not depend on the gateway's loop; users run uvloop.
 pytestmark = [

@@ -13,8 +13,8 @@ from loadtest.operators.softphone_bot import RequestFailed, SoftphoneBot
 from loadtest.simulator.faults import read_graph_fault
 from loadtest.simulator.state import Call
 from media.engine import WorkerPool
-from tests.support.running import Running, running
-from tests.support.waiting import until
+from tests.support.harness.running import Running, running
+from tests.support.harness.waiting import until
 
 pytestmark = pytest.mark.timeout(60)
 

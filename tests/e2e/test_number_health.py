@@ -10,9 +10,9 @@ from playwright.async_api import expect
 from gateway.numbers.report import ask
 from loadtest.operators.softphone_bot import RequestFailed, SoftphoneBot
 from loadtest.simulator.faults import read_graph_fault
-from tests.support.browser import chromium, log_in
-from tests.support.running import API_KEY, KEYS, Running, running
-from tests.support.waiting import until
+from tests.support.harness.browser import chromium, log_in
+from tests.support.harness.running import API_KEY, KEYS, Running, running
+from tests.support.harness.waiting import until
 
 pytestmark = pytest.mark.timeout(60)
 

@@ -13,7 +13,7 @@ import structlog
 
 from loadtest.simulator.config import Profile
 from policy.pack import Pack, load_pack
-from tests.support.day import Days, days
+from tests.support.generators.day import Days, days
 
 ACTIONS = 10_000
 #: Of the same day, enough for what has to be seen without the gate.

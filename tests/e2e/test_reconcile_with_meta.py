@@ -7,8 +7,8 @@ import pytest
 
 from loadtest.simulator.faults import read_graph_fault
 from loadtest.simulator.rules import Contact
-from tests.support.running import API_KEY, Running, running
-from tests.support.waiting import until
+from tests.support.harness.running import API_KEY, Running, running
+from tests.support.harness.waiting import until
 
 pytestmark = pytest.mark.timeout(60)
 

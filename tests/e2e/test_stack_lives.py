@@ -12,7 +12,7 @@ from loadtest.measure.stack import Stack, StackConfig, operators
 from loadtest.operators.signalling_bot import Crew, Policy
 from loadtest.simulator.config import Behaviour, Timers, crowd
 from loadtest.simulator.state import CallState
-from tests.support.waiting import until
+from tests.support.harness.waiting import until
 
 # The gateway is a process of its own: the loop of the test does not matter to it.
 pytestmark = [pytest.mark.timeout(60), pytest.mark.asyncio(loop_factories=["uvloop"])]

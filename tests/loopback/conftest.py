@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.support.hostile import gather_on_loopback
+from tests.support.generators.hostile import gather_on_loopback
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ from media.errors import SdpRefused, TooBusy
 from media.ice import MAX_ADDRESSES
 from media.model import DtmfReceived, LegFailed, LegFailure, LegId
 from tests.loopback.peers import CONFIG, Peer, Stage, until
-from tests.support.hostile import binding_request, client_hello, datagrams, media_port, with_candidates
+from tests.support.generators.hostile import binding_request, client_hello, datagrams, media_port, with_candidates
 
 
 @pytest.fixture

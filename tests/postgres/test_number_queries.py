@@ -3,7 +3,7 @@
 import pytest
 
 from gateway.store.queries import QUERIES
-from tests.support.postgres import execute
+from tests.support.harness.postgres import execute
 
 _MANY_CALLS = """
 insert into calls (call_id, version, phone_number_id, direction, state, wa_id, created_at, meta_call_id)

@@ -16,10 +16,10 @@ from gateway.store.embedded import EmbeddedServer, embedded_postgres
 from gateway.store.group_commit import WriterLimits
 from gateway.store.postgres import driver, in_our_words
 from gateway.store.store import PostgresStore, StoreLimits
-from tests.support import records as make
-from tests.support.postgres import execute
-from tests.support.proxy import Proxy, proxy_to
-from tests.support.records import NUMBER, T0
+from tests.support.generators import records as make
+from tests.support.generators.records import NUMBER, T0
+from tests.support.harness.postgres import execute
+from tests.support.harness.proxy import Proxy, proxy_to
 
 TIMEOUT_S = 0.4
 LIMITS = StoreLimits(

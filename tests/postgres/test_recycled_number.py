@@ -12,9 +12,9 @@ from gateway.store.store import PostgresStore
 from policy.decision import Allow, Refusal
 from policy.facts import PermissionGranted
 from policy.reasons import Reason
-from tests.support.fake_clock import START
-from tests.support.memory_store import MemoryStore
-from tests.support.world import NUMBER_ID, World, a_world
+from tests.support.fakes.clock import START
+from tests.support.fakes.memory_store import MemoryStore
+from tests.support.harness.world import NUMBER_ID, World, a_world
 
 FORMER, OWNER = "BR.11111111111111111111", "BR.22222222222222222222"
 NUMBER = "5511900000001"
