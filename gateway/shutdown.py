@@ -4,6 +4,8 @@ Responsible for telling the two apart. Not responsible for what happens then (se
 """
 
 import asyncio
+from collections.abc import Coroutine
+from typing import Any
 
 
 class Stop:
@@ -31,5 +33,14 @@ class Stop:
     async def asked(self) -> None:
         await self._asked.wait()
 
+    async def now_or(self, done: Coroutine[Any, Any, None]) -> None:
+        """Wait until the end is asked for, or until `done` is."""
+        async with asyncio.TaskGroup() as tasks:
+            waits = {tasks.create_task(self.now()), tasks.create_task(done)}
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            for wait in waits:
+                wait.cancel()
+
     async def now(self) -> None:
+        """Wait until the end is asked for."""
         await self._now.wait()

@@ -5,11 +5,12 @@ to them; all ICE, DTLS and SRTP work is done there. (`NullEngine` only answers, 
 and everything that it imports must not import aiortc, aioice or av: the signalling process runs it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 from media.model import (
     DtmfReceived,
+    EventSink,
     LegConnected,
     LegFailed,
     LegFailure,
@@ -43,9 +44,6 @@ __all__ = [
     "WorkerPool",
     "WorkerUp",
 ]
-
-#: Called in the gateway's loop; must not block and must not raise.
-EventSink = Callable[[MediaEvent], None]
 
 
 class MediaEngine(Protocol):
@@ -106,8 +104,8 @@ class MediaEngine(Protocol):
         """Return what the leg has counted so far; None if there is no such leg."""
         ...
 
-    async def start(self) -> None:
-        """Start the workers and return when all are ready. Call once."""
+    async def start(self, on_event: EventSink) -> None:
+        """Start the workers and return when all are ready; `on_event` is told what happens from now on. Call once."""
         ...
 
     async def aclose(self) -> None:

@@ -3,6 +3,7 @@
 Values only. The signalling process imports this (through `media.engine`), so nothing here may import aiortc.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import ip_address
@@ -114,3 +115,10 @@ class WorkerUp(Struct, frozen=True, tag=True):
 
 
 MediaEvent = LegConnected | LegFailed | DtmfReceived | WorkerDown | WorkerUp
+
+#: Called in the gateway's loop; must not block and must not raise.
+EventSink = Callable[[MediaEvent], None]
+
+
+def unheard(event: MediaEvent) -> None:
+    """Be the sink of an engine that was not started."""

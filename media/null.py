@@ -8,13 +8,13 @@ people.
 import asyncio
 import itertools
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from media import negotiation, sdp
 from media.errors import MediaError, NoWorker, SdpRefused, UnknownLeg, WorkerGone
-from media.model import LegConnected, LegId, MediaConfig, MediaEvent, Tone, WorkerId, WorkerUp
+from media.model import EventSink, LegConnected, LegId, MediaConfig, Tone, WorkerId, WorkerUp, unheard
 from media.negotiation import Agreement
 from media.stats import LegStats
 
@@ -37,9 +37,9 @@ class _Leg:
 class NullEngine:
     """A `MediaEngine` that answers at once and carries nothing."""
 
-    def __init__(self, config: MediaConfig, on_event: Callable[[MediaEvent], None]) -> None:
+    def __init__(self, config: MediaConfig) -> None:
         self._config = config
-        self._on_event = on_event
+        self._on_event: EventSink = unheard
         self._legs: dict[LegId, _Leg] = {}
         #: Legs of each worker; empty before `start` and after `aclose`.
         self._loads: dict[WorkerId, int] = {}
@@ -57,8 +57,9 @@ class NullEngine:
             raise NoWorker()
         return min(self._loads, key=self._loads.__getitem__)
 
-    async def start(self) -> None:
+    async def start(self, on_event: EventSink) -> None:
         """See `MediaEngine`."""
+        self._on_event = on_event
         self._loads = dict.fromkeys(map(WorkerId, range(self._config.workers)), 0)
         for worker in self._loads:
             self._on_event(WorkerUp(worker))

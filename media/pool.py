@@ -27,6 +27,7 @@ import msgspec
 from media import frames, sdp
 from media.errors import MediaError, MediaTimeout, NoWorker, UnknownLeg, WorkerGone, from_reason
 from media.model import (
+    EventSink,
     LegFailed,
     LegFailure,
     LegId,
@@ -36,6 +37,7 @@ from media.model import (
     WorkerDown,
     WorkerId,
     WorkerUp,
+    unheard,
 )
 from media.stats import LegStats
 
@@ -204,9 +206,9 @@ class _Worker:
 class WorkerPool:
     """The `MediaEngine` that runs legs in worker processes on this machine."""
 
-    def __init__(self, config: MediaConfig, on_event: Callable[[MediaEvent], None]) -> None:
+    def __init__(self, config: MediaConfig) -> None:
         self._config = config
-        self._on_event = on_event
+        self._on_event: EventSink = unheard
         #: Processes that run, and those of them that take commands.
         self._lives: set[_Worker] = set()
         self._alive: dict[WorkerId, _Worker] = {}
@@ -230,8 +232,9 @@ class WorkerPool:
         homes = list(self._homes.values())
         return min(self._alive, key=lambda worker: (homes.count(worker), worker))
 
-    async def start(self) -> None:
+    async def start(self, on_event: EventSink) -> None:
         """Start the workers and return when all are ready. Raises: NoWorker."""
+        self._on_event = on_event
         loop = asyncio.get_running_loop()
         ready = [loop.create_future() for _ in range(self._config.workers)]
         # The one task that nobody's TaskGroup owns: it owns all others, and ends in aclose.

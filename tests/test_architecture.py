@@ -111,6 +111,10 @@ def test_no_module_is_too_long() -> None:
     assert not long
 
 
+#: Functions over 80 lines, and why.
+LONG_ON_PURPOSE = {"gateway.wiring.wire": "one list of constructors, in their order"}
+
+
 def test_no_function_is_too_long() -> None:
     long = {
         f"{name_of(path)}.{node.name}": node.end_lineno - node.lineno + 1
@@ -119,5 +123,6 @@ def test_no_function_is_too_long() -> None:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         and node.end_lineno is not None
         and node.end_lineno - node.lineno + 1 > 80
+        and f"{name_of(path)}.{node.name}" not in LONG_ON_PURPOSE
     }
     assert not long

@@ -94,11 +94,9 @@ class Overload:
         *,
         max_setups_per_s: float = UNLIMITED,
         max_lag_s: float = MAX_LAG_S,
-        on_level: Callable[[Level], None] = lambda level: None,
         jitter: Callable[[], float] = lambda: 0.5,
     ) -> None:
         self.level = Level.CALM
-        self._on_level = on_level
         self._jitter = jitter
         self._bucket = _Bucket(max_setups_per_s)
         self._lag_s = 0.0
@@ -130,14 +128,15 @@ class Overload:
 
     # --- the loop ----------------------------------------------------------------------------------
 
-    def sampled(self, lag_s: float, *, now: float) -> None:
-        """Take one sample of the loop's lag."""
-        self._lag_s = lag_s
+    def sampled(self, lag_s: float, *, now: float) -> bool:
+        """Take one sample of the loop's lag; return whether the level changed."""
+        before, self._lag_s = self.level, lag_s
         level = max((level for level in self._limits if self._is_late(level, lag_s, now)), default=Level.CALM)
         if level > self.level:
             self._enter(level)
         elif self.level is not Level.CALM:
             self._perhaps_calm(lag_s, now)
+        return self.level is not before
 
     def _is_late(self, level: Level, lag_s: float, now: float) -> bool:
         since = self._late_since[level]
@@ -159,7 +158,6 @@ class Overload:
     def _enter(self, level: Level) -> None:
         self.level = level
         self._calm_since = None
-        self._on_level(level)
 
 
 class _Bucket:

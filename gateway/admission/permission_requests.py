@@ -12,11 +12,14 @@ from dataclasses import dataclass
 
 import structlog
 
-from gateway.calls.context import Services
-from gateway.calls.refusals import take_over
+from gateway.calls.refusals import MetaRefusals
+from gateway.common.clock import Clock
 from gateway.common.errors import GraphError
-from gateway.contacts.directory import Contact
+from gateway.contacts.directory import Contact, Contacts
+from gateway.contacts.engagements import Engagements
+from gateway.meta.graph import Graph
 from gateway.numbers.number import Number
+from gateway.store.store import Store
 from policy.facts import PermissionRequested, RequestForm
 from policy.request import AskPermission
 
@@ -37,16 +40,26 @@ class _OnItsWay:
     answer: asyncio.Future[Asked]
 
 
-class Asking:
+class PermissionRequests:
     """Every permission request of this gateway leaves through here."""
 
-    def __init__(self, services: Services) -> None:
-        self._services = services
+    def __init__(
+        self,
+        *,
+        graph: Graph,
+        store: Store,
+        contacts: Contacts,
+        engagements: Engagements,
+        refusals: MetaRefusals,
+        clock: Clock,
+    ) -> None:
+        self._graph = graph
+        self._store = store
+        self._contacts = contacts
+        self._engagements = engagements
+        self._refusals = refusals
+        self._clock = clock
         self._on_its_way: dict[str, _OnItsWay] = {}  # by contact_id
-
-    def in_flight(self, contact: Contact) -> int:
-        """Return how many requests to this contact are sent and not yet facts."""
-        return sum(contact_id in self._on_its_way for contact_id in contact.current.ids)
 
     def on_its_way(self, contact: Contact, *, asked_by: str) -> Awaitable[Asked] | None:
         """Return the answer to come if the same person has just asked: somebody clicked twice."""
@@ -66,7 +79,8 @@ class Asking:
         answer: asyncio.Future[Asked] = asyncio.get_running_loop().create_future()
         self._on_its_way[contact.contact_id] = _OnItsWay(asked_by=asked_by, answer=answer)
         try:
-            asked = await self._send(number, contact, form)
+            with self._engagements.requesting(contact):
+                asked = await self._send(number, contact, form)
             answer.set_result(asked)
             return asked
         except GraphError as error:
@@ -78,7 +92,7 @@ class Asking:
             del self._on_its_way[contact.contact_id]
 
     async def _send(self, number: Number, contact: Contact, form: RequestForm) -> Asked:
-        graph, settings = self._services.graph, number.settings
+        graph, settings = self._graph, number.settings
         try:
             if form is RequestForm.FREE_FORM:
                 message_id = await graph.request_permission_free_form(number.id, contact.user, settings.permission_text)
@@ -88,10 +102,10 @@ class Asking:
                     number.id, contact.user, template.name, template.language, template.parameters
                 )
         except GraphError as error:
-            number.meta_refused(error, now=self._services.clock.now())
+            number.meta_refused(error, now=self._clock.now())
             if error.maybe_sent:
                 self._record(number, contact, form, None)
-            take_over(self._services, number, contact, error, AskPermission(form=form))
+            self._refusals.take_over(number, contact, error, AskPermission(form=form))
             raise
         number.meta_took()
         self._record(number, contact, form, message_id)
@@ -99,11 +113,10 @@ class Asking:
 
     def _record(self, number: Number, contact: Contact, form: RequestForm, message_id: str | None) -> None:
         """Count a request; without an id of Meta's it has perhaps been sent, and the limits must hold either way."""
-        services = self._services
-        now = services.clock.now()
+        now = self._clock.now()
         key = message_id or f"request/{uuid.uuid4().hex}"
         fact = PermissionRequested(at=now, key=key, form=form, request_id=message_id)
-        services.store.write_soon(*services.contacts.apply(contact, fact, seen_at=now))
+        self._store.write_soon(*self._contacts.apply(contact, fact, seen_at=now))
         log.info(
             "permission_requested",
             number_id=number.id,

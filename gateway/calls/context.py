@@ -1,22 +1,21 @@
-"""What a call is given when it is born: the parts that all calls share, and what is known of this one.
+"""What a call is given when it is born: the ports that every call uses, and what is known of this one.
 
-Values and interfaces only; constructed in `app` and `admission`.
+Values and interfaces only. `wiring` makes the ports, `starter` the rest.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 from gateway.callflow.call import CallInput, Timeouts
 from gateway.callflow.effects import StopReason
-from gateway.calls.owed_hangups import Endings
+from gateway.calls.owed_hangups import OwedHangups
+from gateway.calls.refusals import MetaRefusals
 from gateway.calls.registry import Registry
 from gateway.common.clock import Clock
-from gateway.common.ids import CallId, OperatorId, PhoneNumberId, UserRef
+from gateway.common.ids import CallId, OperatorId, UserRef
 from gateway.common.metrics import Metrics
-from gateway.contacts.directory import Contact, Contacts
+from gateway.contacts.directory import ContactListener, Contacts
 from gateway.meta.graph import Graph
-from gateway.meta.health import Pauses, no_pauses
 from gateway.numbers.number import Number
 from gateway.store.store import Store
 from gateway.wire.messages import CallView
@@ -24,7 +23,7 @@ from media.engine import LegId, MediaEngine, WorkerId
 
 
 class Phones(Protocol):
-    """What a call needs of the softphones (see `hub`)."""
+    """What a call needs of the softphones. `operators.hub.Hub` is one."""
 
     def ring(self, call_id: CallId, view: CallView) -> None: ...
     def stop_ringing(
@@ -36,8 +35,8 @@ class Phones(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Services:
-    """What every call shares; constructed once in `app`."""
+class CallContext:
+    """The ports of a call: Meta, media, softphones and what is kept. All calls share one."""
 
     graph: Graph
     media: MediaEngine
@@ -45,18 +44,12 @@ class Services:
     store: Store
     contacts: Contacts
     registry: Registry
-    endings: Endings
+    owed_hangups: OwedHangups
+    refusals: MetaRefusals
+    contact_listener: ContactListener
     metrics: Metrics
     clock: Clock
     timeouts: Timeouts
-    #: Until when Meta is not asked for something because it is away, or refuses the token (see `meta_health`).
-    meta_pauses: Callable[[str, PhoneNumberId], Pauses] = no_pauses
-    #: Whether every delivery that we acknowledged is counted: none waits in the spool.
-    all_counted: Callable[[], bool] = lambda: True
-    #: Told when Meta contradicts what we know of a contact (see `reconcile`).
-    reconcile_soon: Callable[[Number, Contact], None] = lambda number, contact: None
-    #: Told when the gate's answer about a contact may have changed, so that operators see it.
-    contact_changed: Callable[[Number, Contact], None] = lambda number, contact: None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +59,6 @@ class Origin:
     number: Number
     user: UserRef
     user_name: str | None
-    contact_keys: frozenset[str]  #: one for each name of the user (see `registry`)
+    contact_keys: frozenset[str]  #: one for each name of the user (see `engagements`)
     worker: WorkerId | None  #: None only where no media will be made
     first: CallInput  #: START or REFUSED

@@ -19,7 +19,7 @@ from gateway.callflow.call import Call, CallInput, CallState, InputKind
 from gateway.callflow.effects import Effect, StopReason
 from gateway.callflow.outcome import EndReason, Outcome, Result
 from gateway.callflow.step import step
-from gateway.calls.context import Origin, Services
+from gateway.calls.context import CallContext, Origin
 from gateway.calls.performer import Performer
 from gateway.common.errors import GatewayError, StoreError
 from gateway.common.ids import OperatorId
@@ -27,7 +27,7 @@ from gateway.common.shielding import safely, was_cancelled
 from gateway.contacts import webhook_facts
 from gateway.contacts.directory import Contact
 from gateway.contacts.webhook_facts import KnownCall
-from gateway.meta.events import CallTerminated
+from gateway.meta.events import CallAnswered, CallEvent, CallStatus, CallTerminated
 from gateway.numbers.slots import Lease
 from gateway.store.records import CallRecord
 from gateway.wire import views
@@ -43,14 +43,21 @@ LINGER_S: Final = 15.0
 _TOLD: Final = frozenset({CallState.RINGING, CallState.ACTIVE, CallState.UNCONFIRMED, CallState.CANCELLING})
 
 
+_STATUS_INPUT: Final = {
+    "RINGING": InputKind.META_RINGING,
+    "ACCEPTED": InputKind.META_ACCEPTED,
+    "REJECTED": InputKind.META_REJECTED,
+}
+
+
 class CallDriver:
     """One live call."""
 
-    def __init__(self, call: Call, origin: Origin, services: Services, *, lease: Lease | None) -> None:
+    def __init__(self, call: Call, origin: Origin, context: CallContext, *, lease: Lease | None) -> None:
         self.call = call
         self.origin = origin
         self.meta_leg = LegId(f"{call.call_id}/meta")
-        self._services = services
+        self._context = context
         self._lease = lease
         self._inputs: asyncio.Queue[CallInput | float] = asyncio.Queue()  # a float: that deadline has come
         self._timer: asyncio.TimerHandle | None = None
@@ -59,7 +66,7 @@ class CallDriver:
         self._terminated: CallTerminated | None = None
         self.was_declined = False  #: Meta has said so, perhaps after its `terminate`
         self._leg_stats: dict[str, object] = {}
-        self._created_at = services.clock.now()
+        self._created_at = context.clock.now()
         self._ringing_at: datetime | None = None
         self._accepted_at: datetime | None = None
         self._ended_at: datetime | None = None
@@ -67,7 +74,7 @@ class CallDriver:
         self._setup_s: float | None = None  #: from the first input to the conversation
         self._kept: asyncio.Task[StoreError | None] | None = None
         self._finished = False
-        self._performer = Performer(self, services)
+        self._performer = Performer(self, context)
 
     # --- what others ask ---------------------------------------------------------------------------
 
@@ -112,8 +119,19 @@ class CallDriver:
         """Begin as a call that Meta has already ended: only its record is made."""
         self._terminated = event
 
-    def feed_terminate(self, event: CallTerminated) -> None:
-        """Hand over Meta's `terminate`, whose facts also close the record."""
+    def told(self, event: CallEvent) -> None:
+        """Hand the call a webhook event about it."""
+        match event:
+            case CallAnswered():
+                self.feed(CallInput(kind=InputKind.META_ANSWER, sdp=event.sdp, meta_call_id=event.meta_call_id))
+            case CallStatus():
+                self.was_declined |= event.status == "REJECTED"
+                self.feed(CallInput(kind=_STATUS_INPUT[event.status], meta_call_id=event.meta_call_id))
+            case CallTerminated():
+                self._told_of_end(event)
+
+    def _told_of_end(self, event: CallTerminated) -> None:
+        """Take Meta's `terminate`, whose facts also close the record."""
         self._terminated = self._terminated or event
         self.feed(
             CallInput(
@@ -155,7 +173,7 @@ class CallDriver:
     def keep_stats(self, stats: LegStats) -> None:
         """Add what the Meta leg counted to the record."""
         self._leg_stats = {"meta_leg": msgspec.to_builtins(stats)}
-        self._services.store.write_soon(self.record())
+        self._context.store.write_soon(self.record())
 
     def view(self) -> CallView:
         return views.call_view(self.record(), worker=self.worker)
@@ -252,7 +270,7 @@ class CallDriver:
         # A timer that fires early must not step back in time.
         now = max(loop_time, self.call.deadline_at or 0.0) if received.kind is InputKind.DEADLINE else loop_time
         before = self.call
-        self.call, effects = step(before, received, now=now, timeouts=self._services.timeouts)
+        self.call, effects = step(before, received, now=now, timeouts=self._context.timeouts)
         if self.call is before:
             log.debug("input_ignored", state=before.state.value, input=received.kind.value)
             return
@@ -262,26 +280,26 @@ class CallDriver:
 
     def _moved(self, before: Call, received: CallInput) -> None:
         """Note, store and show what a step changed."""
-        call, services = self.call, self._services
+        call, context = self.call, self._context
         if call.meta_call_id is not None and before.meta_call_id is None:
-            services.registry.learn_meta_id(self, call.meta_call_id)
+            context.registry.learn_meta_id(self, call.meta_call_id)
         if call.state is not before.state:
             self._stamp(call.state)
             tell = log.info if call.state in _TOLD else log.debug
             tell("call_state", state=call.state.value, cause=received.kind.value, detail=received.detail)
         record = self.record()
-        services.store.write_soon(record)
+        context.store.write_soon(record)
         if call.operator is not None:
-            services.phones.show(call.operator, views.call_view(record, worker=self.worker))
+            context.phones.show(call.operator, views.call_view(record, worker=self.worker))
 
     def _stamp(self, state: CallState) -> None:
-        now = self._services.clock.now()
+        now = self._context.clock.now()
         if state is CallState.RINGING:
             self._ringing_at = now
         elif state is CallState.ACTIVE:
             self._accepted_at = now
             self._setup_s = round(asyncio.get_running_loop().time() - self._begun, 3)
-            self._services.metrics.call_setup_seconds.labels(direction=self.call.direction.value).observe(self._setup_s)
+            self._context.metrics.call_setup_seconds.labels(direction=self.call.direction.value).observe(self._setup_s)
         elif state is CallState.ENDED:
             self._ended_at = now
 
@@ -289,7 +307,7 @@ class CallDriver:
 
     def _perform(self, effect: Effect, tasks: asyncio.TaskGroup) -> None:
         """Do what needs no waiting at once, the rest in a task of its own."""
-        phones = self._services.phones
+        phones = self._context.phones
         match effect:
             case fx.Ring():
                 phones.ring(self.call.call_id, self.view())
@@ -314,13 +332,13 @@ class CallDriver:
         if self._finished:
             return
         self._finished = True
-        services = self._services
+        context = self._context
         if self._lease is not None:
             safely(self._lease.release)
-        safely(lambda: services.registry.remove(self))
+        safely(lambda: context.registry.remove(self))
         operator = self._claimed_by
         if operator is not None:  # also one who picked up a moment too late
-            safely(lambda: services.phones.release(operator, self.call.call_id))
+            safely(lambda: context.phones.release(operator, self.call.call_id))
         if self.is_business_initiated:
             safely(lambda: self._settle_dial(outcome))
         safely(lambda: self._report(outcome))
@@ -333,14 +351,14 @@ class CallDriver:
         if not self._may_have_been_placed(outcome):
             self.origin.number.placed.take_back(self._created_at)
         elif self.call.meta_call_id is None:
-            self._services.endings.expect(self.origin.number.id, self.call.call_id, self.known())
+            self._context.owed_hangups.expect(self.origin.number.id, self.call.call_id, self.known())
         if outcome.reason is EndReason.GRAPH_ERROR:
-            contact = self._services.contacts.peek(self.origin.number.id, self.origin.user)
+            contact = self._context.contacts.peek(self.origin.number.id, self.origin.user)
             if contact is not None:  # Meta's refusal may have changed the gate's answer
-                self._services.contact_changed(self.origin.number, contact)
+                self._context.contact_listener.contact_changed(self.origin.number, contact)
 
     def _report(self, outcome: Outcome) -> None:
-        self._services.metrics.calls_ended_total.labels(
+        self._context.metrics.calls_ended_total.labels(
             direction=self.call.direction.value, result=outcome.result.value, reason=outcome.reason.value
         ).inc()
         ended = self._terminated
@@ -361,7 +379,7 @@ class CallDriver:
 
     async def _abandon(self) -> None:
         """After a bug: leave nothing behind that Meta or the media worker might keep alive."""
-        call, services = self.call, self._services
+        call, context = self.call, self._context
         self.call = msgspec.structs.replace(
             call,
             state=CallState.ENDED,
@@ -369,13 +387,13 @@ class CallDriver:
             version=call.version + 1,
             outcome=call.outcome or self._broken_outcome(),
         )
-        self._ended_at = services.clock.now()
+        self._ended_at = context.clock.now()
         safely(self._owe_end)
-        safely(lambda: services.phones.stop_ringing(call.call_id, StopReason.FAILED))
-        safely(lambda: services.store.write_soon(self.record()))
+        safely(lambda: context.phones.stop_ringing(call.call_id, StopReason.FAILED))
+        safely(lambda: context.store.write_soon(self.record()))
         if call.operator is not None:
             operator = call.operator
-            safely(lambda: services.phones.show(operator, self.view()))
+            safely(lambda: context.phones.show(operator, self.view()))
         try:
             async with asyncio.timeout(LINGER_S):
                 await self._performer.close_media()
@@ -387,7 +405,7 @@ class CallDriver:
     def _owe_end(self) -> None:
         call = self.call
         if call.meta_call_id is not None and self._terminated is None:
-            self._services.endings.keep_trying(self.origin.number.id, call.meta_call_id, call.call_id)
+            self._context.owed_hangups.keep_trying(self.origin.number.id, call.meta_call_id, call.call_id)
 
     def _broken_outcome(self) -> Outcome:
         """A dial that broke after its `connect` left, and of which Meta's id is not known, may ring all the same."""
@@ -398,7 +416,7 @@ class CallDriver:
     async def _keep(self) -> StoreError | None:
         """Make the record durable; while the offer is made, so that it costs no time."""
         try:
-            await self._services.store.write(self.record())
+            await self._context.store.write(self.record())
         except StoreError as error:
             return error
         return None
@@ -410,7 +428,7 @@ class CallDriver:
         call = self.call
         if self.is_business_initiated or call.meta_call_id is None:
             return None
-        return webhook_facts.connected(call.meta_call_id, call.direction, at=self._services.clock.now())
+        return webhook_facts.connected(call.meta_call_id, call.direction, at=self._context.clock.now())
 
     def _given_up_fact(self) -> Fact | None:
         """Return that a call of ours was not answered, where no `terminate` says so."""
@@ -419,13 +437,13 @@ class CallDriver:
             return None
         if call.outcome is None or call.outcome.result is Result.META or call.outcome.reason is EndReason.DECLINED:
             return None
-        return webhook_facts.unanswered(call.meta_call_id, at=self._ended_at or self._services.clock.now())
+        return webhook_facts.unanswered(call.meta_call_id, at=self._ended_at or self._context.clock.now())
 
     def _note(self, fact: Fact | None, tasks: asyncio.TaskGroup) -> None:
         """Apply a fact now if the contact is in memory, so that the next decision counts it; else in a task."""
         if fact is None:
             return
-        contact = self._services.contacts.peek(self.origin.number.id, self.origin.user)
+        contact = self._context.contacts.peek(self.origin.number.id, self.origin.user)
         if contact is not None:
             self._write_fact(contact, fact)
         else:
@@ -434,11 +452,11 @@ class CallDriver:
     async def _load_and_note(self, fact: Fact) -> None:
         origin = self.origin
         try:
-            contact = await self._services.contacts.get(origin.number, origin.user, origin.user_name)
+            contact = await self._context.contacts.get(origin.number, origin.user, origin.user_name)
             self._write_fact(contact, fact)
         except GatewayError as error:  # a store that is away must not end the call
             log.warning("fact_not_kept", fact=type(fact).__name__, detail=error.public)
 
     def _write_fact(self, contact: Contact, fact: Fact) -> None:
-        services = self._services
-        services.store.write_soon(*services.contacts.apply(contact, fact, seen_at=services.clock.now()))
+        context = self._context
+        context.store.write_soon(*context.contacts.apply(contact, fact, seen_at=context.clock.now()))

@@ -9,20 +9,24 @@ and live as a call does until Meta has heard.
 import asyncio
 import uuid
 from collections import deque
-from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import structlog
 
 from gateway.callflow.outcome import EndReason, Outcome, Result
-from gateway.calls.context import Services
+from gateway.calls.registry import Registry
+from gateway.common.background import Start
+from gateway.common.clock import Clock
 from gateway.common.errors import GraphError
 from gateway.common.ids import CallId, MetaCallId, PhoneNumberId
+from gateway.common.metrics import Metrics
 from gateway.contacts.webhook_facts import KnownCall
 from gateway.meta.events import CallOffered
+from gateway.meta.graph import Graph
 from gateway.numbers.number import Number
 from gateway.store.records import CallRecord
+from gateway.store.store import Store
 from gateway.wire import views
 from policy.decision import Refusal
 from policy.facts import Direction
@@ -54,18 +58,26 @@ class _Waiting:
     until: float  #: loop time
 
 
-class TurnedAway:
+class Overflow:
     """The calls that are being turned away. `start` runs a task for as long as the gateway lives."""
 
     def __init__(
         self,
-        services: Services,
         *,
-        start: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
+        graph: Graph,
+        store: Store,
+        registry: Registry,
+        metrics: Metrics,
+        clock: Clock,
+        start: Start,
         at_a_time: int = AT_A_TIME,
         waiting: int = WAITING,
     ) -> None:
-        self._services = services
+        self._graph = graph
+        self._store = store
+        self._registry = registry
+        self._metrics = metrics
+        self._clock = clock
         self._start = start
         self._at_a_time = at_a_time
         self._most = waiting
@@ -75,17 +87,17 @@ class TurnedAway:
 
     def turn_away(self, number: Number, event: CallOffered, refusal: Refusal) -> None:
         """Keep what became of the call and let Meta know; never suspends."""
-        services, outcome = self._services, _outcome(refusal)
-        services.registry.bury(event.meta_call_id, KnownCall(user=event.user, direction=Direction.USER_INITIATED))
-        services.store.write_soon(self._record(number, event, outcome))
-        services.metrics.calls_ended_total.labels(
+        outcome = _outcome(refusal)
+        self._registry.bury(event.meta_call_id, KnownCall(user=event.user, direction=Direction.USER_INITIATED))
+        self._store.write_soon(self._record(number, event, outcome))
+        self._metrics.calls_ended_total.labels(
             direction=Direction.USER_INITIATED.value, result=outcome.result.value, reason=outcome.reason.value
         ).inc()
         log.info("call_turned_away", number_id=number.id, user=event.user.key, reason=outcome.reason.value)
         self._reject(number.id, event.meta_call_id)
 
     def _record(self, number: Number, event: CallOffered, outcome: Outcome) -> CallRecord:
-        now = self._services.clock.now()
+        now = self._clock.now()
         return CallRecord(
             call_id=CallId(uuid.uuid4().hex),
             version=1,
@@ -123,13 +135,13 @@ class TurnedAway:
                 self._leave()
                 continue
             try:
-                await self._services.graph.reject(call.number_id, call.meta_call_id)
+                await self._graph.reject(call.number_id, call.meta_call_id)
             except GraphError as error:
                 log.warning("call_end_not_delivered", detail=error.public)
                 self._leave()
 
     def _leave(self) -> None:
-        self._services.metrics.calls_left_ringing_total.inc()
+        self._metrics.calls_left_ringing_total.inc()
 
     async def aclose(self) -> None:
         """Let the requests that are under way end; whoever still waits is left to ring out."""

@@ -16,13 +16,14 @@ owed its end. When none comes in that time there was no such call.
 
 import asyncio
 import random
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 import structlog
 
 from gateway.calls.registry import Registry
+from gateway.common.background import Start
 from gateway.common.errors import GraphError, GraphRefused
 from gateway.common.ids import CallId, MetaCallId, PhoneNumberId
 from gateway.common.metrics import Metrics
@@ -45,8 +46,6 @@ GIVE_UP_S: Final = 2 * 3600.0
 #: How long a webhook may take to tell Meta's id of a call whose `connect` was not answered.
 EXPECT_S: Final = 600.0
 
-#: Starts a piece of work that outlives its caller.
-Start = Callable[[Coroutine[Any, Any, None]], "asyncio.Task[None]"]
 OnDone = Callable[[], None]
 
 
@@ -72,7 +71,7 @@ class _Expected:
     expiry: asyncio.TimerHandle
 
 
-class Endings:
+class OwedHangups:
     """Every end that Meta still has to hear of."""
 
     def __init__(self, *, graph: Graph, store: Store, registry: Registry, metrics: Metrics, start: Start) -> None:

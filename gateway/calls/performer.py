@@ -14,8 +14,7 @@ from gateway.callflow import effects as fx
 from gateway.callflow.call import Call, CallInput, InputKind
 from gateway.callflow.effects import Effect
 from gateway.callflow.outcome import EndReason
-from gateway.calls.context import Origin, Services
-from gateway.calls.refusals import take_over
+from gateway.calls.context import CallContext, Origin
 from gateway.common.errors import GraphError, GraphRefused, GraphUnreachable, StoreError
 from gateway.common.ids import MetaCallId, PhoneNumberId
 from gateway.common.shielding import was_cancelled
@@ -50,9 +49,9 @@ class Subject(Protocol):
 class Performer:
     """The hands of one call."""
 
-    def __init__(self, call: Subject, services: Services) -> None:
+    def __init__(self, call: Subject, context: CallContext) -> None:
         self._call = call
-        self._services = services
+        self._context = context
         self._number_id = call.origin.number.id
         self._media_order = asyncio.Lock()  # media requests of a call happen one after the other, in order
 
@@ -62,7 +61,7 @@ class Performer:
             await self._work(effect)
         except GraphError as error:
             if isinstance(effect, fx.SendConnect):
-                self._call.origin.number.meta_refused(error, now=self._services.clock.now())
+                self._call.origin.number.meta_refused(error, now=self._context.clock.now())
                 await self._contradicted(error)
             self._call.feed(_graph_failed(error))
         except MediaError as error:
@@ -81,25 +80,25 @@ class Performer:
         """Meta refused what the gate let through: whatever that says of the contact counts from the next dial on."""
         origin = self._call.origin
         try:
-            contact = await self._services.contacts.get(origin.number, origin.user)
+            contact = await self._context.contacts.get(origin.number, origin.user)
         except StoreError as unread:
             log.warning("refusal_not_kept", code=error.code, detail=unread.public)
             return
-        take_over(self._services, origin.number, contact, error, PlaceCall())
+        self._context.refusals.take_over(origin.number, contact, error, PlaceCall())
 
     def _work(self, effect: Effect) -> Awaitable[None]:
         match effect:
             case fx.SendPreAccept() | fx.SendAccept() | fx.SendConnect():
                 return self._ask_meta(effect)
             case fx.SendReject(meta_call_id=meta_call_id):
-                return self._end_at_meta(self._services.graph.reject, meta_call_id)
+                return self._end_at_meta(self._context.graph.reject, meta_call_id)
             case fx.SendTerminate(meta_call_id=meta_call_id):
-                return self._end_at_meta(self._services.graph.terminate, meta_call_id)
+                return self._end_at_meta(self._context.graph.terminate, meta_call_id)
             case _:
                 return self._media(effect)
 
     async def _ask_meta(self, effect: fx.SendPreAccept | fx.SendAccept | fx.SendConnect) -> None:
-        graph, number_id = self._services.graph, self._number_id
+        graph, number_id = self._context.graph, self._number_id
         match effect:
             case fx.SendPreAccept(meta_call_id=meta_call_id, sdp=sdp):
                 await graph.pre_accept(number_id, meta_call_id, sdp)
@@ -126,11 +125,12 @@ class Performer:
             self._owe_end(meta_call_id)
 
     def _owe_end(self, meta_call_id: MetaCallId) -> None:
-        self._services.endings.keep_trying(self._number_id, meta_call_id, self._call.call.call_id, after_s=END_AGAIN_S)
+        call_id = self._call.call.call_id
+        self._context.owed_hangups.keep_trying(self._number_id, meta_call_id, call_id, after_s=END_AGAIN_S)
 
     async def _media(self, effect: Effect) -> None:
         async with self._media_order:
-            media, worker = self._services.media, self._call.origin.worker
+            media, worker = self._context.media, self._call.origin.worker
             match effect:
                 case fx.MakeAnswer(offer=offer) if worker is not None:
                     sdp = await media.answer_meta(self._call.meta_leg, worker, offer)
@@ -157,7 +157,7 @@ class Performer:
 
     async def _join(self) -> None:
         """Join the legs; while the operator's is missing (a reload), the user hears hold audio."""
-        media, leg = self._services.media, self._operator_leg()
+        media, leg = self._context.media, self._operator_leg()
         if leg is None:
             await media.play(self._call.meta_leg, Tone.HOLD)
             return
@@ -168,17 +168,17 @@ class Performer:
     async def _play_to_operator(self, tone: Tone | None) -> None:
         leg = self._operator_leg()
         if leg is not None:
-            await self._services.media.play(leg, tone)
+            await self._context.media.play(leg, tone)
 
     def _operator_leg(self) -> LegId | None:
         if self._call.call.operator is None or self._call.origin.worker is None:
             return None
-        return self._services.phones.leg_of(self._call.call.operator, self._call.origin.worker)
+        return self._context.phones.leg_of(self._call.call.operator, self._call.origin.worker)
 
     async def close_media(self) -> None:
         """Close the Meta leg and keep its statistics; a ringback stops with the call."""
         try:
-            stats = await self._services.media.close(self._call.meta_leg)
+            stats = await self._context.media.close(self._call.meta_leg)
             if stats is not None:
                 self._call.keep_stats(stats)
             await self._play_to_operator(None)

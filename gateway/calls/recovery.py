@@ -18,9 +18,10 @@ from msgspec.structs import replace
 
 from gateway.callflow.call import CallState
 from gateway.callflow.outcome import EndReason, Result
-from gateway.calls.owed_hangups import EXPECT_S, Endings
-from gateway.calls.registry import LeftOverCall, Registry, contact_keys
+from gateway.calls.owed_hangups import EXPECT_S, OwedHangups
+from gateway.calls.registry import Registry
 from gateway.common.clock import Clock
+from gateway.contacts.engagements import Engagements, contact_keys
 from gateway.contacts.webhook_facts import KnownCall
 from gateway.numbers.number import Number, Numbers
 from gateway.numbers.slots import Lease, Slots
@@ -39,17 +40,18 @@ RESTARTED: Final = "The gateway was restarted during this call."
 
 
 class Held:
-    """What a left-over call keeps from new ones, given back once."""
+    """What a left-over call keeps from new ones, given back once: its contact is busy, and a slot is taken."""
 
-    def __init__(self, call: CallRecord, registry: Registry, lease: Lease | None) -> None:
+    def __init__(self, call: CallRecord, engagements: Engagements, lease: Lease | None) -> None:
+        #: Until Meta has been told to end the call, it may still be picked up.
+        self.may_connect = call.direction is Direction.BUSINESS_INITIATED
         self._keys = contact_keys(call.phone_number_id, call.user)
-        self._what = LeftOverCall(direction=call.direction)
-        self._registry = registry
+        self._engagements = engagements
         self._lease = lease
-        registry.engage(self._keys, self._what)
+        engagements.engage(self._keys, self)
 
     def release(self) -> None:
-        self._registry.release(self._keys, self._what)
+        self._engagements.release(self._keys, self)
         if self._lease is not None:
             self._lease.release()
 
@@ -58,12 +60,21 @@ class LeftOver:
     """Calls without a process."""
 
     def __init__(
-        self, *, store: Store, endings: Endings, registry: Registry, numbers: Numbers, clock: Clock, hold_s: float
+        self,
+        *,
+        store: Store,
+        owed_hangups: OwedHangups,
+        registry: Registry,
+        engagements: Engagements,
+        numbers: Numbers,
+        clock: Clock,
+        hold_s: float,
     ) -> None:
         """`hold_s`: how long at most a left-over call counts against new ones."""
         self._store = store
-        self._endings = endings
+        self._owed_hangups = owed_hangups
         self._registry = registry
+        self._engagements = engagements
         self._numbers = numbers
         self._clock = clock
         self._hold_s = hold_s
@@ -72,7 +83,7 @@ class LeftOver:
     async def find(self) -> None:
         """Read what was left and remember it as ended, so that none of it rings again. Raises: StoreDown."""
         for call in await self._store.unfinished_calls():
-            held = Held(call, self._registry, await self._slot(call))
+            held = Held(call, self._engagements, await self._slot(call))
             self._calls.append((call, held))
             if call.meta_call_id is not None:
                 self._registry.bury(call.meta_call_id, _known(call))
@@ -105,9 +116,9 @@ class LeftOver:
             self._store.write_soon(EndOwed(call_id=call.call_id, owed=False))
             held.release()
         elif call.meta_call_id is None:
-            self._endings.expect(call.phone_number_id, call.call_id, _known(call), then=held.release)
+            self._owed_hangups.expect(call.phone_number_id, call.call_id, _known(call), then=held.release)
         else:
-            self._endings.keep_trying(call.phone_number_id, call.meta_call_id, call.call_id, then=held.release)
+            self._owed_hangups.keep_trying(call.phone_number_id, call.meta_call_id, call.call_id, then=held.release)
 
     def _closed(self, calls: Iterable[CallRecord]) -> list[Change]:
         now = self._clock.now()

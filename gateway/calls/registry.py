@@ -1,130 +1,170 @@
-"""The live calls, found by our id, by Meta's id, by contact; and what is remembered of those that have ended.
+"""The live calls, found by our id or by Meta's; the webhooks that wait for a call; what is remembered of ended ones.
 
-Responsible for who is alive and who was. Not responsible for what happens to them (see `driver`, `inbox`).
-
-A contact is found by every name: a call that came with a BSUID and a dial to the number are calls with one person as
-soon as anybody knows that they are. So a call counts under each name of its user, and whoever asks names all they know.
+Webhooks overtake each other and the answer to `connect`. One that speaks of a call which is not known yet is parked,
+and handed to the call as soon as that is known by Meta's id. One that comes after the end finds a tombstone, so that it
+is not taken for a new call.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
+from typing import Final, Protocol
 
-from gateway.common.ids import CallId, MetaCallId, PhoneNumberId, UserRef
+import structlog
+
+from gateway.callflow.call import Call, CallInput
+from gateway.common.ids import CallId, MetaCallId, OperatorId
+from gateway.contacts.engagements import Engagements
 from gateway.contacts.webhook_facts import KnownCall
-from policy.facts import Direction
+from gateway.meta.events import CallEvent
+from gateway.wire.messages import CallView
+from media.engine import WorkerId
 
-if TYPE_CHECKING:
-    from gateway.calls.driver import CallDriver
+log = structlog.get_logger()
 
-#: Ended calls remembered, so that a webhook that comes late is not taken for a new call.
+#: Ended calls remembered.
 TOMBSTONES: Final = 20_000
+#: Calls of which events may wait because the call itself is not known yet, and for how long.
+PARKED: Final = 1_000
+PARK_FOR: Final = timedelta(seconds=60)
 
 
-class Engaged(Protocol):
-    """Something that keeps a contact busy."""
+class LiveCall(Protocol):
+    """What others may ask of a live call. `driver.CallDriver` is one."""
+
+    @property
+    def call(self) -> Call:
+        """Its state now."""
+        ...
+
+    @property
+    def contact_keys(self) -> frozenset[str]:
+        """A key for each name of its user (see `engagements`)."""
+        ...
 
     @property
     def may_connect(self) -> bool:
         """Tell whether this may still become a connected business-initiated call."""
         ...
 
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class LeftOverCall:
-    """A call of a process that died, until Meta has been told to end it: it may still be picked up."""
-
-    direction: Direction
+    @property
+    def worker(self) -> WorkerId | None:
+        """The media worker of its legs; None: it has no media."""
+        ...
 
     @property
-    def may_connect(self) -> bool:
-        return self.direction is Direction.BUSINESS_INITIATED
+    def is_over(self) -> bool:
+        """Whether it has ended and given everything back."""
+        ...
 
+    def known(self) -> KnownCall:
+        """Return what an event about this call may leave open."""
+        ...
 
-def contact_keys(number_id: PhoneNumberId, *users: UserRef) -> frozenset[str]:
-    """Return a key for each name of a user; two with one in common are one person."""
-    names = {name for user in users for name in (user.user_id, user.wa_id) if name}
-    return frozenset(f"{number_id}/{name}" for name in names)
+    def feed(self, received: CallInput) -> None:
+        """Hand the call an input; it is applied after those that came before."""
+        ...
+
+    def told(self, event: CallEvent) -> None:
+        """Hand the call a webhook event about it."""
+        ...
+
+    def claim(self, operator: OperatorId) -> bool:
+        """Give the call to the first operator who answers; False for everybody after."""
+        ...
+
+    def shown_by(self, take: Callable[[], None]) -> None:
+        """Let the operator's phone take the call; a call that no phone can end would never end."""
+        ...
+
+    def operator_leg_changed(self) -> None:
+        """The operator's browser lost its leg, or made a new one."""
+        ...
+
+    def view(self) -> CallView:
+        """Return what softphones and the API are shown."""
+        ...
 
 
 class Registry:
     """Every call that is alive in this process."""
 
-    def __init__(self) -> None:
-        self._calls: dict[CallId, CallDriver] = {}
-        self._by_meta_id: dict[MetaCallId, CallDriver] = {}
+    def __init__(self, engagements: Engagements) -> None:
+        self._engagements = engagements
+        self._calls: dict[CallId, LiveCall] = {}
+        self._by_meta_id: dict[MetaCallId, LiveCall] = {}
+        self._parked: OrderedDict[MetaCallId, tuple[datetime, list[CallEvent]]] = OrderedDict()
         self._ended: OrderedDict[MetaCallId, KnownCall | None] = OrderedDict()
-        self._engaged: dict[str, set[Engaged]] = {}
-        #: Told when a call learns Meta's id for it.
-        self.on_learned: Callable[[CallDriver, MetaCallId], None] = lambda driver, meta_call_id: None
 
     def __len__(self) -> int:
         return len(self._calls)
 
-    def __iter__(self) -> Iterator["CallDriver"]:
+    def __iter__(self) -> Iterator[LiveCall]:
         return iter(tuple(self._calls.values()))
 
-    # --- calls -------------------------------------------------------------------------------------
+    def get(self, call_id: CallId) -> LiveCall | None:
+        """Find a live call by our id."""
+        return self._calls.get(call_id)
 
-    def add(self, driver: "CallDriver") -> None:
-        self._calls[driver.call.call_id] = driver
-        self.engage(driver.contact_keys, driver)
-        if driver.call.meta_call_id is not None:
-            self.learn_meta_id(driver, driver.call.meta_call_id)
+    def by_meta_id(self, meta_call_id: MetaCallId) -> LiveCall | None:
+        """Find a live call by Meta's id."""
+        return self._by_meta_id.get(meta_call_id)
 
-    def learn_meta_id(self, driver: "CallDriver", meta_call_id: MetaCallId) -> None:
+    # --- a call's life -----------------------------------------------------------------------------
+
+    def add(self, call: LiveCall) -> None:
+        """Take in a new call; its contact is busy from now on."""
+        self._calls[call.call.call_id] = call
+        self._engagements.engage(call.contact_keys, call)
+        if call.call.meta_call_id is not None:
+            self.learn_meta_id(call, call.call.meta_call_id)
+
+    def learn_meta_id(self, call: LiveCall, meta_call_id: MetaCallId) -> None:
+        """Find the call by this id from now on, and hand it what was parked under it."""
         if meta_call_id not in self._by_meta_id:
-            self._by_meta_id[meta_call_id] = driver
-            self.on_learned(driver, meta_call_id)
+            self._by_meta_id[meta_call_id] = call
+            for event in self.take_parked(meta_call_id):
+                call.told(event)
 
-    def remove(self, driver: "CallDriver") -> None:
+    def remove(self, call: LiveCall) -> None:
         """Forget a call that has ended, but for its tombstone."""
-        if self._calls.pop(driver.call.call_id, None) is None:
+        if self._calls.pop(call.call.call_id, None) is None:
             return
-        self.release(driver.contact_keys, driver)
-        if driver.call.meta_call_id is not None:
-            if self._by_meta_id.get(driver.call.meta_call_id) is driver:
-                del self._by_meta_id[driver.call.meta_call_id]
-            self.bury(driver.call.meta_call_id, driver.known())
+        self._engagements.release(call.contact_keys, call)
+        if call.call.meta_call_id is not None:
+            if self._by_meta_id.get(call.call.meta_call_id) is call:
+                del self._by_meta_id[call.call.meta_call_id]
+            self.bury(call.call.meta_call_id, call.known())
+
+    # --- ended calls -------------------------------------------------------------------------------
 
     def bury(self, meta_call_id: MetaCallId, known: KnownCall | None = None) -> None:
+        """Remember a call as ended."""
         self._ended[meta_call_id] = known
         if len(self._ended) > TOMBSTONES:
             self._ended.popitem(last=False)
-
-    def get(self, call_id: CallId) -> "CallDriver | None":
-        return self._calls.get(call_id)
-
-    def by_meta_id(self, meta_call_id: MetaCallId) -> "CallDriver | None":
-        return self._by_meta_id.get(meta_call_id)
 
     def has_ended(self, meta_call_id: MetaCallId) -> bool:
         return meta_call_id in self._ended
 
     def known(self, meta_call_id: MetaCallId) -> KnownCall | None:
-        """Say what is known of a call, alive or not."""
-        driver = self._by_meta_id.get(meta_call_id)
-        return driver.known() if driver is not None else self._ended.get(meta_call_id)
+        """Return what is known of a call, alive or not."""
+        call = self._by_meta_id.get(meta_call_id)
+        return call.known() if call is not None else self._ended.get(meta_call_id)
 
-    # --- contacts ----------------------------------------------------------------------------------
+    # --- webhooks that wait for their call -----------------------------------------------------------
 
-    def engage(self, keys: Iterable[str], what: Engaged) -> None:
-        """Count a call for its contact, until it is released."""
-        for key in keys:
-            self._engaged.setdefault(key, set()).add(what)
+    def park(self, event: CallEvent, *, now: datetime) -> None:
+        """Keep an event until its call is known, for `PARK_FOR`, within `PARKED` calls."""
+        while self._parked:
+            oldest, (since, _) = next(iter(self._parked.items()))
+            if len(self._parked) < PARKED and now - since < PARK_FOR:
+                break
+            del self._parked[oldest]
+        self._parked.setdefault(event.meta_call_id, (now, []))[1].append(event)
+        log.info("event_parked", kind=event.kind, number_id=event.number_id)
 
-    def release(self, keys: Iterable[str], what: Engaged) -> None:
-        for key in keys:
-            same_contact = self._engaged.get(key, set())
-            same_contact.discard(what)
-            if not same_contact:
-                self._engaged.pop(key, None)
-
-    def is_busy(self, keys: Iterable[str]) -> bool:
-        """Tell whether a call of either direction is up or in the making with this contact."""
-        return any(key in self._engaged for key in keys)
-
-    def in_flight(self, keys: Iterable[str]) -> int:
-        """Return how many business-initiated calls to this contact may still become connected ones."""
-        return sum(each.may_connect for each in set().union(*(self._engaged.get(key, ()) for key in keys)))
+    def take_parked(self, meta_call_id: MetaCallId) -> list[CallEvent]:
+        """Return the events that wait for this call, in the order in which they came; they wait no more."""
+        _, waiting = self._parked.pop(meta_call_id, (None, []))
+        return waiting

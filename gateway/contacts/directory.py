@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Final
+from typing import Final, Protocol
 from weakref import WeakValueDictionary
 
 import structlog
@@ -50,6 +50,12 @@ class Contact:
     def ids(self) -> tuple[str, ...]:
         """Its id and those that it ever had."""
         return (self.contact_id, *self.former_ids)
+
+
+class ContactListener(Protocol):
+    """Told when the gate's answer about a contact may have changed, so that operators see it."""
+
+    def contact_changed(self, number: Number, contact: Contact) -> None: ...
 
 
 class Contacts:

@@ -16,11 +16,13 @@ from typing import Any, Final
 
 import structlog
 
+from gateway.common.background import Start
 from gateway.common.clock import Clock
 from gateway.common.errors import GatewayError
 from gateway.common.metrics import Metrics
-from gateway.contacts.directory import Contact, Contacts
+from gateway.contacts.directory import Contact, ContactListener, Contacts
 from gateway.contacts.drift import Drift, drifts
+from gateway.contacts.engagements import Engagements
 from gateway.meta.graph import Graph
 from gateway.numbers.number import Number
 from gateway.store.store import Store
@@ -67,29 +69,27 @@ class Reconciler:
         *,
         graph: Graph,
         contacts: Contacts,
+        engagements: Engagements,
+        listener: ContactListener,
         store: Store,
         metrics: Metrics,
         clock: Clock,
-        start: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
-        patience_s: float = PATIENCE_S,
-        soon_s: float = SOON_S,
+        start: Start,
     ) -> None:
         self._graph = graph
         self._contacts = contacts
+        self._engagements = engagements
+        self._listener = listener
         self._store = store
         self._metrics = metrics
         self._clock = clock
         self._start = start
-        self._patience_s = patience_s
-        self._soon_s = soon_s
+        self.patience_s = PATIENCE_S
+        self.soon_s = SOON_S
         self._not_before: OrderedDict[str, datetime] = OrderedDict()  # by contact_id
         self._under_way: dict[str, asyncio.Task[None]] = {}
         self._closed = False
         self._asked: deque[float] = deque(maxlen=PER_SECOND)
-        #: Whether a call or a request is on its way, so that Meta may have counted what we have not yet.
-        self.is_busy: Callable[[Number, Contact], bool] = lambda number, contact: False
-        #: Told when Meta's word changed what we know.
-        self.on_changed: Callable[[Number, Contact], None] = lambda number, contact: None
 
     async def learn(self, number: Number, contact: Contact) -> bool:
         """Find out about somebody of whom we know nothing; return whether Meta knew better. Never raises."""
@@ -99,7 +99,7 @@ class Reconciler:
                 return False
             task = self._in_background(number, contact, self._ask_about_stranger)
         before = contact.state
-        await asyncio.wait((task,), timeout=self._patience_s)
+        await asyncio.wait((task,), timeout=self.patience_s)
         known = self._contacts.peek(number.id, contact.user) or contact
         return known.state != before
 
@@ -162,7 +162,7 @@ class Reconciler:
         self._wait_for_next(contact, STRANGER_EVERY)
 
     async def _ask_in_a_moment(self, number: Number, contact: Contact) -> None:
-        await asyncio.sleep(self._soon_s)
+        await asyncio.sleep(self.soon_s)
         if self._may_ask():
             await self._ask(number, contact)
 
@@ -170,11 +170,11 @@ class Reconciler:
 
     async def _ask(self, number: Number, contact: Contact) -> tuple[Drift, ...]:
         for _ in range(TRIES):
-            asked_at, before, counts = self._clock.now(), contact.state, not self.is_busy(number, contact)
+            asked_at, before, counts = self._clock.now(), contact.state, not self._engagements.is_busy(contact)
             metas = await self._graph.call_permissions(number.id, contact.user)
             contact = await self._contacts.get(number, contact.user)  # it may have been joined with another
             if contact.state == before:
-                counts = counts and not self.is_busy(number, contact)
+                counts = counts and not self._engagements.is_busy(contact)
                 found = drifts(number.pack, before, metas, asked_at=asked_at, counts=counts)
                 self._take_over(number, contact, before, found)
                 return found
@@ -198,7 +198,7 @@ class Reconciler:
         changes = self._contacts.apply(contact, *facts, seen_at=self._clock.now())
         self._store.write_soon(*changes)
         if contact.state != before:
-            self.on_changed(number, contact)
+            self._listener.contact_changed(number, contact)
 
 
 def _is_stranger(state: ContactState) -> bool:

@@ -16,7 +16,8 @@ import orjson
 import structlog
 from aiohttp import hdrs, web
 
-from gateway.admission.admission import Admission, Checked
+from gateway.admission.admission import Admission
+from gateway.admission.gate import Checked
 from gateway.admission.overload import Work
 from gateway.callflow.call import CallInput, InputKind
 from gateway.calls.registry import Registry
@@ -96,7 +97,6 @@ class Api:
         clock: Clock,
         metrics: Metrics,
         refresh: Callable[[Number], Awaitable[None]],
-        body_s: float = BODY_S,
     ) -> None:
         self._admission = admission
         self._tickets = tickets
@@ -106,7 +106,7 @@ class Api:
         self._store = store
         self._clock = clock
         self._refresh = refresh
-        self._body_s = body_s
+        self.body_s = BODY_S
         self._keys = Once(store, clock)
 
     def app(self, webhook: Webhook, softphones: Softphones) -> web.Application:
@@ -153,7 +153,7 @@ class Api:
     async def _body(self, request: web.Request) -> bytes:
         """Return the body. A sender who never ends it must not hold a task for good. Raises: Problem."""
         try:
-            async with asyncio.timeout(self._body_s):
+            async with asyncio.timeout(self.body_s):
                 return await request.read()
         except TimeoutError as error:
             raise Problem(408, "slow_body", "The body did not arrive in time.") from error

@@ -12,7 +12,6 @@ turn of the loop in which its delivery was read.
 """
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
@@ -21,19 +20,21 @@ from typing import Final
 import structlog
 
 from gateway.admission.admission import Admission
-from gateway.callflow.call import CallInput, InputKind
-from gateway.calls.context import Services
-from gateway.calls.driver import CallDriver
+from gateway.calls.owed_hangups import OwedHangups
+from gateway.calls.registry import LiveCall, Registry
+from gateway.common.clock import Clock
 from gateway.common.errors import StoreDown, StoreError
-from gateway.common.ids import CallId, MetaCallId
+from gateway.common.ids import CallId
+from gateway.common.metrics import Metrics
 from gateway.common.shielding import was_cancelled
-from gateway.contacts.directory import Contact
+from gateway.contacts.directory import Contact, ContactListener, Contacts
 from gateway.contacts.webhook_facts import Said, said_by
 from gateway.intake.dedupe import Seen
 from gateway.meta import events as ev
 from gateway.meta import number_events as ne
 from gateway.numbers.number import Number, Numbers
 from gateway.store.records import CallDeclined, Change, EventRecord, TerminateFacts
+from gateway.store.store import Store
 from policy.facts import Fact
 
 log = structlog.get_logger()
@@ -42,32 +43,37 @@ log = structlog.get_logger()
 SEEN: Final = 150_000
 #: Events younger than this by Meta's timestamp are in memory if they came before; a start reads so many from the store.
 REMEMBERED: Final = timedelta(minutes=5)
-#: Calls of which events may wait because the call itself is not known yet, and for how long.
-PARKED: Final = 1_000
-PARK_FOR: Final = timedelta(seconds=60)
 
 #: An event, and the fact that it is about a contact.
 About = tuple[ev.Event, tuple[Contact, Fact] | None]
-
-CallEvent = ev.CallAnswered | ev.CallStatus | ev.CallTerminated
-
-_STATUS_INPUT: Final = {
-    "RINGING": InputKind.META_RINGING,
-    "ACCEPTED": InputKind.META_ACCEPTED,
-    "REJECTED": InputKind.META_REJECTED,
-}
 
 
 class Inbox:
     """Every event of every number comes through here."""
 
-    def __init__(self, services: Services, numbers: Numbers, admission: Admission) -> None:
-        self._services = services
-        self._numbers = numbers
+    def __init__(
+        self,
+        *,
+        admission: Admission,
+        numbers: Numbers,
+        contacts: Contacts,
+        contact_listener: ContactListener,
+        registry: Registry,
+        owed_hangups: OwedHangups,
+        store: Store,
+        metrics: Metrics,
+        clock: Clock,
+    ) -> None:
         self._admission = admission
+        self._numbers = numbers
+        self._contacts = contacts
+        self._contact_listener = contact_listener
+        self._registry = registry
+        self._owed_hangups = owed_hangups
+        self._store = store
+        self._metrics = metrics
+        self._clock = clock
         self._seen = Seen(SEEN)
-        self._parked: OrderedDict[MetaCallId, tuple[datetime, list[CallEvent]]] = OrderedDict()
-        services.registry.on_learned = self._unpark
 
     def remember(self, keys: Iterable[str]) -> None:
         """Take over the keys of events that took effect before a restart."""
@@ -87,7 +93,7 @@ class Inbox:
         `received_at`: if it came earlier than now. `within_s`: the database has so long, or is taken to be away.
         Raises: StoreDown: hand all of it in again. StoreError: some of it will never be kept, the rest is
         """
-        now = self._services.clock.now()
+        now = self._clock.now()
         until = None if within_s is None else asyncio.get_running_loop().time() + within_s
         events = self._not_kept(events)
         late: list[ev.Event] = []
@@ -99,7 +105,7 @@ class Inbox:
         down: StoreDown | None = None
         if late:
             try:
-                async with self._store(until):
+                async with self._reading(until):
                     late = await self._not_in_journal(late)
             except StoreDown as error:
                 late, down = [], error
@@ -118,9 +124,9 @@ class Inbox:
         return left
 
     @asynccontextmanager
-    async def _store(self, until: float | None) -> AsyncIterator[None]:
+    async def _reading(self, until: float | None) -> AsyncIterator[None]:
         """Read from the store, while it is there and until that instant of the loop's. Raises: StoreDown"""
-        if not self._services.store.up:
+        if not self._store.up:
             raise StoreDown
         try:
             async with asyncio.timeout_at(until):
@@ -133,7 +139,7 @@ class Inbox:
         if event.at is None or now - event.at < REMEMBERED or event.dedupe_key in self._seen:
             return False
         if isinstance(event, ev.CallAnswered | ev.CallStatus | ev.CallTerminated):
-            return self._driver_of(event) is None
+            return self._call_of(event) is None
         return True
 
     async def _not_in_journal(self, events: Sequence[ev.Event]) -> list[ev.Event]:
@@ -144,7 +150,7 @@ class Inbox:
         known = {
             (number_id, key)
             for number_id, asked in keys.items()
-            for key in await self._services.store.known_events(number_id, asked)
+            for key in await self._store.known_events(number_id, asked)
         }
         if known:
             self._count("repeated", len(known))
@@ -163,10 +169,10 @@ class Inbox:
             if was_cancelled(error):
                 raise
             log.exception("event_broken", kind=event.kind, number_id=event.number_id)
-            if isinstance(event, ev.CallOffered) and self._services.registry.by_meta_id(event.meta_call_id) is None:
+            if isinstance(event, ev.CallOffered) and self._registry.by_meta_id(event.meta_call_id) is None:
                 # Nobody will answer: the user need not listen to that.
                 call_id = CallId(f"broken/{event.meta_call_id}")
-                self._services.endings.keep_trying(event.number_id, event.meta_call_id, call_id)
+                self._owed_hangups.keep_trying(event.number_id, event.meta_call_id, call_id)
 
     async def _keep(
         self, said: Sequence[About], received_at: datetime, *, until: float | None, down: StoreDown | None
@@ -183,7 +189,7 @@ class Inbox:
             for event, _ in said:
                 self._seen.add(event.dedupe_key, durable=True)
         except StoreDown:
-            self._services.contacts.owe(rows)
+            self._contacts.owe(rows)
             raise
         except StoreError:
             if len(said) == 1:
@@ -213,14 +219,14 @@ class Inbox:
             rows.append(CallDeclined(meta_call_id=event.meta_call_id))
         if about is not None:
             contact, fact = about
-            rows.extend(self._services.contacts.apply(contact, fact, seen_at=received_at))
+            rows.extend(self._contacts.apply(contact, fact, seen_at=received_at))
         return rows
 
     async def _write(self, rows: Sequence[Change], until: float | None) -> None:
         """Raises: StoreDown: not in time is as good as never, though it may be written yet. StoreError"""
         try:
             async with asyncio.timeout_at(until):
-                await self._services.store.write(*rows)
+                await self._store.write(*rows)
         except TimeoutError as error:
             raise StoreDown("no answer in time") from error
 
@@ -232,7 +238,7 @@ class Inbox:
         return True
 
     def _count(self, kind: str, events: int = 1) -> None:
-        self._services.metrics.events_total.labels(kind=kind).inc(events)
+        self._metrics.events_total.labels(kind=kind).inc(events)
 
     # --- calls -------------------------------------------------------------------------------------
 
@@ -250,58 +256,44 @@ class Inbox:
                 pass  # facts only
 
     async def _offered(self, event: ev.CallOffered) -> None:
-        registry = self._services.registry
+        registry = self._registry
         if registry.by_meta_id(event.meta_call_id) is not None or registry.has_ended(event.meta_call_id):
             return
-        _, waiting = self._parked.pop(event.meta_call_id, (None, []))
+        waiting = registry.take_parked(event.meta_call_id)
         ended = next((e for e in waiting if isinstance(e, ev.CallTerminated)), None)
         await self._admission.incoming(event, ended)
 
-    def _to_call(self, event: CallEvent, now: datetime) -> None:
-        driver = self._driver_of(event)
-        if driver is not None:
-            _feed(driver, event)
-        elif not self._turned_up(event) and not self._services.registry.has_ended(event.meta_call_id):
-            self._park(event, now)
+    def _to_call(self, event: ev.CallEvent, now: datetime) -> None:
+        call = self._call_of(event)
+        if call is not None:
+            call.told(event)
+        elif not self._turned_up(event) and not self._registry.has_ended(event.meta_call_id):
+            self._registry.park(event, now=now)
         if isinstance(event, ev.CallTerminated):
-            self._services.endings.confirmed(event.meta_call_id)
+            self._owed_hangups.confirmed(event.meta_call_id)
             number = self._numbers.get(event.number_id)
             if number is not None:
                 number.meta_reported(event.error_code)
 
-    def _turned_up(self, event: CallEvent) -> bool:
+    def _turned_up(self, event: ev.CallEvent) -> bool:
         """Tell Meta's id of a call that nobody runs and whose `connect` was never answered; False: it is none such."""
         over = isinstance(event, ev.CallTerminated)
-        endings = self._services.endings
-        if not event.opaque or not endings.turned_up(CallId(event.opaque), event.meta_call_id, over=over):
+        owed = self._owed_hangups
+        if not event.opaque or not owed.turned_up(CallId(event.opaque), event.meta_call_id, over=over):
             return False
-        for waiting in self._parked.pop(event.meta_call_id, (None, []))[1]:
+        for waiting in self._registry.take_parked(event.meta_call_id):
             if isinstance(waiting, ev.CallTerminated):
-                endings.confirmed(event.meta_call_id)
-                self._services.store.write_soon(_ended(waiting))
+                owed.confirmed(event.meta_call_id)
+                self._store.write_soon(_ended(waiting))
         return True
 
-    def _driver_of(self, event: CallEvent) -> CallDriver | None:
+    def _call_of(self, event: ev.CallEvent) -> LiveCall | None:
         """Find the call by Meta's id; one whose `connect` is still unanswered by what we sent along."""
-        registry = self._services.registry
+        registry = self._registry
         found = registry.by_meta_id(event.meta_call_id)
         if found is None and event.opaque:
             found = registry.get(CallId(event.opaque))
         return found
-
-    def _park(self, event: CallEvent, now: datetime) -> None:
-        while self._parked:
-            oldest, (since, _) = next(iter(self._parked.items()))
-            if len(self._parked) < PARKED and now - since < PARK_FOR:
-                break
-            del self._parked[oldest]
-        self._parked.setdefault(event.meta_call_id, (now, []))[1].append(event)
-        log.info("event_parked", kind=event.kind, number_id=event.number_id)
-
-    def _unpark(self, driver: CallDriver, meta_call_id: MetaCallId) -> None:
-        _, waiting = self._parked.pop(meta_call_id, (None, []))
-        for event in waiting:
-            _feed(driver, event)
 
     def _to_number(self, event: ne.NumberEvent, now: datetime) -> None:
         if isinstance(event, ne.NumberSettingsChanged):
@@ -326,7 +318,7 @@ class Inbox:
         said: list[About] = []
         unreadable: StoreError | None = None
         for event in events:
-            number, news = self._numbers.get(event.number_id), said_by(event, self._services.registry.known)
+            number, news = self._numbers.get(event.number_id), said_by(event, self._registry.known)
             if number is None or news is None:
                 said.append((event, None))
                 continue
@@ -334,7 +326,7 @@ class Inbox:
             try:
                 contact = await self._contact(number, news, until, down)
             except StoreDown as error:
-                down, contact = error, self._services.contacts.peek(number.id, news.user)
+                down, contact = error, self._contacts.peek(number.id, news.user)
             except StoreError as error:
                 unreadable = error
                 continue
@@ -345,25 +337,14 @@ class Inbox:
         """Raises: StoreDown"""
         if down is not None:
             raise down
-        async with self._store(until):
-            return await self._services.contacts.get(number, news.user, news.name)
+        async with self._reading(until):
+            return await self._contacts.get(number, news.user, news.name)
 
     def _show(self, event: ev.PermissionReply, contact: Contact) -> None:
         number = self._numbers.get(event.number_id)
         if number is not None:
             log.info("permission_reply", number_id=number.id, user=contact.user.key, accepted=event.accepted)
-            self._admission.show(number, contact.current)
-
-
-def _feed(driver: CallDriver, event: CallEvent) -> None:
-    match event:
-        case ev.CallAnswered():
-            driver.feed(CallInput(kind=InputKind.META_ANSWER, sdp=event.sdp, meta_call_id=event.meta_call_id))
-        case ev.CallStatus():
-            driver.was_declined |= event.status == "REJECTED"
-            driver.feed(CallInput(kind=_STATUS_INPUT[event.status], meta_call_id=event.meta_call_id))
-        case ev.CallTerminated():
-            driver.feed_terminate(event)
+            self._contact_listener.contact_changed(number, contact)
 
 
 def _journal(event: ev.Event, now: datetime) -> EventRecord:

@@ -25,14 +25,18 @@ import structlog
 
 from gateway.callflow.call import CallState
 from gateway.callflow.outcome import EndReason, Result
-from gateway.calls.context import Services
+from gateway.calls.owed_hangups import OwedHangups
+from gateway.calls.registry import Registry
+from gateway.common.clock import Clock
 from gateway.common.errors import SpoolDown, StoreDown, StoreError
 from gateway.common.ids import CallId, MetaCallId
+from gateway.common.metrics import Metrics
 from gateway.contacts.webhook_facts import KnownCall
 from gateway.intake.spool import Spool
 from gateway.intake.spool_file import Delivery
 from gateway.meta.events import CallOffered, CallTerminated, Event, read_delivery
 from gateway.store.records import CallRecord, EndOwed
+from gateway.store.store import Store
 from policy.facts import Direction
 
 log = structlog.get_logger()
@@ -53,13 +57,27 @@ class Delivers(Protocol):
     async def deliver(self, events: Sequence[Event], *, received_at: datetime) -> None: ...
 
 
-class Unspool:
+class Replay:
     """Runs in one task, until cancelled."""
 
-    def __init__(self, services: Services, spool: Spool, inbox: Delivers) -> None:
-        self._services = services
+    def __init__(
+        self,
+        *,
+        spool: Spool,
+        inbox: Delivers,
+        registry: Registry,
+        owed_hangups: OwedHangups,
+        store: Store,
+        metrics: Metrics,
+        clock: Clock,
+    ) -> None:
         self._spool = spool
         self._inbox = inbox
+        self._registry = registry
+        self._owed_hangups = owed_hangups
+        self._store = store
+        self._metrics = metrics
+        self._clock = clock
         self._left_until = spool.last_seq  #: up to here it was an earlier process; 0: all that is over
         self._left: dict[MetaCallId, CallRecord] = {}  #: its calls, of which the database knew nothing
         self._over: set[MetaCallId] = set()
@@ -70,7 +88,7 @@ class Unspool:
             tasks.create_task(self._probe())
             while True:
                 await self._spool.until_some()
-                if not self._services.store.up or not await self._turn():
+                if not self._store.up or not await self._turn():
                     await asyncio.sleep(AGAIN_S)
 
     async def _probe(self) -> None:
@@ -125,7 +143,7 @@ class Unspool:
         """Set a delivery apart; if that fails, it stays in line and comes up again."""
         with suppress(SpoolDown):
             await self._spool.refuse(delivery, reason)
-            self._services.metrics.spool_refused_total.inc()
+            self._metrics.spool_refused_total.inc()
             log.error("delivery_refused", detail=reason)
 
     # --- what an earlier process left ----------------------------------------------------------------
@@ -144,8 +162,8 @@ class Unspool:
 
         A call that the database will never take is ended all the same. Raises: StoreDown
         """
-        store, meta_call_id, record = self._services.store, event.meta_call_id, self._record(event)
-        self._services.registry.bury(meta_call_id, KnownCall(user=event.user, direction=Direction.USER_INITIATED))
+        store, meta_call_id, record = self._store, event.meta_call_id, self._record(event)
+        self._registry.bury(meta_call_id, KnownCall(user=event.user, direction=Direction.USER_INITIATED))
         if meta_call_id in self._left:
             return
         try:
@@ -169,7 +187,7 @@ class Unspool:
             user_name=event.user_name,
             created_at=event.at,
             meta_call_id=event.meta_call_id,
-            ended_at=self._services.clock.now(),
+            ended_at=self._clock.now(),
             result=Result.GATEWAY,
             reason=EndReason.INTERNAL,
             detail=RESTARTED,
@@ -179,9 +197,9 @@ class Unspool:
         """Nothing of the earlier process is left in the spool: what is not over by now, only Meta can end."""
         for meta_call_id, record in self._left.items():
             if meta_call_id in self._over:
-                self._services.store.write_soon(EndOwed(call_id=record.call_id, owed=False, meta_call_id=meta_call_id))
+                self._store.write_soon(EndOwed(call_id=record.call_id, owed=False, meta_call_id=meta_call_id))
             else:
-                self._services.endings.keep_trying(record.phone_number_id, meta_call_id, record.call_id)
+                self._owed_hangups.keep_trying(record.phone_number_id, meta_call_id, record.call_id)
         log.info("spool_calls_closed", calls=len(self._left))
         self._left_until = 0
         self._left.clear()

@@ -31,14 +31,12 @@ SIGNATURE_PREFIX: Final = "sha256="
 class Webhook:
     """The two handlers of `/webhooks/meta`."""
 
-    def __init__(
-        self, intake: Intake, metrics: Metrics, *, app_secrets: Sequence[str], verify_token: str, body_s: float = BODY_S
-    ) -> None:
+    def __init__(self, intake: Intake, metrics: Metrics, *, app_secrets: Sequence[str], verify_token: str) -> None:
         self._intake = intake
         self._metrics = metrics
         self._keys = [secret.encode() for secret in app_secrets]
         self._verify_token = verify_token.encode()
-        self._body_s = body_s
+        self.body_s = BODY_S
 
     async def verify(self, request: web.Request) -> web.Response:
         """Answer Meta's subscription check: echo the challenge if the token is ours."""
@@ -82,7 +80,7 @@ class Webhook:
         loop = asyncio.get_running_loop()
         began, body = loop.time(), bytearray()
         while True:
-            async with asyncio.timeout_at(began + self._body_s + len(body) / BYTES_PER_FURTHER_S):
+            async with asyncio.timeout_at(began + self.body_s + len(body) / BYTES_PER_FURTHER_S):
                 chunk = await request.content.readany()
             if not chunk:
                 return bytes(body)

@@ -105,6 +105,8 @@ class UnknownEvent(BaseEvent):
 
 
 CallOrUserEvent = CallOffered | CallAnswered | CallStatus | CallTerminated | PermissionReply | UserMessage
+#: What is said about a call that is known already.
+CallEvent = CallAnswered | CallStatus | CallTerminated
 Event = CallOrUserEvent | NumberEvent | UnknownEvent
 
 

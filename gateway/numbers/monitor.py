@@ -53,12 +53,11 @@ class _Watch:
         self.wake = asyncio.Event()
 
 
-class NumberKeeper:
-    """Looks after every number of this gateway."""
+class NumberMonitor:
+    """Looks after every number of this gateway. A `NumberListener`."""
 
     def __init__(
         self,
-        numbers: Numbers,
         *,
         graph: Graph,
         store: Store,
@@ -66,46 +65,41 @@ class NumberKeeper:
         clock: Clock,
         tell: Callable[[msg.Push], None],
         in_trouble: Callable[[PhoneNumberId], bool] = lambda number_id: False,
-        look_s: float = LOOK_S,
     ) -> None:
-        self._numbers = numbers
         self._graph = graph
         self._store = store
         self._metrics = metrics
         self._clock = clock
         self._tell = tell
         self._in_trouble = in_trouble
-        self._look_s = look_s
-        self._watches = {number.id: _Watch() for number in numbers}
-        for number in numbers:
-            number.on_learned = self._learned
-            number.on_doubt = self.ask_soon
+        self.look_s = LOOK_S
+        self._watches: dict[PhoneNumberId, _Watch] = {}
 
-    async def load(self) -> None:
-        """Take over what an earlier process knew and placed. Raises: StoreDown."""
+    async def load(self, numbers: Numbers) -> None:
+        """Take over what an earlier process knew of the numbers and placed from them. Raises: StoreDown."""
         for saved in await self._store.numbers():
-            number = self._numbers.get(saved.phone_number_id)
+            number = numbers.get(saved.phone_number_id)
             if number is None:
                 continue
             try:
                 number.learn(facts_from_json(saved.state))
             except FactsError as error:  # Meta tells it again
                 log.warning("number_facts_unreadable", number_id=number.id, detail=str(error))
-        placed = await self._store.placed_calls(self._numbers.ids, self._clock.now() - DAY)
-        for number in self._numbers:
+        placed = await self._store.placed_calls(numbers.ids, self._clock.now() - DAY)
+        for number in numbers:
             number.placed.preload(placed[number.id])
             self._look(number)
 
-    async def run(self) -> None:
+    async def run(self, numbers: Numbers) -> None:
         """Look after all numbers until cancelled."""
-        count = len(self._watches)
+        count = len(numbers.ids)
         async with asyncio.TaskGroup() as tasks:
-            for place, number in enumerate(self._numbers, start=1):  # not all at once: hundreds would hold the loop
-                tasks.create_task(self._watch(number, self._look_s * place / count))
+            for place, number in enumerate(numbers, start=1):  # not all at once: hundreds would hold the loop
+                tasks.create_task(self._watch(number, self.look_s * place / count))
 
-    def ask_soon(self, number: Number) -> None:
-        """Let Meta be asked about a number without anybody waiting for it."""
-        watch = self._watches[number.id]
+    def in_doubt(self, number: Number) -> None:
+        """Ask Meta about a number without anybody waiting for it."""
+        watch = self._watch_of(number)
         watch.ask_at, watch.failures = asyncio.get_running_loop().time(), 0
         watch.wake.set()
 
@@ -116,13 +110,16 @@ class NumberKeeper:
 
     def status_of(self, number: Number) -> msg.NumberStatusView:
         """Return what softphones are shown of a number: to make it anew for each who logs in would hold the loop."""
-        return self._watches[number.id].shown or status_view(number, now=self._clock.now())
+        return self._watch_of(number).shown or status_view(number, now=self._clock.now())
 
     # --- one number --------------------------------------------------------------------------------
 
+    def _watch_of(self, number: Number) -> _Watch:
+        return self._watches.setdefault(number.id, _Watch())
+
     async def _watch(self, number: Number, first_s: float) -> None:
         """Look now, after `first_s`, and then every few seconds."""
-        watch, loop, pause_s = self._watches[number.id], asyncio.get_running_loop(), first_s
+        watch, loop, pause_s = self._watch_of(number), asyncio.get_running_loop(), first_s
         while True:
             watch.wake.clear()
             try:
@@ -138,7 +135,7 @@ class NumberKeeper:
                     await watch.wake.wait()
             except TimeoutError:
                 pass
-            pause_s = self._look_s
+            pause_s = self.look_s
 
     async def _ask(self, number: Number, watch: _Watch) -> None:
         watch.ask_at = None  # whoever doubts from here on, doubts the answer too
@@ -159,7 +156,7 @@ class NumberKeeper:
         if watch.ask_at is None and again_s is not None:
             watch.ask_at = asyncio.get_running_loop().time() + again_s
 
-    def _learned(self, number: Number) -> None:
+    def learned(self, number: Number) -> None:
         """Keep and show new facts."""
         now = self._clock.now()
         state = facts_to_json(number.facts)
@@ -168,7 +165,7 @@ class NumberKeeper:
 
     def _look(self, number: Number) -> None:
         """Show a number whose state changed, by news or by time."""
-        watch, now = self._watches[number.id], self._clock.now()
+        watch, now = self._watch_of(number), self._clock.now()
         status = status_view(number, now=now)
         shown, watch.shown = watch.shown, status
         if shown is not None and status == msgspec.structs.replace(shown, read_at=status.read_at):

@@ -7,7 +7,7 @@ the rules (see `policy.gate`).
 import re
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
-from typing import Final
+from typing import Final, Protocol
 
 import phonenumbers
 
@@ -42,10 +42,33 @@ BSUID: Final = re.compile(r"^[A-Z]{2}\.(ENT\.)?[0-9]{6,40}\Z")
 NUMBER_RATE: Final = META_CODE[Reason.NUMBER_RATE]
 
 
+class NumberListener(Protocol):
+    """Told what is learned of a number. `monitor.NumberMonitor` is one."""
+
+    def learned(self, number: "Number") -> None:
+        """What is known of the number changed."""
+
+    def in_doubt(self, number: "Number") -> None:
+        """What is known of the number may be wrong: Meta is to be asked anew."""
+
+
+class _NoListener:
+    def learned(self, number: "Number") -> None: ...
+    def in_doubt(self, number: "Number") -> None: ...
+
+
 class Number:
     """One business number: what the settings and Meta say of it, its slots, and the calls it placed."""
 
-    def __init__(self, settings: NumberSettings, pack: Pack, on_slots: Callable[["Number"], None]) -> None:
+    def __init__(
+        self,
+        settings: NumberSettings,
+        pack: Pack,
+        *,
+        listener: NumberListener | None = None,
+        on_slots: Callable[["Number"], None] = lambda number: None,
+    ) -> None:
+        """`on_slots` is told when a slot was taken or given back."""
         self.id = PhoneNumberId(settings.phone_number_id)
         self.settings = settings
         self.pack = pack
@@ -58,9 +81,7 @@ class Number:
         incoming, outgoing = settings.slots(pack)
         self.incoming = Slots(Direction.USER_INITIATED, incoming, lambda: on_slots(self))
         self.outgoing = Slots(Direction.BUSINESS_INITIATED, outgoing, lambda: on_slots(self))
-        #: Set by `number_keeper`: keep and show what was learned, ask Meta anew.
-        self.on_learned: Callable[[Number], None] = lambda number: None
-        self.on_doubt: Callable[[Number], None] = lambda number: None
+        self._listener = listener or _NoListener()
 
     # --- what is learned of it -------------------------------------------------------------------
 
@@ -70,7 +91,7 @@ class Number:
             return
         self.facts = facts
         self.state = state_of(facts, self.hand)
-        self.on_learned(self)
+        self._listener.learned(self)
 
     async def read_from_meta(self, graph: Graph, *, now: datetime, by_hand: bool = False) -> None:
         """Take over what Meta says of this number; what it does not say stays. Raises: GraphError.
@@ -92,7 +113,7 @@ class Number:
         """Take over what a webhook says. A change of settings names one or two of them: Meta is asked for the rest."""
         self.learn(with_event(self.facts, event, now=now))
         if isinstance(event, NumberSettingsChanged) and event.calling:
-            self.on_doubt(self)
+            self._listener.in_doubt(self)
 
     def meta_refused(self, error: GraphError, *, now: datetime) -> None:
         """Take over what an answer to `connect` or to a permission request says of the number."""
@@ -102,7 +123,7 @@ class Number:
             self.placed.meta_says_full(now=now)
         self.learn(with_error(self.facts, error.code))
         if error.code in ASK_AGAIN:
-            self.on_doubt(self)
+            self._listener.in_doubt(self)
 
     def meta_reported(self, code: int | None) -> None:
         """Take over the error of a call that Meta ended: of all, payment alone speaks of the number."""

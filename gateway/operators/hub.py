@@ -9,7 +9,7 @@ more phone, and what rings at a phone are kept as they change.
 
 import asyncio
 import secrets
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Final
 
@@ -18,6 +18,7 @@ import structlog
 from gateway.callflow.call import CallInput, InputKind
 from gateway.callflow.effects import StopReason
 from gateway.calls.registry import Registry
+from gateway.common.background import Start
 from gateway.common.errors import CannotDial
 from gateway.common.ids import CallId, OperatorId
 from gateway.common.metrics import Metrics
@@ -37,7 +38,7 @@ LEAVING_S: Final = 5.0
 
 
 class Hub:
-    """All phones of this gateway. Implements `services.Phones`."""
+    """All phones of this gateway. Implements `calls.context.Phones`."""
 
     def __init__(
         self,
@@ -45,13 +46,12 @@ class Hub:
         media: MediaEngine,
         registry: Registry,
         metrics: Metrics,
-        later: Callable[[Iterable[LegId]], None],
+        start: Start,
     ) -> None:
-        """`later` closes media legs without anybody waiting for it."""
         self._media = media
         self._registry = registry
         self._metrics = metrics
-        self._close_legs = later
+        self._start = start
         self._phones: dict[OperatorId, Phone] = {}
         self._by_leg: dict[LegId, tuple[Phone, WorkerId]] = {}
         self._broadcast = Broadcast()
@@ -143,6 +143,7 @@ class Hub:
 
     @property
     def connected(self) -> int:
+        """How many phones have a WebSocket now."""
         return self._connected
 
     def phone(self, operator: OperatorId) -> Phone | None:
@@ -214,15 +215,22 @@ class Hub:
             self._by_leg.pop(leg, None)
             phone.connected.discard(leg)
         if gone:
-            self._close_legs(gone)
+            self._start(self._close_legs(gone))
+
+    async def _close_legs(self, legs: Iterable[LegId]) -> None:
+        for leg in legs:
+            try:
+                await self._media.close(leg)
+            except MediaError as error:  # its worker is gone, and the leg with it
+                log.debug("leg_gone", detail=error.reason)
 
     def workers_changed(self) -> None:
-        self.tell(None, msg.WorkersChanged(workers=list(self._media.workers)))
+        self.tell_all(msg.WorkersChanged(workers=list(self._media.workers)))
 
     # --- ringing -----------------------------------------------------------------------------------
 
     def ring(self, call_id: CallId, view: msg.CallView) -> None:
-        """Ring at the first few, and after `widen_s` at everybody who is free (see `routing`)."""
+        """Ring at the first few, and after `widen_s` at everybody who is free (see `ring_policy`)."""
         if call_id in self._ringing:
             return
         ringing = Ringing(view=view, frame=msg.encode(msg.Incoming(call=view)))
@@ -356,11 +364,6 @@ class Hub:
         if phone is not None and phone.call == call_id:
             phone.push(msg.Digit(call_id=call_id, digit=digit))
 
-    def tell(self, operator: OperatorId | None, notice: msg.Push) -> None:
-        """Push to one operator, or to all."""
-        if operator is not None:
-            phone = self._phones.get(operator)
-            if phone is not None:
-                phone.push(notice)
-            return
+    def tell_all(self, notice: msg.Push) -> None:
+        """Push to every operator."""
         self._broadcast.send(msg.encode(notice), self._phones.values())

@@ -7,8 +7,7 @@ import structlog
 
 from gateway.callflow.call import CallInput, InputKind
 from gateway.callflow.outcome import EndReason
-from gateway.calls.driver import CallDriver
-from gateway.calls.registry import Registry
+from gateway.calls.registry import LiveCall, Registry
 from gateway.common.ids import CallId
 from gateway.common.metrics import Metrics
 from gateway.operators.hub import Hub
@@ -53,13 +52,13 @@ class MediaEvents:
             case WorkerDown(worker=worker):
                 self._metrics.media_worker_restarts_total.inc()
                 log.error("media_worker_down", worker=worker)
-                self._hub.tell(None, msg.Notice(level="warning", code="media_worker_restarted"))
+                self._hub.tell_all(msg.Notice(level="warning", code="media_worker_restarted"))
                 self._hub.workers_changed()
             case WorkerUp(worker=worker):
                 log.info("media_worker_up", worker=worker)
                 self._hub.workers_changed()
 
-    def _driver_of(self, leg: LegId) -> CallDriver | None:
+    def _driver_of(self, leg: LegId) -> LiveCall | None:
         call_id, _, side = leg.partition("/")
         return self._registry.get(CallId(call_id)) if side == "meta" else None
 

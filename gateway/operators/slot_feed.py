@@ -6,9 +6,8 @@ whose change has waited longest is shown first. Not responsible for slots themse
 """
 
 import asyncio
-from collections.abc import Callable
 from itertools import islice
-from typing import Final
+from typing import Final, Protocol
 
 from gateway.common.ids import PhoneNumberId
 from gateway.numbers.number import Number
@@ -21,13 +20,19 @@ EVERY_S: Final = 0.25
 MESSAGES_PER_S: Final = 2_000
 
 
-class SlotsShown:
+class Audience(Protocol):
+    """Who is shown slots. `hub.Hub` is one."""
+
+    @property
+    def connected(self) -> int: ...
+    def tell_all(self, notice: msg.Push) -> None: ...
+
+
+class SlotFeed:
     """One for all numbers. `close` before the loop ends."""
 
-    def __init__(self, tell: Callable[[msg.Push], None], *, phones: Callable[[], int]) -> None:
-        """`tell` reaches as many as `phones` says."""
-        self._tell = tell
-        self._phones = phones
+    def __init__(self, audience: Audience) -> None:
+        self._audience = audience
         self._waiting: dict[PhoneNumberId, Number] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
@@ -52,17 +57,17 @@ class SlotsShown:
         self._timer = None
         if not self._waiting:
             return
-        turn = list(islice(self._waiting, max(1, int(MESSAGES_PER_S * EVERY_S) // max(1, self._phones()))))
+        turn = list(islice(self._waiting, max(1, int(MESSAGES_PER_S * EVERY_S) // max(1, self._audience.connected))))
         self._again_after(len(turn))
         for number_id in turn:
             self._show(self._waiting.pop(number_id))
 
     def _again_after(self, shown: int) -> None:
-        pause_s = max(EVERY_S, shown * self._phones() / MESSAGES_PER_S)
+        pause_s = max(EVERY_S, shown * self._audience.connected / MESSAGES_PER_S)
         self._timer = asyncio.get_running_loop().call_later(pause_s, self._show_waiting)
 
     def _show(self, number: Number) -> None:
-        self._tell(
+        self._audience.tell_all(
             msg.SlotsChanged(
                 number_id=number.id,
                 incoming=views.slots_view(number.incoming),

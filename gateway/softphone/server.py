@@ -16,11 +16,11 @@ import orjson
 import structlog
 from aiohttp import WSCloseCode, WSMsgType, web
 
-from gateway.admission.admission import Admission, Checked
+from gateway.admission.admission import Admission
+from gateway.admission.gate import Checked, Gate
 from gateway.admission.overload import Work
 from gateway.callflow.call import CallInput, InputKind
-from gateway.calls.driver import CallDriver
-from gateway.calls.registry import Registry
+from gateway.calls.registry import LiveCall, Registry
 from gateway.common.clock import Clock
 from gateway.common.errors import CannotDial, GatewayError, GraphError, GraphPaused, GraphRefused
 from gateway.common.ids import CallId
@@ -38,6 +38,7 @@ from gateway.wire import views
 from media.engine import MediaEngine, WorkerId
 from media.errors import MediaError, SdpRefused
 from policy.decision import Refusal
+from policy.facts import Direction
 
 log = structlog.get_logger()
 
@@ -94,6 +95,7 @@ class Softphones:
         self,
         *,
         hub: Hub,
+        gate: Gate,
         admission: Admission,
         tickets: Tickets,
         numbers: Numbers,
@@ -103,9 +105,9 @@ class Softphones:
         media: MediaEngine,
         clock: Clock,
         origins: Sequence[str],
-        hello_s: float = HELLO_S,
     ) -> None:
         self._hub = hub
+        self._gate = gate
         self._admission = admission
         self._tickets = tickets
         self._numbers = numbers
@@ -115,7 +117,7 @@ class Softphones:
         self._media = media
         self._clock = clock
         self._origins = frozenset(origin.rstrip("/") for origin in origins)
-        self._hello_s = hello_s
+        self.hello_s = HELLO_S
         self._lines: set[SoftphoneLine] = set()
 
     def close_all(self) -> None:
@@ -183,7 +185,7 @@ class Softphones:
     async def _hello(self, ws: web.WebSocketResponse, line: SoftphoneLine) -> Phone | None:
         """Wait for `hello` and log the operator in; None: not theirs, not in time, or not readable."""
         try:
-            async with asyncio.timeout(self._hello_s):
+            async with asyncio.timeout(self.hello_s):
                 frame = await ws.receive()
         except TimeoutError:
             line.hang_up(msg.CLOSE_TIMEOUT)
@@ -211,7 +213,7 @@ class Softphones:
         if phone is None:
             return msg.Failed(id=hello.id, code="unauthorized", title="The ticket is not valid (any more).")
         line.push_first(msg.Ok(id=hello.id, data=self._welcome(phone, resumed=resumed)))
-        if self._admission.draining:
+        if self._gate.draining:
             line.push(msg.Notice(level="warning", code="draining"))
         return phone
 
@@ -222,7 +224,7 @@ class Softphones:
         return (self._hub.login(operator, line) if operator else None), False
 
     def _welcome(self, phone: Phone, *, resumed: bool) -> msg.Welcome:
-        driver = self._registry.get(phone.call) if phone.call else None
+        call = self._registry.get(phone.call) if phone.call else None
         now = self._clock.now()
         return msg.Welcome(
             operator=phone.operator,
@@ -231,7 +233,7 @@ class Softphones:
             available=phone.available,
             workers=[int(worker) for worker in self._media.workers],
             numbers=[number_view(number, now=now, status=self._status_of(number)) for number in self._numbers],
-            calls=([driver.view()] if driver else []) + self._hub.ringing_views(phone),
+            calls=([call.view()] if call else []) + self._hub.ringing_views(phone),
             heartbeat_s=HEARTBEAT_S,
         )
 
@@ -319,35 +321,35 @@ class Softphones:
 
     def _on_call(self, phone: Phone, request: msg.Accept | msg.Reject | msg.Hangup | msg.Hold) -> None:
         call_id = CallId(request.call_id)
-        driver = self._registry.get(call_id)
+        call = self._registry.get(call_id)
         match request:
             case msg.Accept():
-                self._accept(phone, driver)
+                self._accept(phone, call)
             case msg.Reject():
                 if not self._hub.decline(phone, call_id):
                     raise Reply("gone", "This call does not ring here any more.")
             case msg.Hangup():
-                self._own(phone, driver).feed(CallInput(kind=InputKind.OPERATOR_HANGUP, operator=phone.operator))
+                self._own(phone, call).feed(CallInput(kind=InputKind.OPERATOR_HANGUP, operator=phone.operator))
             case msg.Hold():
-                self._own(phone, driver).feed(CallInput(kind=InputKind.OPERATOR_HOLD, hold=request.on))
+                self._own(phone, call).feed(CallInput(kind=InputKind.OPERATOR_HOLD, hold=request.on))
 
-    def _accept(self, phone: Phone, driver: CallDriver | None) -> None:
-        if driver is None or driver.is_business_initiated:
+    def _accept(self, phone: Phone, call: LiveCall | None) -> None:
+        if call is None or call.call.direction is Direction.BUSINESS_INITIATED:
             raise Reply("gone", "This call has ended.")
         if phone.call is not None:
             raise Reply("busy", "You are in a call already.")
-        if driver.worker is None or self._hub.leg_of(phone.operator, driver.worker) is None:
+        if call.worker is None or self._hub.leg_of(phone.operator, call.worker) is None:
             raise Reply("no_leg", "The softphone has no audio path: check the microphone permission.")
-        if not driver.claim(phone.operator):
+        if not call.claim(phone.operator):
             raise Reply("already_taken", "Somebody else has answered this call, or it has ended.")
-        driver.shown_by(lambda: self._hub.take(phone, driver.call.call_id))
+        call.shown_by(lambda: self._hub.take(phone, call.call.call_id))
 
     @staticmethod
-    def _own(phone: Phone, driver: CallDriver | None) -> CallDriver:
+    def _own(phone: Phone, call: LiveCall | None) -> LiveCall:
         """Return the call if it is this operator's; another's call does not exist for them."""
-        if driver is None or phone.call != driver.call.call_id:
+        if call is None or phone.call != call.call.call_id:
             raise Reply("gone", "This call has ended.")
-        return driver
+        return call
 
 
 class _Numbered(msgspec.Struct):
@@ -379,7 +381,7 @@ def _decision(checked: Checked | Refusal) -> msg.DecisionView:
     return views.refused_view(checked) if isinstance(checked, Refusal) else views.decision_view(checked.overview)
 
 
-def _not_refused(placed: CallDriver | Refusal) -> CallDriver:
+def _not_refused(placed: LiveCall | Refusal) -> LiveCall:
     if isinstance(placed, Refusal):
         raise _refused(placed)
     return placed

@@ -14,8 +14,8 @@ import pytest
 from gateway.intake.webhook import Webhook
 from gateway.meta.events import read_delivery
 from tests.support.harness.chaos import Chaos
-from tests.support.harness.doors import APP_SECRET, OLD_SECRET, doors, signature
-from tests.support.harness.world import a_world
+from tests.support.harness.doors import doors, signature
+from tests.support.harness.world import APP_SECRET, OLD_SECRET, a_world
 
 BODY = b'{"object":"whatsapp_business_account","entry":[{"id":"1","changes":[{"field":"calls","value":{}}]}]}'
 NAME = b"X-Hub-Signature-256"

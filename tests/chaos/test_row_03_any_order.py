@@ -70,7 +70,7 @@ async def test_any_order_and_any_repetition_leave_the_same(chaos: Chaos, directi
 
 async def test_an_inbox_that_parks_nothing_would_be_seen(chaos: Chaos) -> None:
     async with a_world() as world:
-        world.inbox._park = lambda event, now: None  # type: ignore[method-assign]
+        world.registry.park = lambda event, *, now: None  # type: ignore[method-assign]
         tally = await play(world, sample(Direction.USER_INITIATED, count=60, seed=chaos.seed))
     assert tally.leaks.total() > 0
 

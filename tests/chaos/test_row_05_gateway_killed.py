@@ -227,9 +227,9 @@ async def _slots_left(stack: Stack, patience_s: float) -> int:
 
 #: Put before everything else on the path of a gateway: it closes records and tells Meta nothing.
 FORGETFUL = """
-from gateway.calls.owed_hangups import Endings
+from gateway.calls.owed_hangups import OwedHangups
 
-Endings.keep_trying = lambda self, *given, **more: None
+OwedHangups.keep_trying = lambda self, *given, **more: None
 """
 
 

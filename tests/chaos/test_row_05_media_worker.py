@@ -34,11 +34,11 @@ class Pool:
             restart_max_s=0.5,
         )
         self.said: list[tuple[float, MediaEvent]] = []
-        self.engine = WorkerPool(config, self._told)
+        self.engine = WorkerPool(config)
         self.peers: list[Peer] = []
 
     async def __aenter__(self) -> "Pool":
-        await self.engine.start()
+        await self.engine.start(self._told)
         return self
 
     async def __aexit__(self, *error: object) -> None:

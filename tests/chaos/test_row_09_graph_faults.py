@@ -11,7 +11,7 @@ import pytest
 from gateway.callflow.call import CallInput, CallState, InputKind, Timeouts
 from gateway.callflow.outcome import Result
 from gateway.calls.driver import CallDriver
-from gateway.calls.owed_hangups import Endings
+from gateway.calls.owed_hangups import OwedHangups
 from gateway.common.ids import UserRef
 from gateway.meta.answers import Json
 from gateway.meta.graph_http import GraphHttp, Repeat, Request
@@ -74,7 +74,7 @@ def test_a_connect_that_is_repeated_would_be_seen(chaos: Chaos) -> None:
 
 
 def test_an_end_that_is_told_once_only_would_be_seen(chaos: Chaos, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Endings, "keep_trying", lambda *args, **more: None)
+    monkeypatch.setattr(OwedHangups, "keep_trying", lambda *args, **more: None)
 
     async def run() -> None:
         async with a_faulty_day(seed=chaos.seed, shares=Shares(fail=0.8)) as day:
@@ -88,7 +88,7 @@ def test_an_end_that_is_told_once_only_would_be_seen(chaos: Chaos, monkeypatch: 
                     placed.feed(CallInput(kind=InputKind.OPERATOR_HANGUP, operator=phone.operator))
                     await day.over(placed)
                 await asyncio.sleep(60)
-            assert (len(day.meta.alive), len(day.registry), len(day.endings)) == (1, 0, 0)
+            assert (len(day.meta.alive), len(day.registry), len(day.owed_hangups)) == (1, 0, 0)
 
     in_virtual_time(run())
 
@@ -160,7 +160,7 @@ async def test_calls_over_http(chaos: Chaos, database: str, monkeypatch: pytest.
                 await one_call(run, crew, person.wa_id, ours=index % 2 == 0)
             run.sim.faults.clear()
             await until(lambda: not live(run), timeout_s=120)
-            await until(lambda: len(run.gateway.registry) == 0, timeout_s=120)
+            await until(lambda: len(run.gateway.parts.registry) == 0, timeout_s=120)
         violations = [violation.kind for violation in run.sim.world.violations]
         chaos.note("calls", calls)
         chaos.note("requests to Meta", len(slowest))

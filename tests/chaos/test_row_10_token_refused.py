@@ -1,13 +1,12 @@
 """Row 10: Meta refuses the access token; readiness says why, nobody storms Meta, and all goes on by itself."""
 
 import asyncio
-from functools import partial
 
 import aiohttp
 import pytest
 
 from gateway.meta import health
-from gateway.numbers.monitor import NumberKeeper
+from gateway.numbers.monitor import LOOK_S
 from loadtest.simulator.faults import Fault, GraphFault
 from tests.support.fakes.faulty_meta import Shares
 from tests.support.harness.chaos import Chaos
@@ -39,16 +38,8 @@ async def revoked(day: FaultyDay, *, for_s: float) -> tuple[float, str, float]:
     """
     loop, left = asyncio.get_running_loop(), list(range(1_000_000))
     async with asyncio.TaskGroup() as tasks:
-        keeper = NumberKeeper(
-            day.numbers,
-            graph=day.graph,
-            store=day.store,
-            metrics=day.metrics,
-            clock=day.clock,
-            tell=lambda push: None,
-            in_trouble=day.health.in_trouble,
-        )
-        keeping = tasks.create_task(keeper.run())
+        day.monitor.look_s = LOOK_S
+        keeping = tasks.create_task(day.monitor.run(day.numbers))
         for phone in day.phones:
             tasks.create_task(day.work(phone, left))
         await asyncio.sleep(20)
@@ -104,8 +95,8 @@ async def test_a_token_is_revoked_over_http(chaos: Chaos, database: str, monkeyp
     pause_s = chaos.size(test=0.5, short=6.0, long=30.0)
     monkeypatch.setattr(health, "TOKEN_PAUSE_S", pause_s)
     monkeypatch.setattr("gateway.numbers.monitor.TROUBLE_S", pause_s)
-    monkeypatch.setattr("gateway.app.NumberKeeper", partial(NumberKeeper, look_s=pause_s / 5))
     async with running(database, sim={"silent": True}, media_engine="null") as run:
+        run.gateway.parts.monitor.look_s = pause_s / 5
         run.sim.faults.order([GraphFault(fault=Fault.FAIL, code=190, times=1_000_000)], None)
         already = len(run.sim.world.requests)
         asked = await reconcile(run)

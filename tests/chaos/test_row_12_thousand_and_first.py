@@ -10,7 +10,7 @@ import structlog
 
 from gateway.callflow.call import CallInput, InputKind
 from gateway.callflow.outcome import EndReason
-from gateway.calls.driver import CallDriver
+from gateway.calls.registry import LiveCall
 from gateway.common.ids import OperatorId, PhoneNumberId, UserRef
 from gateway.contacts.directory import Contact
 from gateway.numbers.number import Number
@@ -39,7 +39,7 @@ class Burst:
     refused: int = 0
     refused_though_free: int = 0
     nameless: int = 0  #: refusals that do not name the limit
-    live: list[CallDriver] = field(default_factory=list)
+    live: list[LiveCall] = field(default_factory=list)
 
     def watch(self, world: World) -> None:
         """Count the calls that there are: of one direction only in each run."""
@@ -163,7 +163,7 @@ async def burst_out(world: World, attempts: int, rng: random.Random) -> Burst:
     return seen
 
 
-async def end(driver: CallDriver) -> None:
+async def end(driver: LiveCall) -> None:
     """End a call and wait until it is gone."""
     driver.feed(CallInput(kind=InputKind.OPERATOR_HANGUP))
     driver.feed(CallInput(kind=InputKind.META_TERMINATE))

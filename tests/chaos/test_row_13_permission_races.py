@@ -33,7 +33,7 @@ async def test_permission_races(chaos: Chaos) -> None:
     for _ in range(rounds):
         used = rng.randrange(CONNECTED_LIMIT + 1)
         async with a_world(outgoing_slots=1_000) as world:
-            world.registry.is_busy = lambda keys: False  # type: ignore[method-assign]  # reservations alone
+            world.engagements.has_call = lambda keys: False  # type: ignore[method-assign]  # reservations alone
             await world.had_calls(used)
             wrong += await passed(world, dials, rng) != CONNECTED_LIMIT - used
     chaos.note("rounds", rounds)

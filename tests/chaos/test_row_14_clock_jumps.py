@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from gateway.admission.admission import Checked
+from gateway.admission.gate import Checked
 from gateway.callflow.call import CallState
 from gateway.calls.driver import CallDriver
 from gateway.common.clock import MetaClock
@@ -212,11 +212,11 @@ def test_a_gateway_that_trusts_its_machines_clock_would_be_seen(chaos: Chaos) ->
 async def test_a_machine_that_is_an_hour_off_takes_calls(chaos: Chaos, database: str, off_s: float) -> None:
     sim = {"silent": True, "clock": lambda: wall_clock() + off_s}
     async with running(database, sim=sim, media_engine="null") as run:
-        await until(lambda: abs(run.gateway.meta_health.offset_s) > 60, timeout_s=15.0)
+        await until(lambda: abs(run.gateway.ports.health.offset_s) > 60, timeout_s=15.0)
         chaos.promise(
-            "offset that was learned", run.gateway.meta_health.offset_s, at_least=off_s - 2, at_most=off_s + 2
+            "offset that was learned", run.gateway.ports.health.offset_s, at_least=off_s - 2, at_most=off_s + 2
         )
-        (told,) = run.gateway.meta_health.degraded(run.gateway.numbers.ids)
+        (told,) = run.gateway.ports.health.degraded(run.gateway.parts.numbers.ids)
         chaos.note("readiness", told)
         async with Crew(run.url, KEYS, policy=Policy(talk_s=0.1)):
             call = run.ana.call()

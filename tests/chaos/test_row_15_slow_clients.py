@@ -15,9 +15,9 @@ from loadtest.loads.generator import SignedWebhooks, open_loop, percentile
 from loadtest.measure.stack import Stack, StackConfig
 from loadtest.simulator.config import NumberSpec, SimConfig, UserSpec
 from tests.support.harness.chaos import Chaos, Scale
-from tests.support.harness.doors import APP_SECRET, doors
+from tests.support.harness.doors import doors
 from tests.support.harness.slow_clients import Slow, held_s
-from tests.support.harness.world import a_world
+from tests.support.harness.world import APP_SECRET, a_world
 
 PROMISE = "A slow client holds at most one socket for 15 s, and the others are served as before"
 NUMBER: Final[NumberSpec] = SimConfig().numbers[0]

@@ -162,9 +162,9 @@ def left_over() -> tuple[int, int]:
 @pytest.mark.asyncio(loop_factories=["uvloop"])
 async def test_a_worker_process_outlives_them(chaos: Chaos) -> None:
     events: list[MediaEvent] = []
-    pool = WorkerPool(CONFIG, events.append)
+    pool = WorkerPool(CONFIG)
     engine: MediaEngine = pool
-    await engine.start()
+    await engine.start(events.append)
     other_errors = 0
     worker = engine.pick_worker()
     texts = [document.decode(errors="surrogateescape") for document in mutants(chaos.seed + 2, 0)]

@@ -24,8 +24,8 @@ from gateway.http.api import Api
 from gateway.softphone.server import Softphones
 from tests.support.generators.json_schema import NONSENSE, faults, made, spoiled
 from tests.support.harness.chaos import Chaos
-from tests.support.harness.doors import API_KEY, Doors, SocketClient, doors, signature
-from tests.support.harness.world import NUMBER_ID, World, a_world
+from tests.support.harness.doors import Doors, SocketClient, doors, signature
+from tests.support.harness.world import API_KEY, NUMBER_ID, World, a_world
 
 #: What our code logs when a request meets a bug of ours.
 BUGS = {"request_broken", "softphone_request_broken", "softphone_broken", "task_broken", "call_broken"}

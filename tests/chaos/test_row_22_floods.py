@@ -35,11 +35,11 @@ class Calls:
 
     def __init__(self) -> None:
         self.events: list[MediaEvent] = []
-        self.pool = WorkerPool(CONFIG, self.events.append)
+        self.pool = WorkerPool(CONFIG)
         self.peers: list[Peer] = []
 
     async def __aenter__(self) -> "Calls":
-        await self.pool.start()
+        await self.pool.start(self.events.append)
         return self
 
     async def __aexit__(self, *error: object) -> None:

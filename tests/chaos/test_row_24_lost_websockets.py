@@ -187,7 +187,7 @@ async def test_audio_of_a_lost_websocket(chaos: Chaos, database: str) -> None:
     cut_s, away_s = chaos.size(test=0.5, short=5.0, long=5.0), chaos.size(test=1.0, short=20.0, long=20.0)
     async with running(database) as run, run.operator("ana") as bot:
         if chaos.scale is Scale.TEST:
-            run.gateway.hub.resume_s = 0.8
+            run.gateway.parts.hub.resume_s = 0.8
         call = run.ana.call()
         rung = await bot.wait_push("incoming")
         await bot.request("accept", call_id=rung["call"]["call_id"])

@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
-from gateway.calls.driver import CallDriver
+from gateway.calls.registry import LiveCall
 from gateway.common.ids import OperatorId
 from gateway.operators.hub import Hub
 from gateway.softphone.server import Softphones
 from gateway.wire import messages as msg
 from tests.support.harness.chaos import Chaos
-from tests.support.harness.doors import KEYED, OPERATORS, Doors, SocketClient, doors
-from tests.support.harness.world import NUMBER_ID, World, a_world
+from tests.support.harness.doors import KEYED, Doors, SocketClient, doors
+from tests.support.harness.world import NUMBER_ID, OPERATORS, World, a_world
 
 NAMES = ("ana", "bia", "caio")
 NO_CALL = "0" * 32
@@ -100,7 +100,7 @@ class Office:
         if driver is not None:
             await self.world.until(lambda: driver.call.state.value in ("ringing", "ended"))
 
-    async def _verb(self, name: str, live: list[CallDriver]) -> None:
+    async def _verb(self, name: str, live: list[LiveCall]) -> None:
         """An operator asks something of some call, with the id of any."""
         ids = [driver.call.call_id for driver in live] + [*list(self.owner)[-2:], NO_CALL]
         call_id, kind = self.rng.choice(ids), self.rng.choice(["accept", "reject", "hangup", "hold"])
@@ -116,11 +116,12 @@ class Office:
             await self._settled()
             self.leaks["did"] += answer["type"] == "ok" or _seen(driver) != before
 
-    async def _user_hangs_up(self, driver: CallDriver) -> None:
-        await self.world.meta_terminates(str(driver.call.meta_call_id), talked_s=1 if driver.was_accepted else None)
+    async def _user_hangs_up(self, driver: LiveCall) -> None:
+        talked = driver.view().accepted_at is not None
+        await self.world.meta_terminates(str(driver.call.meta_call_id), talked_s=1 if talked else None)
         await self.world.until(lambda: driver.is_over)
 
-    async def _rest(self, name: str, live: list[CallDriver]) -> None:
+    async def _rest(self, name: str, live: list[LiveCall]) -> None:
         """What an operator has in hand opens nothing of the API, which shows and ends every call."""
         call_id = self.rng.choice(live).call.call_id if live else NO_CALL
         for held in (self.resume[name], OPERATORS.get(name, "key-of-caio")):
@@ -166,7 +167,7 @@ class Office:
 _RESTING = ("ringing", "active", "ending", "ended")
 
 
-def _seen(driver: CallDriver | None) -> Any:
+def _seen(driver: LiveCall | None) -> Any:
     return driver and (driver.call.state, driver.call.held, driver.call.operator)
 
 

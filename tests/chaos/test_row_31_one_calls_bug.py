@@ -80,8 +80,9 @@ def test_a_bug_that_reaches_another_call_would_be_seen(monkeypatch: pytest.Monke
         try:
             await run(self)
         finally:
-            for other in self._services.registry:
+            for other in self._context.registry:
                 other.feed(self.origin.first)
+                assert isinstance(other, CallDriver)
                 other.call = self.call
 
     monkeypatch.setattr(CallDriver, "_run", unguarded)

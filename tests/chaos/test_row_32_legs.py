@@ -82,8 +82,8 @@ async def test_a_worker_process_stays_as_large_as_it_was(chaos: Chaos) -> None:
     rounds = chaos.size(test=4, short=12, long=50)
     each = chaos.size(test=1, short=10, long=20)
     events: list[MediaEvent] = []
-    pool = WorkerPool(replace(CONFIG, heartbeat_s=0.05), events.append)
-    await pool.start()
+    pool = WorkerPool(replace(CONFIG, heartbeat_s=0.05))
+    await pool.start(events.append)
     (pid,) = pool.pids().values()
     for n in range(chaos.size(test=1, short=60, long=200)):
         await worker_call(pool, events, f"warm-up {n}")

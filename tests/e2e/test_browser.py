@@ -75,7 +75,7 @@ async def test_a_users_call_is_answered_in_a_browser(database: str, tmp_path: Pa
         await page.get_by_test_id("answer").click()
         await expect(page.get_by_test_id("call-timer")).to_be_visible()
         await both_hear(page, call)
-        (number,) = run.gateway.numbers
+        (number,) = run.gateway.parts.numbers
         slots = page.get_by_test_id(f"slots-{number.id}-incoming")
         await expect(slots).to_have_attribute("data-used", "1")
         run.ana.hang_up()
@@ -179,7 +179,7 @@ async def test_the_page_works_with_the_keyboard_alone_and_in_portuguese(database
 
 async def test_a_closed_tab_ends_the_call(database: str, tmp_path: Path) -> None:
     async with running(database) as run:
-        run.gateway.hub.resume_s = 2.0
+        run.gateway.parts.hub.resume_s = 2.0
         async with page_of_ana(run, tmp_path) as page:
             call = run.ana.call()
             await page.get_by_test_id("answer").click()

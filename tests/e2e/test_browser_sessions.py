@@ -98,11 +98,11 @@ async def test_of_two_tabs_the_last_one_rings_and_the_other_says_so(database: st
         await expect(first.get_by_test_id("incoming-card")).to_be_hidden()
         await second.get_by_test_id("answer").click()
         await both_hear(second, call)
-        run.gateway.hub.leaving_s = 0.5
+        run.gateway.parts.hub.leaving_s = 0.5
         await first.close(run_before_unload=True)  # it has no call to take with it
         await asyncio.sleep(1)
         await both_hear(second, call)
-        assert run.gateway.hub.connected == 1
+        assert run.gateway.parts.hub.connected == 1
 
 
 async def test_a_line_that_is_cut_is_said_in_words_and_the_call_goes_on(database: str, tmp_path: Path) -> None:
@@ -127,9 +127,9 @@ async def test_a_line_that_is_cut_is_said_in_words_and_the_call_goes_on(database
 async def test_a_session_that_is_over_is_said_in_words(database: str, tmp_path: Path) -> None:
     async with running(database) as run, browser_of_ana(run, tmp_path) as context:
         (page,) = context.pages
-        phone = run.gateway.hub.phone(OperatorId("ana"))
+        phone = run.gateway.parts.hub.phone(OperatorId("ana"))
         assert phone is not None
-        run.gateway.hub.logout(phone)  # as after a restart: nobody knows the token
+        run.gateway.parts.hub.logout(phone)  # as after a restart: nobody knows the token
         await page.reload()
         await expect(page.locator("#login-problem")).to_have_text("Your session has ended. Please log in again.")
 

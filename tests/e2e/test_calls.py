@@ -327,7 +327,7 @@ async def test_a_foreign_signature_changes_nothing(database: str) -> None:
         headers["X-Hub-Signature-256"] = "sha256=" + "0" * 64
         async with http.post(f"{run.url}/webhooks/meta", data=body, headers=headers) as answer:
             assert answer.status == 401
-        assert len(run.gateway.registry) == 0
+        assert len(run.gateway.parts.registry) == 0
 
 
 async def talk(run: Running, bot: SoftphoneBot, wa_id: str) -> int:
@@ -351,5 +351,5 @@ async def test_a_task_that_breaks_takes_no_call_with_it(database: str) -> None:
         raise RuntimeError("a bug")
 
     async with running(database) as run, run.operator() as bot:
-        run.gateway._spawn(broken())
+        run.gateway.background.start(broken())
         await talk(run, bot, "5511900000001")

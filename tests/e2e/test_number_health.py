@@ -45,7 +45,7 @@ async def shown(run: Running, method: str = "GET", path: str = "") -> dict[str, 
 
 
 async def read_from_meta(run: Running) -> None:
-    (number,) = run.gateway.numbers
+    (number,) = run.gateway.parts.numbers
     await until(lambda: number.facts.read_at is not None)
 
 
@@ -82,7 +82,7 @@ async def test_a_restriction_outlives_a_restart_and_a_look_at_the_settings(datab
     async with running(database) as run:
         await read_from_meta(run)
         await restrict(run, 3_600)
-        (number,) = run.gateway.numbers
+        (number,) = run.gateway.parts.numbers
         await until(lambda: bool(number.state.restrictions))
         before = await shown(run)
     async with running(database) as run:  # this Meta lists nothing: only the webhook told
@@ -113,7 +113,7 @@ async def test_call_hours_that_meta_does_not_announce_come_with_the_next_change(
         await change_settings(run, call_hours=hours)
         assert (await shown(run))["hours"] is None  # no webhook speaks of hours
         await change_settings(run, call_icon_visibility="DISABLE_ALL")
-        (number,) = run.gateway.numbers
+        (number,) = run.gateway.parts.numbers
         await until(lambda: number.state.hours is not None)
         assert (await shown(run))["hours"]["timezone"] == "America/Sao_Paulo"
         assert (await shown(run))["place"] is None

@@ -26,3 +26,22 @@ async def test_at_once_is_both() -> None:
     async with asyncio.timeout(1):
         await stop.asked()
         await stop.now()
+
+
+async def test_what_is_done_first_ends_the_wait() -> None:
+    stop, done, cut = Stop(), asyncio.Event(), asyncio.Event()
+
+    async def work() -> None:
+        try:
+            await done.wait()
+        finally:
+            cut.set()
+
+    async with asyncio.timeout(1):
+        done.set()
+        await stop.now_or(work())
+        done.clear()
+        cut.clear()
+        stop.at_once()
+        await stop.now_or(work())
+    assert cut.is_set()

@@ -28,6 +28,7 @@ from media.engine import (
     WorkerUp,
 )
 from media.errors import MediaError, MediaTimeout, NoWorker, SdpRefused, UnknownLeg, WorkerGone
+from media.model import unheard
 from tests.loopback.peers import CONFIG, Peer, until
 
 FAST = replace(CONFIG, heartbeat_s=0.1, heartbeat_timeout_s=1.0, restart_min_s=0.05)
@@ -39,7 +40,7 @@ class Gateway:
 
     def __init__(self, config: MediaConfig) -> None:
         self.events: list[MediaEvent] = []
-        self.pool = WorkerPool(config, self.events.append)
+        self.pool = WorkerPool(config)
         self.engine: MediaEngine = self.pool
         self.peers: list[Peer] = []
 
@@ -54,7 +55,7 @@ class Gateway:
 @asynccontextmanager
 async def gateway(config: MediaConfig = FAST) -> AsyncIterator[Gateway]:
     one = Gateway(config)
-    await one.engine.start()
+    await one.engine.start(one.events.append)
     try:
         yield one
     finally:
@@ -214,9 +215,9 @@ async def test_a_port_that_is_taken_is_said_at_the_start() -> None:
     first = 21_320 if type(asyncio.get_running_loop()).__module__.startswith("uvloop") else 21_300
     config = replace(FAST, ports=(first, first + 10))
     async with gateway(config):
-        second = WorkerPool(config, lambda event: None)
+        second = WorkerPool(config)
         with pytest.raises(NoWorker, match="in use"):
-            await second.start()
+            await second.start(unheard)
         await second.aclose()
 
 
@@ -224,15 +225,15 @@ async def test_a_listener_that_breaks_costs_no_worker(caplog: pytest.LogCaptureF
     def broken(event: MediaEvent) -> None:
         raise RuntimeError("the listener's own fault")
 
-    pool = WorkerPool(FAST, broken)
-    await pool.start()
+    pool = WorkerPool(FAST)
+    await pool.start(broken)
     await pool.offer_meta(LegId("a"), pool.pick_worker())
     assert "the listener broke on WorkerUp" in caplog.text
     await pool.aclose()
 
 
 async def test_a_pool_that_was_never_started_closes() -> None:
-    await WorkerPool(FAST, lambda event: None).aclose()
+    await WorkerPool(FAST).aclose()
 
 
 @pytest.mark.asyncio(loop_factories=["asyncio"])
@@ -243,8 +244,8 @@ async def test_a_worker_ends_by_itself_when_the_gateway_is_killed() -> None:
         from media.engine import MediaConfig, WorkerPool
 
         async def main():
-            pool = WorkerPool(MediaConfig(workers=2), lambda event: None)
-            await pool.start()
+            pool = WorkerPool(MediaConfig(workers=2))
+            await pool.start(lambda event: None)
             print(*pool.pids().values(), flush=True)
             await asyncio.sleep(60)
 

@@ -45,7 +45,7 @@ class Engine(NullEngine):
 
     def __init__(self, workers: int = 2) -> None:
         self.said: list[MediaEvent] = []
-        super().__init__(MediaConfig(workers=workers, announced_address="192.0.2.7"), self.said.append)
+        super().__init__(MediaConfig(workers=workers, announced_address="192.0.2.7"))
 
     def connected(self) -> list[LegId]:
         return [event.leg for event in self.said if isinstance(event, LegConnected)]
@@ -53,7 +53,7 @@ class Engine(NullEngine):
 
 async def started(workers: int = 2) -> Engine:
     engine = Engine(workers)
-    await engine.start()
+    await engine.start(engine.said.append)
     return engine
 
 
@@ -63,14 +63,14 @@ async def turn() -> None:
 
 
 async def test_workers_are_there_from_start_to_end() -> None:
-    engine: MediaEngine = Engine()
+    made = Engine()
+    engine: MediaEngine = made
     assert not engine.workers
     with pytest.raises(NoWorker):
         engine.pick_worker()
-    await engine.start()
+    await engine.start(made.said.append)
     assert tuple(engine.workers) == (FIRST, SECOND)
-    assert isinstance(engine, Engine)
-    assert engine.said == [WorkerUp(FIRST), WorkerUp(SECOND)]
+    assert made.said == [WorkerUp(FIRST), WorkerUp(SECOND)]
     await engine.aclose()
     await engine.aclose()
     assert not engine.workers

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from gateway.admission.admission import Checked
+from gateway.admission.gate import Checked
 from gateway.admission.permission_requests import Asked
 from gateway.callflow.outcome import EndReason, Result
 from gateway.calls.driver import CallDriver
@@ -82,7 +82,7 @@ async def test_nothing_goes_out_while_acknowledged_webhooks_wait_in_the_spool() 
     async with a_world() as world:
         await world.login()
         await world.allow_calls()
-        world.all_counted = False
+        world.spooled.is_empty = False
         placed = await world.admission.place(NUMBER_ID, "+5511900000001", operator=OperatorId("ana"))
         asked = await world.admission.ask_permission(NUMBER_ID, "+5511900000001", asked_by="ana")
         checked = await world.admission.check(NUMBER_ID, "+5511900000001")
@@ -91,7 +91,7 @@ async def test_nothing_goes_out_while_acknowledged_webhooks_wait_in_the_spool() 
             assert isinstance(answer, Refusal)
             assert answer.reason is Reason.STORE_DOWN
         assert not world.graph.ops()
-        world.all_counted = True
+        world.spooled.is_empty = True
         assert isinstance(
             await world.admission.place(NUMBER_ID, "+5511900000001", operator=OperatorId("ana")), CallDriver
         )
@@ -101,7 +101,7 @@ async def test_a_draining_gateway_takes_and_places_no_calls() -> None:
     async with a_world() as world:
         await world.login()
         await world.allow_calls()
-        world.admission.draining = True
+        world.gate.draining = True
         answer = await place(world)
         assert isinstance(answer, Refusal)
         assert answer.reason is Reason.DRAINING

@@ -11,12 +11,16 @@ NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 ALL = set(Work)
 
 
-def sample(overload: Overload, lag_s: float, *, since: float, for_s: float) -> float:
-    """Let the loop be so late for a while, sampled ten times a second; return the time after it."""
+def sample(overload: Overload, lag_s: float, *, since: float, for_s: float, levels: list[Level] | None = None) -> float:
+    """Let the loop be so late for a while, sampled ten times a second; return the time after it.
+
+    `levels` gets each level that was entered.
+    """
     now = since
     while now < since + for_s - 1e-9:
         now += 0.1
-        overload.sampled(lag_s, now=now)
+        if overload.sampled(lag_s, now=now) and levels is not None:
+            levels.append(overload.level)
     return now
 
 
@@ -155,9 +159,9 @@ def test_the_later_the_loop_the_less_is_served(lag_s: float, left: set[Work]) ->
 
 def test_a_level_is_left_step_by_step_after_a_calm_second() -> None:
     levels: list[Level] = []
-    overload = Overload(on_level=levels.append)
-    now = sample(overload, 0.5, since=0.0, for_s=2.0)
-    now = sample(overload, 0.001, since=now, for_s=2 * CALM_FOR_S + 0.5)
+    overload = Overload()
+    now = sample(overload, 0.5, since=0.0, for_s=2.0, levels=levels)
+    now = sample(overload, 0.001, since=now, for_s=2 * CALM_FOR_S + 0.5, levels=levels)
     assert overload.level is Level.CALM
     assert levels == [Level.STUCK, Level.LATE, Level.CALM]
     assert served(overload, now=now) == ALL
@@ -165,10 +169,10 @@ def test_a_level_is_left_step_by_step_after_a_calm_second() -> None:
 
 def test_a_lag_around_the_limit_does_not_flap() -> None:
     levels: list[Level] = []
-    overload = Overload(on_level=levels.append)
-    now = sample(overload, 0.06, since=0.0, for_s=1.5)
+    overload = Overload()
+    now = sample(overload, 0.06, since=0.0, for_s=1.5, levels=levels)
     for turn in range(100):
-        now = sample(overload, 0.04 if turn % 2 else 0.06, since=now, for_s=0.1)
+        now = sample(overload, 0.04 if turn % 2 else 0.06, since=now, for_s=0.1, levels=levels)
     assert levels == [Level.LATE]
 
 

@@ -7,7 +7,7 @@ import pytest
 from gateway.admission.overload import Overload
 from gateway.callflow.outcome import EndReason, Result
 from gateway.calls import overflow
-from gateway.calls.overflow import TurnedAway
+from gateway.calls.overflow import Overflow
 from gateway.common.ids import MetaCallId
 from gateway.store.records import DecisionRecord
 from tests.support.fakes.graph import unreachable
@@ -82,11 +82,21 @@ async def test_a_full_number_turns_away_in_the_same_way() -> None:
         assert refused_for(world, "slots_user_initiated") == 1
 
 
+def an_overflow(world: World, tasks: asyncio.TaskGroup, **limits: int) -> Overflow:
+    return Overflow(
+        graph=world.graph,
+        store=world.store,
+        registry=world.registry,
+        metrics=world.metrics,
+        clock=world.clock,
+        start=tasks.create_task,
+        **limits,
+    )
+
+
 async def test_a_few_are_rejected_at_a_time_a_bounded_number_waits_and_the_rest_rings_out() -> None:
     async with a_world(incoming_slots=0) as world:
-        world.admission._turned_away = TurnedAway(
-            world.admission._services, start=world.tasks.create_task, at_a_time=2, waiting=3
-        )
+        world.admission._overflow = an_overflow(world, world.tasks, at_a_time=2, waiting=3)
         go_on = world.graph.hold("reject")
         for n in range(20):
             await world.user_calls(f"wacid.{n}")
@@ -119,8 +129,7 @@ async def test_a_meta_that_cannot_be_reached_stops_nothing() -> None:
 async def test_at_the_end_nobody_waits_and_no_task_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(overflow, "STOP_S", 0.05)
     async with asyncio.TaskGroup() as tasks, a_world(incoming_slots=0) as world:
-        turning = TurnedAway(world.admission._services, start=tasks.create_task, at_a_time=1, waiting=5)
-        world.admission._turned_away = turning
+        turning = world.admission._overflow = an_overflow(world, tasks, at_a_time=1, waiting=5)
         world.graph.hold("reject")
         for n in range(3):
             await world.user_calls(f"wacid.{n}")

@@ -19,7 +19,7 @@ OURS = KnownCall(user=ANA, direction=Direction.BUSINESS_INITIATED)
 
 def keep_trying(world: World, *, told: list[str] | None = None, after_s: float = 0.0) -> None:
     then = None if told is None else lambda: told.append("done")
-    world.endings.keep_trying(NUMBER_ID, WACID, CallId("call"), after_s=after_s, then=then)
+    world.owed_hangups.keep_trying(NUMBER_ID, WACID, CallId("call"), after_s=after_s, then=then)
 
 
 def unconfirmed(world: World) -> float:
@@ -41,7 +41,7 @@ async def test_pauses_double_up_to_a_minute_and_never_end_early() -> None:
         for pause, limit in zip(pauses, (2, 4, 8, 16, 32, 60, 60, 60, 60), strict=True):
             assert 0.8 * limit <= pause <= limit + 0.1
         await world.until(lambda: bool(told))
-        assert (told, len(world.endings), unconfirmed(world)) == (["done"], 0, 0.0)
+        assert (told, len(world.owed_hangups), unconfirmed(world)) == (["done"], 0, 0.0)
 
 
 @VIRTUAL
@@ -54,7 +54,7 @@ async def test_it_gives_up_after_hours_and_says_so(capsys: pytest.CaptureFixture
         await asyncio.sleep(owed_hangups.GIVE_UP_S - 200)
         assert (told, unconfirmed(world)) == ([], 1.0)
         await asyncio.sleep(300)
-        assert (told, len(world.endings)) == (["done"], 0)
+        assert (told, len(world.owed_hangups)) == (["done"], 0)
         assert "call_end_given_up" in capsys.readouterr().out
 
 
@@ -85,7 +85,7 @@ async def test_what_has_ended_already_is_confirmed(details: str) -> None:
     async with a_world() as world:
         world.graph.fail("terminate", refused("terminate", 100, details))
         keep_trying(world)
-        await world.until(lambda: not len(world.endings))
+        await world.until(lambda: not len(world.owed_hangups))
         assert world.graph.ops() == ["terminate"]
 
 
@@ -103,16 +103,16 @@ async def test_a_bug_is_no_reason_to_forget_a_call() -> None:
         world.graph.terminate = sometimes  # type: ignore[assignment, method-assign]
         keep_trying(world)
         await world.graph.arrival("terminate", timeout_s=30)
-        await world.until(lambda: not len(world.endings))
+        await world.until(lambda: not len(world.owed_hangups))
 
 
 async def test_a_call_of_which_nobody_was_told_does_not_turn_up() -> None:
     async with a_world() as world:
-        assert not world.endings.turned_up(CallId("stranger"), MetaCallId("wacid.X"), over=False)
-        world.endings.expect(NUMBER_ID, CallId("call"), OURS)
-        world.endings.expect(NUMBER_ID, CallId("call"), OURS)
+        assert not world.owed_hangups.turned_up(CallId("stranger"), MetaCallId("wacid.X"), over=False)
+        world.owed_hangups.expect(NUMBER_ID, CallId("call"), OURS)
+        world.owed_hangups.expect(NUMBER_ID, CallId("call"), OURS)
         assert unconfirmed(world) == 1.0
-        assert world.endings.turned_up(CallId("call"), MetaCallId("wacid.X"), over=True)
-        assert not world.endings.turned_up(CallId("call"), MetaCallId("wacid.X"), over=True)
+        assert world.owed_hangups.turned_up(CallId("call"), MetaCallId("wacid.X"), over=True)
+        assert not world.owed_hangups.turned_up(CallId("call"), MetaCallId("wacid.X"), over=True)
         assert world.registry.known(MetaCallId("wacid.X")) == OURS
         assert (world.graph.ops(), unconfirmed(world)) == ([], 0.0)

@@ -40,7 +40,7 @@ async def after_a_crash(*calls: CallRecord, **more: Any) -> AsyncIterator[World]
 
 async def recover(world: World) -> None:
     (await world.left_over()).close()
-    await world.until(lambda: not len(world.endings))
+    await world.until(lambda: not len(world.owed_hangups))
 
 
 async def test_a_call_that_was_live_is_ended_at_meta_and_closed() -> None:
@@ -102,7 +102,7 @@ async def test_a_call_that_meta_does_not_end_is_closed_here_and_told_again(error
         assert (await world.record(call.call_id)).state == "ended"
         assert await world.store.unfinished_calls() != []
         await world.graph.arrival("terminate", count=5, timeout_s=60)
-        await world.until(lambda: not len(world.endings))
+        await world.until(lambda: not len(world.owed_hangups))
         assert await world.store.unfinished_calls() == []
 
 
@@ -129,7 +129,7 @@ async def test_left_over_calls_take_slots_until_their_end_is_confirmed() -> None
         await world.graph.arrival("terminate", count=4)
         assert (world.number.incoming.in_use, world.number.outgoing.in_use) == (2, 1)
         told.set()
-        await world.until(lambda: not len(world.endings))
+        await world.until(lambda: not len(world.owed_hangups))
         assert (world.number.incoming.in_use, world.number.outgoing.in_use) == (0, 0)
 
 
@@ -143,7 +143,7 @@ async def test_while_meta_is_silent_left_over_calls_hold_slots_no_longer_than_li
         assert world.number.incoming.in_use == 1
         await asyncio.sleep(2)
         assert world.number.incoming.in_use == 0
-        assert len(world.endings) == 1
+        assert len(world.owed_hangups) == 1
 
 
 async def test_a_terminate_webhook_confirms_without_a_request() -> None:
@@ -155,7 +155,7 @@ async def test_a_terminate_webhook_confirms_without_a_request() -> None:
         world.graph.fail("terminate", unreachable("terminate"))
         await world.meta_terminates(str(call.meta_call_id), talked_s=30)
         world.graph.hold("terminate").set()
-        await world.until(lambda: not len(world.endings))
+        await world.until(lambda: not len(world.owed_hangups))
         assert world.graph.ops() == ["terminate"]
         record = await world.record(call.call_id)
         assert (record.duration_s, record.meta_status) == (30, "COMPLETED")
@@ -182,7 +182,7 @@ async def test_a_call_without_metas_id_is_ended_when_a_webhook_tells_it(event: s
         assert (closed.state, closed.result) == ("ended", Result.INDETERMINATE)
         await world.meta_says(event, "wacid.LATE", biz_opaque_callback_data=call.call_id)
         assert (await world.graph.arrival("terminate")).args["call"] == "wacid.LATE"
-        await world.until(lambda: not len(world.endings))
+        await world.until(lambda: not len(world.owed_hangups))
         await world.meta_terminates("wacid.LATE", direction="BUSINESS_INITIATED", talked_s=7)
         record = await world.record(call.call_id)
         assert (record.meta_call_id, record.duration_s) == ("wacid.LATE", 7)
@@ -197,7 +197,7 @@ async def test_what_came_without_our_id_before_is_not_lost() -> None:
         (await world.left_over()).close()
         await world.meta_terminates("wacid.LATE", direction="BUSINESS_INITIATED", talked_s=7)
         await world.meta_says("ACCEPTED", "wacid.LATE", biz_opaque_callback_data=call.call_id)
-        await world.until(lambda: not len(world.endings))
+        await world.until(lambda: not len(world.owed_hangups))
         record = await world.record(call.call_id)
         assert (record.meta_call_id, record.duration_s) == ("wacid.LATE", 7)
 
@@ -209,7 +209,7 @@ async def test_one_whose_first_webhook_is_its_end_needs_no_request() -> None:
         await world.meta_terminates(
             "wacid.LATE", direction="BUSINESS_INITIATED", biz_opaque_callback_data=call.call_id, talked_s=7
         )
-        assert not len(world.endings)
+        assert not len(world.owed_hangups)
         assert world.graph.ops() == []
         record = await world.record(call.call_id)
         assert (record.meta_call_id, record.duration_s) == ("wacid.LATE", 7)
@@ -226,9 +226,9 @@ async def test_it_is_expected_for_a_while_and_reserves_for_less() -> None:
         assert world.number.outgoing.in_use == 1
         await asyncio.sleep(2)
         assert world.number.outgoing.in_use == 0
-        assert len(world.endings) == 1
+        assert len(world.owed_hangups) == 1
         await asyncio.sleep(owed_hangups.EXPECT_S)
-        assert not len(world.endings)
+        assert not len(world.owed_hangups)
         assert await world.store.unfinished_calls() == []
 
 
@@ -238,11 +238,11 @@ async def test_it_is_expected_again_after_another_crash_but_not_for_ever() -> No
         (await first.left_over()).close()
     async with a_world(store=first.store, clock=first.clock) as second:
         (await second.left_over()).close()
-        assert len(second.endings) == 1
+        assert len(second.owed_hangups) == 1
     first.clock.advance((EXPECTED_FOR + timedelta(seconds=1)).total_seconds())
     async with a_world(store=first.store, clock=first.clock) as third:
         (await third.left_over()).close()
-        assert not len(third.endings)
+        assert not len(third.owed_hangups)
         assert third.number.outgoing.in_use == 0
         assert await third.store.unfinished_calls() == []
 
@@ -290,7 +290,7 @@ async def test_a_thousand_calls_are_ended_within_seconds_some_at_a_time(monkeypa
         began = loop.time()
         (await world.left_over()).close()
         assert world.number.incoming.in_use == 1_000
-        await until(lambda: not len(world.endings), timeout_s=60, every_s=0.1)
+        await until(lambda: not len(world.owed_hangups), timeout_s=60, every_s=0.1)
         assert loop.time() - began <= 6
         assert slow.most == owed_hangups.AT_A_TIME
         assert {sent.args["call"] for sent in world.graph.sent} == {call.meta_call_id for call in calls}

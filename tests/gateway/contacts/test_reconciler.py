@@ -184,7 +184,7 @@ async def test_meta_is_asked_at_most_50_times_a_second_and_nobody_waits_for_a_tu
 async def test_meta_is_not_asked_where_it_could_not_change_the_answer(why: str) -> None:
     async with a_world() as world:
         await known(world, granted=why == "known")
-        world.admission.draining = why == "draining"
+        world.gate.draining = why == "draining"
         await world.admission.check(NUMBER_ID, "12" if why == "no_such_user" else TO)
         assert asked(world) == 0
 

@@ -13,8 +13,8 @@ from gateway.common.ids import OperatorId
 from gateway.softphone.tickets import MAX_OPEN
 from gateway.store.records import FactRecord
 from tests.support.fakes.graph import refused, unreachable
-from tests.support.harness.doors import API_KEY, KEYED, Doors, doors
-from tests.support.harness.world import ANA, NUMBER_ID, World, a_world
+from tests.support.harness.doors import KEYED, Doors, doors
+from tests.support.harness.world import ANA, API_KEY, NUMBER_ID, World, a_world
 
 TO = "+5511900000001"
 CALLS = f"/v1/numbers/{NUMBER_ID}/calls"

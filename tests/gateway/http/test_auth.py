@@ -16,8 +16,8 @@ from gateway.http.auth import PAIR_FAILURES, WIDE_FAILURES, Doorkeeper
 from gateway.http.openapi import TicketRequest
 from gateway.http.problems import Problem
 from gateway.softphone.tickets import Tickets
-from tests.support.harness.doors import API_KEY, KEYED, OPERATORS, doors
-from tests.support.harness.world import a_world
+from tests.support.harness.doors import KEYED, doors
+from tests.support.harness.world import API_KEY, OPERATORS, a_world
 
 HOME, AWAY = "192.0.2.1", "198.51.100.7"
 ANA = OperatorId("ana")

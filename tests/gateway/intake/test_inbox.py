@@ -170,10 +170,10 @@ async def test_events_of_calls_that_never_come_are_forgotten() -> None:
     async with a_world() as world:
         for n in range(1_100):
             await world.meta_terminates(f"wacid.{n}")
-        assert len(world.inbox._parked) <= 1_000
+        assert len(world.registry._parked) <= 1_000
         world.clock.advance(61)
         await world.meta_terminates("wacid.last")
-        assert len(world.inbox._parked) == 1
+        assert len(world.registry._parked) == 1
 
 
 # --- the same again ----------------------------------------------------------------------------------

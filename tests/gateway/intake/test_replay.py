@@ -14,11 +14,12 @@ from gateway.callflow.outcome import EndReason, Result
 from gateway.common.errors import SpoolDown, StoreDown, StoreError
 from gateway.intake import replay
 from gateway.intake.intake import Intake
-from gateway.intake.replay import Unspool
+from gateway.intake.replay import Replay
 from gateway.intake.spool import Spool
 from gateway.intake.spool_file import Delivery
 from gateway.meta.events import Event
 from gateway.store.records import CallRecord, Change
+from gateway.wiring import wire_replay
 from tests.support.fakes.memory_store import MemoryStore
 from tests.support.generators.deliveries import PickyStore, connect, messages, terminate
 from tests.support.harness.world import ANA, NUMBER_ID, WACID, World, a_world
@@ -47,8 +48,13 @@ class Emptied:
         self.world, self.spool, self.tasks = world, spool, tasks
         self.intake = Intake(world.inbox, spool, world.metrics, world.clock)
 
+    def replay(self, inbox: Any = None) -> Replay:
+        made = wire_replay(self.world.ports, self.world.parts, self.spool)
+        made._inbox = inbox or made._inbox
+        return made
+
     def start(self, inbox: Any = None) -> None:
-        self.task = self.tasks.create_task(Unspool(self.world.services, self.spool, inbox or self.world.inbox).run())
+        self.task = self.tasks.create_task(self.replay(inbox).run())
 
     async def emptied(self) -> None:
         await self.world.until(lambda: self.spool.is_empty)
@@ -211,7 +217,7 @@ async def test_a_call_that_an_earlier_process_took_is_not_rung_but_ended_and_has
         assert record is not None
         assert (record.state, record.result, record.reason) == (CallState.ENDED, Result.GATEWAY, EndReason.INTERNAL)
         assert record.user == ANA
-        await e.world.until(lambda: not len(e.world.endings))
+        await e.world.until(lambda: not len(e.world.owed_hangups))
 
 
 async def test_one_that_the_database_will_never_take_is_ended_and_holds_up_nothing(tmp_path: Path) -> None:
@@ -275,7 +281,7 @@ async def test_a_second_crash_in_between_forgets_no_end_that_is_owed(tmp_path: P
     async with a_world() as gone:
         await left_over(tmp_path, gone, connect(gone))
     async with emptying(tmp_path, store=store, start=False) as e:
-        made = Unspool(e.world.services, e.spool, e.world.inbox)
+        made = e.replay()
         await made._look_for_calls(await e.spool.oldest(1, MB))
         e.start(e.world.inbox)
         e.task.cancel()

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from gateway.intake import intake, webhook
-from tests.support.harness.doors import APP_SECRET, OLD_SECRET, VERIFY_TOKEN, Doors, doors, signature
-from tests.support.harness.world import World, a_world
+from tests.support.harness.doors import Doors, doors, signature
+from tests.support.harness.world import APP_SECRET, OLD_SECRET, VERIFY_TOKEN, World, a_world
 
 DATA = Path(__file__).resolve().parents[2] / "data" / "webhooks"
 PAYLOADS = {path.stem: path.read_bytes() for path in sorted(DATA.glob("*.json"))}

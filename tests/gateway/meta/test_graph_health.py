@@ -96,7 +96,7 @@ async def refuses_token(request: Request, limit_s: float) -> Reply:
 
 def a_number() -> Number:
     given = NumberSettings(phone_number_id=NUMBER, phone_number="+551155550100")
-    return Number(given, load_pack("guide"), on_slots=lambda _: None)
+    return Number(given, load_pack("guide"))
 
 
 async def lost(scripted: Scripted) -> None:

@@ -19,7 +19,7 @@ from gateway.meta.answers import NumberCallingSettings, NumberInfo
 from gateway.meta.events import read_delivery
 from gateway.numbers import monitor
 from gateway.numbers.facts import NumberFacts, facts_to_json
-from gateway.numbers.monitor import LOOK_S, NumberKeeper
+from gateway.numbers.monitor import LOOK_S, NumberMonitor
 from gateway.numbers.number import Number, Numbers
 from gateway.numbers.views import number_view, status_view
 from gateway.store.records import NumberSaved
@@ -42,8 +42,8 @@ ENABLED = CallingStatus.ENABLED
 async def kept() -> AsyncIterator[World]:
     """A world whose keeper runs and has asked Meta once."""
     async with a_world() as world:
-        await world.keeper.load()
-        world.tasks.create_task(world.keeper.run())
+        await world.monitor.load(world.numbers)
+        world.tasks.create_task(world.monitor.run(world.numbers))
         await world.graph.arrival("number_info")
         await world.until(lambda: world.number.facts.read_at is not None)
         yield world
@@ -102,7 +102,7 @@ async def test_meta_is_asked_once_at_the_start_even_if_it_tells_no_limit() -> No
 async def test_a_messaging_limit_below_the_rule_refuses_with_figures() -> None:
     async with a_world() as world:
         world.graph.info = NumberInfo(messaging_limit=250)
-        await world.keeper.refresh(world.number)
+        await world.monitor.refresh(world.number)
         no = await ask(world)
         assert no is not None
         assert (no.reason, no.observed, no.limit) == (Reason.NOT_ELIGIBLE, 250, 2_000)
@@ -112,7 +112,7 @@ async def test_meta_is_asked_again_until_it_answers(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(monitor, "AGAIN_S", (0.01,))
     async with a_world() as world:
         world.graph.fail("settings", unreachable("settings"), unreachable("settings"))
-        world.tasks.create_task(world.keeper.run())
+        world.tasks.create_task(world.monitor.run(world.numbers))
         await world.until(lambda: world.number.state.calling is ENABLED)
         assert world.graph.ops().count("settings") == 3
 
@@ -122,7 +122,7 @@ async def test_a_token_that_may_not_read_settings_still_reads_the_number() -> No
         world.graph.info = NumberInfo(messaging_limit=10_000, coexistence=True)
         world.graph.fail("settings", refused("settings", 10, http_status=403))
         with pytest.raises(GraphRefused):
-            await world.keeper.refresh(world.number)
+            await world.monitor.refresh(world.number)
         assert (world.number.state.messaging_limit, world.number.state.coexistence) == (10_000, True)
         assert world.number.state.calling is CallingStatus.UNKNOWN
 
@@ -134,12 +134,12 @@ async def test_a_bug_in_one_look_does_not_end_the_watch(monkeypatch: pytest.Monk
         async def breaking(*args: Any, **more: Any) -> None:
             if broken:
                 broken.clear()
-                world.keeper.ask_soon(world.number)
+                world.monitor.in_doubt(world.number)
                 raise RuntimeError("a bug")
             await read(*args, **more)
 
         monkeypatch.setattr(world.number, "read_from_meta", breaking)
-        world.tasks.create_task(world.keeper.run())
+        world.tasks.create_task(world.monitor.run(world.numbers))
         await world.until(lambda: world.number.state.calling is ENABLED)
 
 
@@ -152,10 +152,10 @@ async def test_what_is_known_outlives_a_restart() -> None:
         (saved,) = await world.store.numbers()
         async with a_world() as later:
             await later.store.write(saved, msgspec.structs.replace(saved, phone_number_id=PhoneNumberId("999")))
-            await later.keeper.load()
+            await later.monitor.load(later.numbers)
             assert later.number.facts == world.number.facts
             assert gauge(later) == 1
-            await later.keeper.refresh(later.number)  # Graph lists nothing, and the restriction still lives
+            await later.monitor.refresh(later.number)  # Graph lists nothing, and the restriction still lives
             no = await ask(later)
             assert no is not None
             assert (no.reason, no.retry_at) == (Reason.NUMBER_RESTRICTED, world.clock.now() + timedelta(hours=48))
@@ -166,7 +166,7 @@ async def test_facts_of_another_version_are_asked_for_anew() -> None:
         state = {**facts_to_json(NumberFacts(calling=ENABLED)), "version": 99}
         saved = NumberSaved(phone_number_id=NUMBER_ID, state=state, updated_at=world.clock.now())
         await world.store.write(saved)
-        await world.keeper.load()
+        await world.monitor.load(world.numbers)
         assert world.number.facts == NumberFacts()
 
 
@@ -312,10 +312,10 @@ async def test_payment_trouble_lasts_until_somebody_asks_anew_or_a_call_passes(m
     async with kept() as world:
         world.number.meta_refused(refused("connect", 131044), now=world.clock.now())
         before = world.number.state
-        await world.keeper._ask(world.number, world.keeper._watches[world.number.id])  # no settings tell it
+        await world.monitor._ask(world.number, world.monitor._watches[world.number.id])  # no settings tell it
         assert (before.payment_ok, world.number.state.payment_ok) == (False, False)
         if mended == "refresh":
-            await world.keeper.refresh(world.number)
+            await world.monitor.refresh(world.number)
         else:
             world.number.meta_took()
         after = world.number.state
@@ -333,7 +333,7 @@ async def test_while_calls_are_ruled_out_meta_is_asked_from_time_to_time(monkeyp
     monkeypatch.setattr(monitor, "DOUBT_S", 0.01)
     async with a_world() as world:
         world.graph.number_settings = NumberCallingSettings(calling=CallingStatus.DISABLED)
-        world.tasks.create_task(world.keeper.run())
+        world.tasks.create_task(world.monitor.run(world.numbers))
         await world.graph.arrival("settings", count=3)
         world.graph.number_settings = NumberCallingSettings(calling=ENABLED)
         await world.until(lambda: world.number.state.calling is ENABLED)
@@ -395,7 +395,7 @@ async def test_calls_of_an_earlier_process_count() -> None:
             user=ANA,
         )
         await world.store.write(call)
-        await world.keeper.load()
+        await world.monitor.load(world.numbers)
         assert world.number.placed.count(now=now) == 1
         view = number_view(world.number, now=now)
         assert (view.placed_24h.used, view.placed_24h.next_frees_at) == (1, now + timedelta(hours=1))
@@ -405,9 +405,9 @@ async def test_doubt_while_meta_is_being_asked_lets_it_be_asked_once_more() -> N
     async with a_world() as world:
         world.graph.number_settings = NumberCallingSettings(calling=CallingStatus.DISABLED)  # asked again, but later
         answer = world.graph.hold("settings")
-        world.tasks.create_task(world.keeper.run())
+        world.tasks.create_task(world.monitor.run(world.numbers))
         await world.graph.arrival("settings")
-        world.keeper.ask_soon(world.number)
+        world.monitor.in_doubt(world.number)
         answer.set()
         await world.graph.arrival("settings", count=2)
         await asyncio.sleep(0.1)
@@ -418,7 +418,7 @@ async def test_to_be_asked_without_news_is_no_news() -> None:
     async with kept() as world:
         _, line = await world.login()
         world.clock.advance(60)
-        await world.keeper.refresh(world.number)
+        await world.monitor.refresh(world.number)
         assert world.number.facts.read_at == world.clock.now()
         assert statuses(line) == []
 
@@ -449,9 +449,9 @@ async def test_a_request_that_passes_ends_payment_trouble() -> None:
 
 async def test_who_logs_in_is_shown_what_the_last_look_saw(monkeypatch: pytest.MonkeyPatch) -> None:
     async with a_world() as world:
-        keeper, number = world.keeper, world.number
+        keeper, number = world.monitor, world.number
         assert keeper.status_of(number) == status_view(number, now=world.clock.now())
-        await keeper.load()
+        await keeper.load(world.numbers)
         monkeypatch.setattr(monitor, "status_view", lambda *_, **__: pytest.fail("it is made anew"))
         before = keeper.status_of(number)
         assert before.calling == number.state.calling.value
@@ -472,14 +472,10 @@ async def test_many_numbers_are_looked_at_one_after_the_other(monkeypatch: pytes
     monkeypatch.setattr(monitor, "status_view", look)
     pack = load_pack("guide")
     numbers = Numbers(
-        Number(
-            NumberSettings(phone_number_id=f"{n:015}", phone_number=f"+5511555{n:05}"), pack, on_slots=lambda _: None
-        )
-        for n in range(10)
+        Number(NumberSettings(phone_number_id=f"{n:015}", phone_number=f"+5511555{n:05}"), pack) for n in range(10)
     )
     async with a_world() as world:
-        keeper = NumberKeeper(
-            numbers,
+        keeper = NumberMonitor(
             graph=world.graph,
             store=world.store,
             metrics=world.metrics,
@@ -487,7 +483,7 @@ async def test_many_numbers_are_looked_at_one_after_the_other(monkeypatch: pytes
             tell=lambda push: None,
         )
         began_at = loop.time()
-        world.tasks.create_task(keeper.run())
+        world.tasks.create_task(keeper.run(numbers))
         await asyncio.sleep(LOOK_S + 0.01)
         later = sorted(at - began_at for times in looks.values() for at in times if at > began_at)
         assert later == pytest.approx([LOOK_S * place / 10 for place in range(1, 11)])

@@ -17,8 +17,8 @@ from policy.hours import CallHours, Opening
 from policy.number import CallingStatus
 from policy.reasons import Reason
 from tests.support.fakes.graph import refused, unreachable
-from tests.support.harness.doors import API_KEY, doors
-from tests.support.harness.world import NUMBER_ID, World, a_world
+from tests.support.harness.doors import doors
+from tests.support.harness.world import API_KEY, NUMBER_ID, World, a_world
 
 OFFICE = {
     "timezone": "America/Sao_Paulo",
@@ -123,7 +123,7 @@ async def test_metas_hours_are_taken_where_none_are_set_and_enforced_only_if_wan
     )
     async with a_world() as world:
         world.graph.number_settings = NumberCallingSettings(calling=CallingStatus.ENABLED, hours=hours)
-        await world.keeper.refresh(world.number)
+        await world.monitor.refresh(world.number)
         status = status_view(world.number, now=world.clock.now())
         assert status.hours is not None
         assert (status.hours.open, status.hours.enforced, status.place) == (False, [], None)
@@ -143,7 +143,7 @@ async def test_hours_that_begin_are_shown_by_themselves() -> None:
         set_up(world, call_hours=OFFICE, enforce_hours=BOTH)
         _, line = await world.login()
         world.clock.set(datetime(2026, 11, 30, 11, 59, 59, tzinfo=UTC))
-        world.tasks.create_task(world.keeper.run())
+        world.tasks.create_task(world.monitor.run(world.numbers))
         await world.graph.arrival("number_info")
         await world.until(lambda: world.number.facts.read_at is not None)
         world.clock.advance(1)
@@ -203,7 +203,7 @@ async def test_a_number_of_nobody_is_not_found_and_nobody_sees_ours_without_the_
 
 async def test_a_softphone_learns_of_a_number_that_changes() -> None:
     async with a_world() as world, doors(world) as opened:
-        await world.keeper.load()
+        await world.monitor.load(world.numbers)
         socket, welcome = await opened.login(leg=False)
         assert welcome["numbers"][0]["status"]["place"] is None
         world.number.meta_refused(refused("connect", 138000), now=world.clock.now())

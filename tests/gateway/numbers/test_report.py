@@ -28,8 +28,8 @@ from policy.pack import load_pack
 from tests.support.fakes.clock import START, FakeClock
 from tests.support.fakes.graph import unreachable
 from tests.support.fakes.graph_server import TOKEN, a_server, no, ok
-from tests.support.harness.doors import API_KEY, doors
-from tests.support.harness.world import NUMBER_ID, a_world
+from tests.support.harness.doors import doors
+from tests.support.harness.world import API_KEY, NUMBER_ID, a_world
 
 NOW = START
 GIVEN = NumberSettings(phone_number_id=NUMBER_ID, phone_number="+551155550100", name="Loja [Exemplo]")
@@ -61,7 +61,7 @@ def printed(report: Report) -> str:
 
 
 def shown(facts: NumberFacts, *, live: bool = True, **given: Any) -> str:
-    number = Number(GIVEN.model_copy(update=given), load_pack("guide"), on_slots=lambda _: None)
+    number = Number(GIVEN.model_copy(update=given), load_pack("guide"))
     number.facts, number.state = facts, state_of(facts, number.hand)
     number.placed.add(NOW)
     return printed(Report(numbers=[number_view(number, now=NOW)], live=live, problems={}))
@@ -132,7 +132,7 @@ async def test_a_running_gateway_that_could_not_read_a_number_is_a_problem() -> 
     async with a_world() as world, doors(world) as opened:
         given = settings(GATEWAY_PORT=str(opened.server.port), GATEWAY_API_KEY=API_KEY)
         assert "the running gateway has not read it" in (await ask(given, FakeClock())).problems[NUMBER_ID]
-        await world.keeper.refresh(world.number)
+        await world.monitor.refresh(world.number)
         assert (await ask(given, FakeClock())).problems == {}
 
 

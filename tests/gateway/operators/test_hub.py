@@ -337,13 +337,12 @@ async def test_a_dead_leg_is_asked_for_anew_and_the_new_one_gets_the_call() -> N
 # --- telling -----------------------------------------------------------------------------------------
 
 
-async def test_news_reach_one_or_all() -> None:
+async def test_news_reach_everybody() -> None:
     async with a_world() as world:
         (_, ana), (_, bia) = await world.login("ana"), await world.login("bia")
-        world.hub.tell(ANA, msg.Notice(level="info", code="one"))
-        world.hub.tell(None, msg.Notice(level="info", code="all"))
+        world.hub.tell_all(msg.Notice(level="info", code="all"))
         world.hub.workers_changed()
-        assert [push.code for push in ana.of_type(msg.Notice)] == ["one", "all"]
+        assert [push.code for push in ana.of_type(msg.Notice)] == ["all"]
         assert [push.code for push in bia.of_type(msg.Notice)] == ["all"]
         assert [push.workers for push in bia.of_type(msg.WorkersChanged)] == [[0]]
 

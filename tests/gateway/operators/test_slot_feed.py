@@ -7,7 +7,7 @@ import pytest
 from gateway.config.settings import NumberSettings
 from gateway.numbers.number import Number
 from gateway.numbers.slots import Lease
-from gateway.operators.slot_feed import EVERY_S, SlotsShown
+from gateway.operators.slot_feed import EVERY_S, SlotFeed
 from gateway.wire import messages as msg
 from policy.pack import load_pack
 
@@ -19,7 +19,11 @@ class Shown:
 
     def __init__(self, *, phones: int = 1) -> None:
         self.pushes: list[msg.Push] = []
-        self.slots = SlotsShown(self.pushes.append, phones=lambda: phones)
+        self.connected = phones
+        self.slots = SlotFeed(self)
+
+    def tell_all(self, notice: msg.Push) -> None:
+        self.pushes.append(notice)
 
     def number(self, number_id: str) -> Number:
         settings = NumberSettings(phone_number_id=number_id, phone_number=f"+55115555{number_id[-4:]}")

@@ -200,6 +200,6 @@ async def test_a_softphone_that_is_flooded_is_told_so() -> None:
     async with a_world() as world, doors(world) as opened:
         socket, _ = await opened.login(leg=False)
         for number in range(2_000):  # more than the kernel and the backlog hold
-            world.hub.tell(None, msg.Notice(level="info", code=str(number), detail="x" * 20_000))
+            world.hub.tell_all(msg.Notice(level="info", code=str(number), detail="x" * 20_000))
         assert await socket.closed() == msg.CLOSE_TOO_MANY
         await world.until(lambda: world.hub.connected == 0)

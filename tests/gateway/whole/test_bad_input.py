@@ -233,7 +233,7 @@ async def test_without_a_store_calls_that_come_are_judged_from_memory() -> None:
         driver = world.drivers[-1]
         await world.until(lambda: driver.call.state.value == "ringing")
         assert line.pushes
-        world.admission.draining = True  # a rule that needs no store still refuses
+        world.gate.draining = True  # a rule that needs no store still refuses
         with pytest.raises(StoreDown):
             await world.user_calls("wacid.SECOND")
         await world.graph.arrival("reject")

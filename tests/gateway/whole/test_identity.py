@@ -216,7 +216,7 @@ async def test_a_dial_to_the_number_is_in_flight_for_the_bsuid_too() -> None:
         assert isinstance(await place(world, NUMBER), CallDriver)
         await write_message(world, ANA)
         contact = await world.contacts.get(world.number, BY_BSUID)
-        request = world.admission._place_request(world.number, contact)
+        request = world.gate.place_request(world.number, contact)
         assert (request.in_flight, request.user_busy) == (1, True)
         assert isinstance(await place(world, BSUID, "bia"), Refusal)
 

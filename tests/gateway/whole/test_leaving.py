@@ -77,7 +77,7 @@ class HangingMedia(FakeMedia):
 def nothing_left(world: World, base: int) -> None:
     assert len(world.registry) == 0
     assert (world.number.incoming.in_use, world.number.outgoing.in_use) == (0, 0)
-    assert len(world.tasks._tasks) - base == len(world.endings._owed)
+    assert len(world.tasks._tasks) - base == len(world.owed_hangups._owed)
 
 
 @pytest.mark.looptime
@@ -99,7 +99,7 @@ async def test_a_users_call_ends_whatever_hangs(hanging: str) -> None:
         nothing_left(world, base)
         assert phone.call is None
         if hanging == "terminate":
-            assert len(world.endings) == 1  # it was asked, and nobody said yes
+            assert len(world.owed_hangups) == 1  # it was asked, and nobody said yes
 
 
 @pytest.mark.looptime
@@ -153,7 +153,7 @@ async def test_an_end_that_meta_did_not_hear_outlives_the_call_and_the_process()
         await asyncio.sleep(31)  # nobody answers
         record = await ended(world, driver)
         assert record.state == "ended"
-        assert len(world.endings) == 1
+        assert len(world.owed_hangups) == 1
         assert await world.store.unfinished_calls() == [record]
     async with a_world(store=world.store, clock=world.clock) as after:
         (await after.left_over()).close()

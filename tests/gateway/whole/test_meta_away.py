@@ -176,10 +176,10 @@ async def test_an_end_is_told_again_after_the_call_is_over_until_meta_has_heard(
         assert world.graph.ops().count("terminate") == 1
         await asyncio.sleep(15)
         assert driver.is_over  # its slot is free, whatever Meta heard
-        assert len(world.endings) == 1
+        assert len(world.owed_hangups) == 1
         await world.graph.arrival("terminate", count=7, timeout_s=600)
         await asyncio.sleep(1)
-        assert len(world.endings) == 0
+        assert len(world.owed_hangups) == 0
         await asyncio.sleep(600)
         assert world.graph.ops().count("terminate") == 7
 
@@ -197,7 +197,7 @@ async def test_a_terminate_webhook_says_it_too() -> None:
         await world.meta_terminates(WACID)
         await asyncio.sleep(1)
         asked = world.graph.ops().count("terminate")
-        assert len(world.endings) == 0
+        assert len(world.owed_hangups) == 0
         await asyncio.sleep(600)
         assert world.graph.ops().count("terminate") == asked
 
@@ -208,8 +208,8 @@ async def test_a_terminate_webhook_says_it_too() -> None:
 async def test_while_meta_is_in_trouble_the_keeper_looks_whether_it_still_is() -> None:
     trouble = Trouble()
     async with a_world(clock=trouble.clock, health=trouble.health) as world:
-        await world.keeper.load()
-        world.tasks.create_task(world.keeper.run())
+        await world.monitor.load(world.numbers)
+        world.tasks.create_task(world.monitor.run(world.numbers))
         await world.graph.arrival("number_info")
         trouble.token_is_refused()
         await world.graph.arrival("settings", count=2)
@@ -222,6 +222,6 @@ async def test_what_the_client_holds_back_is_asked_again_when_its_time_has_come(
         world.graph.fail("settings", trouble.paused())
         trouble.meta_works()
         trouble.clock.advance(30)
-        world.tasks.create_task(world.keeper.run())
+        world.tasks.create_task(world.monitor.run(world.numbers))
         await world.graph.arrival("settings", count=2)
         await world.until(lambda: world.number.facts.read_at is not None)

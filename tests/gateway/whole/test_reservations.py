@@ -35,7 +35,7 @@ async def test_with_four_of_five_used_one_of_a_thousand_dials_passes(busy_counts
         for n in range(1_000):
             await world.login(f"op{n}")
         if not busy_counts:
-            world.registry.is_busy = lambda keys: False  # type: ignore[method-assign]
+            world.engagements.has_call = lambda keys: False  # type: ignore[method-assign]
         answers = await asyncio.gather(*(place(world, f"op{n}") for n in range(1_000)))
         refusals = [answer for answer in answers if isinstance(answer, Refusal)]
         assert len(refusals) == 999
@@ -48,7 +48,7 @@ async def test_with_four_of_five_used_one_of_a_thousand_dials_passes(busy_counts
 async def test_with_room_for_all_but_one_so_many_pass_and_no_more() -> None:
     async with a_world(outgoing_slots=100) as world:
         await world.had_calls(2)
-        world.registry.is_busy = lambda keys: False  # type: ignore[method-assign]
+        world.engagements.has_call = lambda keys: False  # type: ignore[method-assign]
         for n in range(50):
             await world.login(f"op{n}")
         answers = await asyncio.gather(*(place(world, f"op{n}") for n in range(50)))
@@ -116,7 +116,7 @@ async def check_store(world: World) -> dict[str, str]:
 async def recover(world: World) -> None:
     """End what the earlier process left, and wait until Meta has heard."""
     (await world.left_over()).close()
-    await world.until(lambda: not len(world.endings))
+    await world.until(lambda: not len(world.owed_hangups))
 
 
 @pytest.mark.parametrize("fact_kept", [True, False], ids=["fact kept", "fact lost"])
@@ -172,7 +172,7 @@ async def test_a_left_over_call_keeps_its_reservation_until_meta_has_been_told()
         assert isinstance(taken, Refusal)
         assert (taken.reason, taken.observed) == (Reason.CONNECTED_LIMIT, CONNECTED_LIMIT)
         told.set()
-        await after.until(lambda: not len(after.endings))
+        await after.until(lambda: not len(after.owed_hangups))
         assert isinstance(await place(after), CallDriver)  # nothing stays reserved
 
 

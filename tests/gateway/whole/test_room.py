@@ -117,7 +117,7 @@ async def test_a_page_that_comes_back_while_the_gateway_drains_is_told_and_keeps
         await world.graph.arrival("pre_accept")
         await socket.ask("accept", call_id=driver.call.call_id)
         await world.until(lambda: driver.was_accepted)
-        world.admission.draining = True
+        world.gate.draining = True
         await socket.ws.close()
         again = await opened.socket()
         answer = await again.ask("hello", resume=welcome["resume"])

@@ -1,17 +1,18 @@
 """A media engine without media: records what it was asked, fails when told to."""
 
 from collections import defaultdict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from media.engine import LegConnected, LegFailed, LegFailure, LegId, LegStats, MediaEvent, Tone, WorkerId
+from media.engine import LegConnected, LegFailed, LegFailure, LegId, LegStats, Tone, WorkerId
 from media.errors import MediaError, NoWorker
+from media.model import EventSink, unheard
 
 
 class FakeMedia:
     """`media.engine.MediaEngine` in memory. Legs connect as soon as `connect` says so."""
 
-    def __init__(self, on_event: Callable[[MediaEvent], None] = lambda event: None) -> None:
-        self.on_event = on_event
+    def __init__(self) -> None:
+        self.on_event: EventSink = unheard
         self.asked: list[tuple[str, ...]] = []  #: what was asked, in order, with the ids it was about
         self.legs: set[LegId] = set()
         self.joined: set[frozenset[LegId]] = set()
@@ -91,7 +92,8 @@ class FakeMedia:
     async def stats(self, leg: LegId) -> LegStats | None:
         return LegStats() if leg in self.legs else None
 
-    async def start(self) -> None:
+    async def start(self, on_event: EventSink) -> None:
+        self.on_event = on_event
         self._ask("start")
 
     async def aclose(self) -> None:

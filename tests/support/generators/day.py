@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from gateway.callflow.call import CallInput, CallState, InputKind
-from gateway.calls.driver import CallDriver
+from gateway.calls.registry import LiveCall
 from gateway.common.errors import GraphError
 from gateway.common.ids import MetaCallId
 from gateway.meta.events import read_delivery
@@ -199,7 +199,7 @@ class Days(People):
         await until(lambda: call.state is not before, every_s=0)
         return True
 
-    def _driver(self, call: Call) -> CallDriver:
+    def _driver(self, call: Call) -> LiveCall:
         driver = self.world.registry.by_meta_id(MetaCallId(call.id))
         assert driver is not None
         return driver

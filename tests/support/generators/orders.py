@@ -228,8 +228,8 @@ class Orders:
             "incoming slots": world.number.incoming.in_use,
             "outgoing slots": world.number.outgoing.in_use,
             "calls": len(world.registry),
-            "engaged": len(world.registry._engaged),
-            "endings": len(world.endings),
+            "engaged": len(world.engagements),
+            "endings": len(world.owed_hangups),
             "tasks": len(world.tasks._tasks) - self._base,
             "busy phones": int(self.phone.call is not None),
             "ringing": len(world.hub._ringing),
@@ -249,10 +249,10 @@ class Orders:
         for task in tasks:
             with suppress(asyncio.CancelledError):
                 await task
-        world.endings._owed.clear()
-        world.endings._expected.clear()
+        world.owed_hangups._owed.clear()
+        world.owed_hangups._expected.clear()
         world.hub._ringing.clear()
-        world.registry._engaged.clear()
+        world.engagements._calls.clear()
         self.phone.call = None
         world.media.legs &= set(self.phone.legs.values())
 
@@ -264,7 +264,7 @@ class Orders:
         world.contacts._alive.clear()
         world.registry._ended.clear()
         world.inbox._seen.clear()
-        world.inbox._parked.clear()
+        world.registry._parked.clear()
         world.drivers.clear()
         world.media.asked.clear()
         world.number.placed.preload([])

@@ -12,6 +12,7 @@ from typing import Final
 
 from gateway.callflow.call import CallInput, CallState, InputKind
 from gateway.calls.driver import CallDriver
+from gateway.calls.registry import LiveCall
 from gateway.common.ids import CallId, MetaCallId, PhoneNumberId, UserRef
 from gateway.operators.phone import Phone
 from policy.facts import PermissionGranted
@@ -95,7 +96,7 @@ class Trial:
         await asyncio.sleep(30)
         return await self._ends_well(driver, wacid)
 
-    async def _ends_well(self, driver: CallDriver, wacid: str) -> bool:
+    async def _ends_well(self, driver: LiveCall, wacid: str) -> bool:
         active = driver.call.state is CallState.ACTIVE
         await self.world.meta_terminates(wacid, talked_s=25, direction=driver.call.direction.value)
         await asyncio.sleep(1)
@@ -168,7 +169,7 @@ class Trial:
 
     # --- pieces --------------------------------------------------------------------------------------
 
-    async def _offer(self, wacid: str, user: UserRef) -> CallDriver | None:
+    async def _offer(self, wacid: str, user: UserRef) -> LiveCall | None:
         at = str(int(self.world.clock.now().timestamp()))
         call = {"id": wacid, "from": user.wa_id, "to": "551155550100", "event": "connect", "timestamp": at}
         offer = {"direction": "USER_INITIATED", "session": {"sdp_type": "offer", "sdp": "v=0 offer"}}
@@ -221,8 +222,8 @@ class Trial:
             "incoming slots": world.number.incoming.in_use,
             "outgoing slots": world.number.outgoing.in_use,
             "calls": len(world.registry),
-            "engaged": len(world.registry._engaged),
-            "endings": len(world.endings._owed),
+            "engaged": len(world.engagements),
+            "endings": len(world.owed_hangups._owed),
             "tasks": len(world.tasks._tasks) - self._base,
             "busy phones": 0 if broke_at == "Hub.release" else sum(phone.call is not None for phone, _ in phones),
             "ringing": len(world.hub._ringing),

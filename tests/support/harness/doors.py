@@ -12,19 +12,10 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from gateway.calls.driver import CallDriver
 from gateway.common.ids import OperatorId
-from gateway.http.api import Api
-from gateway.intake.intake import Intake
 from gateway.intake.spool import Spool
-from gateway.intake.webhook import Webhook
-from gateway.softphone.server import Softphones
-from gateway.softphone.tickets import Tickets
-from tests.support.harness.world import World
+from gateway.wiring import wire_doors
+from tests.support.harness.world import API_KEY, APP_SECRET, OPERATORS, World
 
-API_KEY = "key-of-the-api"
-APP_SECRET = "test_app_secret"
-OLD_SECRET = "secret-before"
-VERIFY_TOKEN = "choose-me"
-OPERATORS = {"ana": "key-of-ana", "bia": "key-of-bia"}
 TO = "+5511900000001"  #: a user, as an operator types it
 KEYED = {"Authorization": f"Bearer {API_KEY}"}
 
@@ -94,46 +85,17 @@ class Doors:
         self, world: World, *, origins: Sequence[str], body_s: float, hello_s: float, spool: Spool | None = None
     ) -> None:
         self.world = world
-        self.tickets = Tickets(operators=OPERATORS, api_key=API_KEY)
-        self.softphones = Softphones(
-            hub=world.hub,
-            admission=world.admission,
-            tickets=self.tickets,
-            numbers=world.numbers,
-            status_of=world.keeper.status_of,
-            registry=world.registry,
-            store=world.store,
-            media=world.media,
-            clock=world.clock,
-            origins=origins,
-            hello_s=hello_s,
-        )
-        webhook = Webhook(
-            Intake(world.inbox, spool or Spool(Path("none"), max_bytes=0), world.metrics, world.clock),
-            world.metrics,
-            app_secrets=[APP_SECRET, OLD_SECRET],
-            verify_token=VERIFY_TOKEN,
-            body_s=body_s,
-        )
-        api = Api(
-            admission=world.admission,
-            tickets=self.tickets,
-            numbers=world.numbers,
-            registry=world.registry,
-            store=world.store,
-            clock=world.clock,
-            metrics=world.metrics,
-            refresh=world.keeper.refresh,
-            body_s=body_s,
-        )
-        self._api, self._webhook = api, webhook
+        settings = world.settings.model_copy(update={"public_origins": tuple(origins)})
+        made = wire_doors(settings, world.ports, world.parts, spool or Spool(Path("none"), max_bytes=0))
+        self._made, self.softphones, self.tickets = made, made.softphones, made.tickets
+        made.softphones.hello_s, made.api.body_s, made.webhook.body_s = hello_s, body_s, body_s
         self.app = self.app_again()
         self.server = _Server(self.app, host="127.0.0.1")
         self.client: Client = TestClient(self.server)
 
     def app_again(self) -> web.Application:
         """Return another application: each has one server."""
-        return self._api.app(self._webhook, self.softphones)
+        return self._made.api.app(self._made.webhook, self.softphones)
 
     async def post(self, body: bytes, **headers: str) -> int:
         """Deliver a webhook, signed unless told otherwise; return the status."""

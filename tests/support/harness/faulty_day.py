@@ -86,6 +86,7 @@ class FaultyDay(World):
             http=partial(http, self.meta),
         )
         self.timed = TimedGraph(client)
+        self.running: dict[CallId, asyncio.Task[None]] = {}
         super().__init__(
             tasks,
             incoming_slots=OPERATORS,
@@ -98,15 +99,14 @@ class FaultyDay(World):
         )
         self.meta.now = lambda: clock.now().timestamp()
         self.meta.deliver = lambda value: self.deliver(**value)
-        self.running: dict[CallId, asyncio.Task[None]] = {}
         self.phones: list[Phone] = []
         self.said: Counter[str] = Counter()
         self.late = 0
         self.longest_accept_s = 0.0
 
-    def _start(self, driver: CallDriver) -> None:
-        self.drivers.append(driver)
-        self.running[driver.call.call_id] = self.tasks.create_task(driver.run())
+    def _started(self, driver: CallDriver, task: asyncio.Task[None]) -> None:
+        super()._started(driver, task)
+        self.running[driver.call.call_id] = task
 
     async def over(self, driver: CallDriver) -> None:
         """Wait until a call has ended and everything that it asked for is done."""
@@ -182,7 +182,7 @@ class FaultyDay(World):
     async def settle(self) -> None:
         """Wait until nothing is owed to Meta any more."""
         async with asyncio.timeout(SETTLED_S):
-            while len(self.endings) or len(self.registry):  # noqa: ASYNC110 - several things must hold
+            while len(self.owed_hangups) or len(self.registry):  # noqa: ASYNC110 - several things must hold
                 await asyncio.sleep(1)
 
 

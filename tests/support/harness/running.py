@@ -37,7 +37,7 @@ class Running:
         try:
             await bot.start()
             # The gateway hears of the leg a moment later than the bot, and until then refuses to dial.
-            phone = self.gateway.hub.phone(OperatorId(name))
+            phone = self.gateway.parts.hub.phone(OperatorId(name))
             await until(lambda: phone is not None and phone.connected == set(phone.legs.values()))
             yield bot
         finally:
@@ -45,7 +45,7 @@ class Running:
 
     @property
     def slots(self) -> tuple[int, int]:
-        (number,) = self.gateway.numbers
+        (number,) = self.gateway.parts.numbers
         return number.incoming.in_use, number.outgoing.in_use
 
 

@@ -1,38 +1,30 @@
 """A whole signalling gateway in memory: real calls, real gate, real hub; Meta, media and database are fakes."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from functools import cache
 from typing import Any
 
 import msgspec
 import orjson
 
-from gateway.admission.admission import Admission
 from gateway.admission.overload import Overload
-from gateway.callflow.call import Timeouts
-from gateway.calls.context import Services
 from gateway.calls.driver import CallDriver
-from gateway.calls.overflow import TurnedAway
-from gateway.calls.owed_hangups import Endings
 from gateway.calls.recovery import LeftOver
-from gateway.calls.registry import Registry
 from gateway.common.ids import CallId, MetaCallId, OperatorId, PhoneNumberId, UserRef
 from gateway.common.metrics import Metrics
-from gateway.config.settings import NumberSettings
-from gateway.contacts.directory import Contacts
-from gateway.contacts.reconciler import Reconciler
-from gateway.intake.inbox import Inbox
+from gateway.config.loading import load
+from gateway.config.settings import NumberSettings, Settings
 from gateway.meta.events import read_delivery
-from gateway.meta.health import MetaHealth, no_pauses
-from gateway.numbers.monitor import NumberKeeper
-from gateway.numbers.number import Number, Numbers
-from gateway.operators.hub import Hub
+from gateway.meta.health import MetaHealth
 from gateway.operators.phone import Phone
 from gateway.store.records import CallRecord
 from gateway.wire import messages as msg
-from media.engine import LegConnected, LegFailed, LegId, MediaEvent, WorkerId
+from gateway.wiring import Ports, wire
+from media.engine import WorkerId
 from policy.facts import CallConnected, Direction, PermissionGranted
 from policy.pack import Pack, load_pack
 from tests.support.fakes.clock import FakeClock
@@ -44,6 +36,11 @@ from tests.support.harness.waiting import until
 NUMBER_ID = PhoneNumberId("200000000000002")
 ANA = UserRef(wa_id="5511900000001", user_id="BR.00000000005511900000")
 WACID = MetaCallId("wacid.TEST1")
+APP_SECRET = "test_app_secret"
+OLD_SECRET = "secret-before"
+VERIFY_TOKEN = "choose-me"
+API_KEY = "key-of-the-api"
+OPERATORS = {"ana": "key-of-ana", "bia": "key-of-bia"}
 CONNECTED_LIMIT = 5  #: connected calls with one contact in 24 hours, pack `guide`
 
 
@@ -69,6 +66,29 @@ class FakeLine:
         return [push.call.state for push in self.of_type(msg.CallChanged)]
 
 
+class Spooled:
+    """Whether something waits in the spool, as a test says."""
+
+    is_empty = True
+
+
+@cache
+def world_settings() -> Settings:
+    """Return the settings of every world; the doors use keys and secrets of them."""
+    return load(
+        environ={
+            "GATEWAY_APP_SECRET": APP_SECRET,
+            "GATEWAY_APP_SECRET_PREVIOUS": OLD_SECRET,
+            "GATEWAY_VERIFY_TOKEN": VERIFY_TOKEN,
+            "GATEWAY_ACCESS_TOKEN": "token",
+            "GATEWAY_PHONE_NUMBER_ID": NUMBER_ID,
+            "GATEWAY_PHONE_NUMBER": "+551155550100",
+            "GATEWAY_OPERATORS": json.dumps(OPERATORS),
+            "GATEWAY_API_KEY": API_KEY,
+        }
+    )
+
+
 class World:
     """Everything a test needs at hand."""
 
@@ -89,78 +109,61 @@ class World:
         self.tasks = tasks
         self.clock = clock or FakeClock()
         self.graph: FakeGraph = graph or FakeGraph()
-        self.media = media(self._on_media)
+        self.media = media()
         self.store = store or MemoryStore()
         self.metrics = Metrics()
-        self.registry = Registry()
-        self.drivers: list[CallDriver] = []
-        settings = NumberSettings(
-            phone_number_id=NUMBER_ID,
-            phone_number="+551155550100",
-            name="Loja Exemplo",
-            incoming_slots=incoming_slots,
-            outgoing_slots=outgoing_slots,
-        )
-        self.number = Number(settings, pack or load_pack("guide"), on_slots=lambda number: None)
-        self.numbers = Numbers([self.number])
-        self.keeper = NumberKeeper(
-            self.numbers,
-            graph=self.graph,
-            store=self.store,
-            metrics=self.metrics,
-            clock=self.clock,
-            tell=lambda push: self.hub.tell(None, push),
-            in_trouble=health.in_trouble if health else lambda number_id: False,
-            look_s=0.02,
-        )
-        self.hub = Hub(media=self.media, registry=self.registry, metrics=self.metrics, later=self._close_legs)
-        self.contacts = Contacts(self.store)
-        self.reconciler = Reconciler(
-            graph=self.graph,
-            contacts=self.contacts,
-            store=self.store,
-            metrics=self.metrics,
-            clock=self.clock,
-            start=tasks.create_task,
-            patience_s=0.2,
-            soon_s=0.0,
-        )
-        self.endings = Endings(
-            graph=self.graph,
-            store=self.store,
-            registry=self.registry,
-            metrics=self.metrics,
-            start=tasks.create_task,
-        )
-        self.all_counted = True
-        self.services = services = Services(
-            graph=self.graph,
-            media=self.media,
-            phones=self.hub,
-            store=self.store,
-            contacts=self.contacts,
-            registry=self.registry,
-            endings=self.endings,
-            metrics=self.metrics,
-            clock=self.clock,
-            timeouts=Timeouts(),
-            all_counted=lambda: self.all_counted,
-            meta_pauses=health.pauses if health else no_pauses,
-            reconcile_soon=self.reconciler.reconcile_soon,
-            contact_changed=lambda number, contact: self.reconciler.on_changed(number, contact),
-        )
+        self.spooled = Spooled()
         self.overload = overload or Overload()
-        self.admission = Admission(
-            services,
-            self.numbers,
-            self.hub,
-            self.reconciler,
-            turned_away=TurnedAway(services, start=tasks.create_task),
-            overload=self.overload,
-            ring_timeout_s=30.0,
-            start=self._start,
+        self.settings = world_settings().model_copy(
+            update={
+                "numbers": [
+                    NumberSettings(
+                        phone_number_id=NUMBER_ID,
+                        phone_number="+551155550100",
+                        name="Loja Exemplo",
+                        incoming_slots=incoming_slots,
+                        outgoing_slots=outgoing_slots,
+                    )
+                ]
+            }
         )
-        self.inbox = Inbox(services, self.numbers, self.admission)
+        self.ports = Ports(
+            graph=self.graph,
+            health=health or MetaHealth(token_for=lambda number: "token", clock=self.clock),
+            media=self.media,
+            store=self.store,
+            spooled=self.spooled,
+            metrics=self.metrics,
+            clock=self.clock,
+            start=tasks.create_task,
+        )
+        self.parts = parts = wire(
+            self.settings, self.ports, overload=self.overload, pack_of=lambda number: pack or load_pack("guide")
+        )
+        self.registry, self.hub, self.numbers, self.contacts = parts.registry, parts.hub, parts.numbers, parts.contacts
+        self.gate, self.admission, self.inbox = parts.gate, parts.admission, parts.inbox
+        self.engagements = parts.engagements
+        self.reconciler, self.monitor, self.owed_hangups = parts.reconciler, parts.monitor, parts.owed_hangups
+        (self.number,) = parts.numbers
+        self.reconciler.patience_s, self.reconciler.soon_s, self.monitor.look_s = 0.2, 0.0, 0.02
+        self.media.on_event = parts.media_events.take
+        self.drivers: list[CallDriver] = []  #: every call that ever began
+        self._remember_drivers()
+
+    def _remember_drivers(self) -> None:
+        calls = self.parts.calls
+        run = calls._run
+
+        def run_and_remember(driver: CallDriver) -> None:
+            before = set(calls._tasks)
+            run(driver)
+            (task,) = calls._tasks - before
+            self._started(driver, task)
+
+        calls._run = run_and_remember  # type: ignore[method-assign]
+
+    def _started(self, driver: CallDriver, task: asyncio.Task[None]) -> None:
+        self.drivers.append(driver)
 
     # What happens
 
@@ -267,14 +270,7 @@ class World:
 
     async def left_over(self) -> LeftOver:
         """Find what an earlier world left in the store, as a start does; `close()` does the rest."""
-        found = LeftOver(
-            store=self.store,
-            endings=self.endings,
-            registry=self.registry,
-            numbers=self.numbers,
-            clock=self.clock,
-            hold_s=Timeouts().unconfirmed_s,
-        )
+        found = self.parts.left_over
         await found.find()
         return found
 
@@ -295,28 +291,6 @@ class World:
         record = await self.store.call(call_id)
         assert record is not None
         return record
-
-    # Wiring
-
-    def _start(self, driver: CallDriver) -> None:
-        self.drivers.append(driver)
-        self.tasks.create_task(driver.run())
-
-    def _close_legs(self, legs: Any) -> None:
-        for leg in legs:
-            self.tasks.create_task(self._close(leg))
-
-    async def _close(self, leg: LegId) -> None:
-        await self.media.close(leg)
-
-    def _on_media(self, event: MediaEvent) -> None:
-        match event:
-            case LegConnected(leg=leg):
-                self.hub.leg_connected(leg)
-            case LegFailed(leg=leg, reason=reason):
-                self.hub.leg_failed(leg, reason.value)
-            case _:
-                pass
 
 
 @asynccontextmanager
@@ -346,6 +320,6 @@ async def a_world(
         await world.store.start()
         yield world
         world.hub.close()
-        world.endings.close()
+        world.owed_hangups.close()
         for task in tuple(tasks._tasks):
             task.cancel()

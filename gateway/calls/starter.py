@@ -1,0 +1,143 @@
+"""Begins calls and keeps their tasks: each gets its id, its deadline and its driver, and is registered before it runs.
+
+Responsible for the tasks of all live calls, from the first to the last. Whether a call may begin is `admission`'s
+decision.
+"""
+
+import asyncio
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+from gateway.callflow.call import Call, CallInput, InputKind, new_call
+from gateway.calls.context import CallContext, Origin
+from gateway.calls.driver import CallDriver
+from gateway.common.background import Start
+from gateway.common.ids import CallId, OperatorId, UserRef
+from gateway.contacts.directory import Contact
+from gateway.contacts.engagements import contact_keys
+from gateway.meta.events import CallOffered, CallTerminated
+from gateway.numbers.number import Number
+from gateway.numbers.slots import Lease
+from gateway.store.records import CallRecord
+from media.engine import WorkerId
+from policy.facts import Direction
+
+
+class CallStarter:
+    """One for all numbers."""
+
+    def __init__(self, context: CallContext, start: Start) -> None:
+        self._context = context
+        self._start = start
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._none_left = asyncio.Event()
+        self._none_left.set()
+
+    # --- beginning ---------------------------------------------------------------------------------
+
+    def user_initiated(
+        self,
+        number: Number,
+        event: CallOffered,
+        first: CallInput,
+        *,
+        left_s: float,
+        worker: WorkerId | None,
+        lease: Lease | None,
+        ended: CallTerminated | None,
+    ) -> CallDriver:
+        """Begin a user's call, which may ring for `left_s`; `ended` is its `terminate`, if that came first."""
+        call = _new_call(Direction.USER_INITIATED, left_s, meta_call_id=event.meta_call_id)
+        origin = self._origin(number, event.user, event.user_name, worker, first)
+        driver = CallDriver(call, origin, self._context, lease=lease)
+        if ended is not None:
+            driver.close_with(ended)
+        # In line before the event that it came with: whatever was acknowledged has a record. One that we place is made
+        # durable before it leaves.
+        self._begin(driver, record=driver.record())
+        return driver
+
+    def business_initiated(
+        self,
+        number: Number,
+        contact: Contact,
+        operator: OperatorId,
+        *,
+        worker: WorkerId,
+        lease: Lease,
+        show: Callable[[CallId], None],
+    ) -> CallDriver:
+        """Begin a call to a contact; `show` lets the operator's phone take it."""
+        call = _new_call(Direction.BUSINESS_INITIATED, self._context.timeouts.prepare_s, operator=operator)
+        origin = self._origin(number, contact.user, contact.name, worker, CallInput(kind=InputKind.START))
+        driver = CallDriver(call, origin, self._context, lease=lease)
+        number.placed.add(driver.created_at)
+        self._begin(driver)
+        driver.shown_by(lambda: show(call.call_id))
+        return driver
+
+    def _origin(
+        self, number: Number, user: UserRef, user_name: str | None, worker: WorkerId | None, first: CallInput
+    ) -> Origin:
+        """Name the contact by all that we know, whether the event or the operator named a number, a BSUID or both."""
+        known = self._context.contacts.peek(number.id, user)
+        return Origin(
+            number=number,
+            user=user,
+            user_name=user_name,
+            contact_keys=contact_keys(number.id, user, *((known.user,) if known else ())),
+            worker=worker,
+            first=first,
+        )
+
+    def _begin(self, driver: CallDriver, *, record: CallRecord | None = None) -> None:
+        """Register the call before anything else can happen, then let it run."""
+        try:
+            self._context.registry.add(driver)
+            if record is not None:
+                self._context.store.write_soon(record)
+            self._run(driver)
+        except BaseException:
+            driver.never_began()
+            raise
+
+    def _run(self, driver: CallDriver) -> None:
+        direction, number_id = driver.call.direction.value, driver.origin.number.id
+        alive = self._context.metrics.calls_active.labels(direction=direction, number=number_id)
+        alive.inc()  # what can break comes before the task
+        task = self._start(driver.run())
+        self._tasks.add(task)
+        self._none_left.clear()
+
+        def ended(task: asyncio.Task[None]) -> None:
+            alive.dec()
+            self._tasks.discard(task)
+            if not self._tasks:
+                self._none_left.set()
+
+        task.add_done_callback(ended)
+
+    # --- all that live -----------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        """Count the calls that live."""
+        return len(self._tasks)
+
+    async def until_none_left(self) -> None:
+        """Wait until no call lives."""
+        await self._none_left.wait()
+
+    async def end_all(self, *, within_s: float) -> None:
+        """End the calls that live at Meta; what takes longer is cut."""
+        for call in self._context.registry:
+            call.feed(CallInput(kind=InputKind.SHUTDOWN))
+        if self._tasks:
+            _, late = await asyncio.wait(self._tasks, timeout=within_s)
+            for task in late:
+                task.cancel()
+
+
+def _new_call(direction: Direction, time_left_s: float, **known: Any) -> Call:
+    deadline_at = asyncio.get_running_loop().time() + time_left_s
+    return new_call(CallId(uuid.uuid4().hex), direction, deadline_at=deadline_at, **known)
