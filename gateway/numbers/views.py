@@ -8,6 +8,7 @@ from datetime import datetime
 
 from gateway.numbers.facts import live_restrictions, live_warnings
 from gateway.numbers.number import Number
+from gateway.numbers.slots import Slots
 from gateway.wire import messages as msg
 from gateway.wire import views
 from policy.contact import EMPTY, apply
@@ -25,8 +26,8 @@ def number_view(number: Number, *, now: datetime, status: msg.NumberStatusView |
         number=number.phone_number,
         name=number.name,
         pack=number.pack_label,
-        incoming=views.slots_view(number.incoming),
-        outgoing=views.slots_view(number.outgoing),
+        incoming=slots_view(number.incoming),
+        outgoing=slots_view(number.outgoing),
         placed_24h=msg.CounterView(
             used=number.placed.count(now=now),
             limit=number.placed.limit,
@@ -80,3 +81,8 @@ def _refusal(number: Number, request: PlaceCall | ReceiveCall, *, now: datetime)
     willing = apply(EMPTY, PermissionGranted(at=now, key="willing", permanent=True))
     decision = evaluate(pack, number.state, willing, request, now=now)
     return views.refusal_view(decision) if isinstance(decision, Refusal) else None
+
+
+def slots_view(slots: Slots) -> msg.SlotsView:
+    """Show how many slots of a direction are taken."""
+    return msg.SlotsView(used=slots.in_use, limit=slots.limit)

@@ -11,8 +11,8 @@ from typing import Final, Protocol
 
 from gateway.common.ids import PhoneNumberId
 from gateway.numbers.number import Number
+from gateway.numbers.views import slots_view
 from gateway.wire import messages as msg
-from gateway.wire import views
 
 #: A change is shown at once, the next ones together after this.
 EVERY_S: Final = 0.25
@@ -70,7 +70,7 @@ class SlotFeed:
         self._audience.tell_all(
             msg.SlotsChanged(
                 number_id=number.id,
-                incoming=views.slots_view(number.incoming),
-                outgoing=views.slots_view(number.outgoing),
+                incoming=slots_view(number.incoming),
+                outgoing=slots_view(number.outgoing),
             )
         )

@@ -11,7 +11,6 @@ import msgspec
 
 from gateway.callflow.call import CallState
 from gateway.common.ids import UserRef
-from gateway.numbers.slots import Slots
 from gateway.store.records import CallRecord, DecisionRecord, Json
 from gateway.wire.messages import (
     CallView,
@@ -22,7 +21,6 @@ from gateway.wire.messages import (
     OutcomeView,
     PermissionRequestView,
     RefusalView,
-    SlotsView,
     UserView,
 )
 from policy.decision import Allow, Decision, Refusal
@@ -94,10 +92,6 @@ def call_view(record: CallRecord, *, worker: int | None = None) -> CallView:
         if record.result is not None and record.reason is not None
         else None,
     )
-
-
-def slots_view(slots: Slots) -> SlotsView:
-    return SlotsView(used=slots.in_use, limit=slots.limit)
 
 
 def refusal_view(refusal: Refusal) -> RefusalView:

@@ -11,7 +11,7 @@ from gateway.callflow.call import CallState
 from gateway.callflow.outcome import EndReason, Result
 from gateway.common.ids import UserRef
 from gateway.numbers.slots import Lease, Slots
-from gateway.numbers.views import number_view
+from gateway.numbers.views import number_view, slots_view
 from gateway.wire import views
 from gateway.wire.messages import SlotsView
 from policy.contact import EMPTY
@@ -73,7 +73,7 @@ def test_an_ended_call_has_one() -> None:
 async def test_slots_and_numbers_are_shown_with_their_figures() -> None:
     slots = Slots(Direction.USER_INITIATED, 7)
     lease = await slots.try_acquire()  # held: one that is dropped gives its slot back
-    assert views.slots_view(slots) == SlotsView(used=1, limit=7)
+    assert slots_view(slots) == SlotsView(used=1, limit=7)
     assert isinstance(lease, Lease)
     async with a_world() as world:
         view = number_view(world.number, now=world.clock.now())

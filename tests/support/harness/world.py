@@ -300,6 +300,7 @@ async def a_world(
     outgoing_slots: int = 10,
     clock: FakeClock | None = None,
     store: MemoryStore | None = None,
+    graph: Any = None,
     overload: Overload | None = None,
     health: MetaHealth | None = None,
 ) -> AsyncIterator[World]:
@@ -314,6 +315,7 @@ async def a_world(
             outgoing_slots=outgoing_slots,
             clock=clock,
             store=store,
+            graph=graph,
             overload=overload,
             health=health,
         )
