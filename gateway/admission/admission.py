@@ -17,7 +17,7 @@ from gateway.admission.overload import Overload, Work
 from gateway.admission.permission_requests import Asked, PermissionRequests
 from gateway.callflow.call import CallInput, InputKind
 from gateway.callflow.outcome import EndReason
-from gateway.calls.driver import CallDriver
+from gateway.calls.driver import CallDriver, terminated
 from gateway.calls.overflow import NO_ROOM, Overflow
 from gateway.calls.starter import CallStarter
 from gateway.common.clock import Clock
@@ -105,11 +105,9 @@ class Admission:
                 return
             first, lease = admitted
         else:
-            first = CallInput(kind=InputKind.META_TERMINATE)
+            first = terminated(ended)
         left_s = max(0.0, self._ring_timeout_s - max(0.0, (now - event.at).total_seconds()))
-        self._calls.user_initiated(
-            number, event, first, left_s=left_s, worker=self._free_worker(), lease=lease, ended=ended
-        )
+        self._calls.user_initiated(number, event, first, left_s=left_s, worker=self._free_worker(), lease=lease)
 
     async def _admit_incoming(
         self, number: Number, event: CallOffered, now: datetime

@@ -5,8 +5,8 @@ Responsible for every decision about the order of things in a call. Not responsi
 
 Theory of operation
 -------------------
-A call is a frozen `Call`; `step` (see `gateway.callflow.step`) takes it and one input and returns the next `Call` and
-a tuple of effects. Nothing else changes a call.
+A call is a frozen `Call`, and all that is known of it is in there. `step` takes it and one input and returns the next
+`Call` and a tuple of effects; `claim` reserves it for the first operator who answers. Nothing else changes a call.
 
 A user-initiated call::
 
@@ -27,8 +27,8 @@ given back at ENDED, because until then Meta counts the call.
 
 * `connect` with an SDP answer (META_ANSWER) is not the pick-up; `ACCEPTED` is.
   Source: Meta, business-initiated calls, read 2026-11-22.
-* Every (state, input) pair is in TRANSITIONS or in IGNORED. Webhooks come at least once and in any order, so what a
-  peer sends never raises: it moves the call or changes nothing.
+* Every (state, input) pair is in TRANSITIONS, in NOTED or in IGNORED. Webhooks come at least once and in any order, so
+  what a peer sends never raises: it moves the call, fills in what is not known yet, or changes nothing.
 * One `deadline_at` per call; its meaning depends on the state. A user-initiated call keeps the deadline it was born
   with until it is ACTIVE: Meta's patience is counted from the event's own timestamp.
 * When the user hangs up, the end of the media path, or Meta's "already ended" to a request of ours, often overtakes
@@ -38,6 +38,7 @@ given back at ENDED, because until then Meta counts the call.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from typing import Final
 
@@ -72,6 +73,7 @@ class InputKind(StrEnum):
     # from the media engine
     MEDIA_READY = "media_ready"
     MEDIA_FAILED = "media_failed"
+    MEDIA_CLOSED = "media_closed"  #: the Meta leg is closed; what it counted
     # answers of the Graph API
     PRE_ACCEPTED = "pre_accepted"
     ACCEPTED = "accepted"
@@ -84,6 +86,8 @@ class InputKind(StrEnum):
     OPERATOR_GONE = "operator_gone"
     ALL_DECLINED = "all_declined"
     OPERATOR_HOLD = "operator_hold"
+    # from the REST API
+    API_HANGUP = "api_hangup"  #: ends a call that an operator has as well as one that still rings
     # webhooks
     META_ANSWER = "meta_answer"
     META_RINGING = "meta_ringing"
@@ -99,6 +103,15 @@ class InputKind(StrEnum):
     BROKEN = "broken"
 
 
+class MetaEnd(msgspec.Struct, frozen=True, kw_only=True):
+    """What Meta's `terminate` says of a call: the truth about its length."""
+
+    status: str | None  #: COMPLETED, FAILED, …
+    start_at: datetime | None = None  #: there if people talked
+    end_at: datetime | None = None
+    duration_s: int | None = None
+
+
 class CallInput(msgspec.Struct, frozen=True, kw_only=True):
     """One thing that happened; only the fields of its kind are set."""
 
@@ -108,8 +121,8 @@ class CallInput(msgspec.Struct, frozen=True, kw_only=True):
     operator: OperatorId | None = None
     reason: EndReason | None = None  #: MEDIA_FAILED, REFUSED
     detail: str | None = None  #: safe to show
-    answered: bool = False  #: META_TERMINATE: Meta says that people talked (start_time is there)
-    failed: bool = False  #: META_TERMINATE: status FAILED
+    meta_end: MetaEnd | None = None  #: META_TERMINATE
+    leg_stats: Mapping[str, object] | None = None  #: MEDIA_CLOSED: `LegStats` as plain values
     hold: bool = False
 
 
@@ -137,7 +150,14 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     sdp: str | None = None  #: our SDP: the answer of pre_accept and accept, or the offer of connect
     answer_applied: bool = False
     held: bool = False
+    claimed_by: OperatorId | None = None  #: the first who answered; the OPERATOR_ACCEPT is on its way
+    created_at: datetime  #: this and the next three: aware UTC
+    ringing_at: datetime | None = None
+    accepted_at: datetime | None = None
+    ended_at: datetime | None = None
     outcome: Outcome | None = None
+    meta_end: MetaEnd | None = None
+    leg_stats: Mapping[str, object] | None = None
     version: int = 0
 
 
@@ -148,6 +168,7 @@ _ACTIVE: Final = {
     IN.OPERATOR_HANGUP: S.ENDING,
     IN.OPERATOR_GONE: S.ENDING,
     IN.OPERATOR_HOLD: S.ACTIVE,
+    IN.API_HANGUP: S.ENDING,
     IN.MEDIA_FAILED: S.ENDING,
     IN.META_CLOSING: S.ACTIVE,
     IN.META_TERMINATE: S.ENDED,
@@ -167,6 +188,7 @@ USER_INITIATED: Final[Mapping[CallState, Mapping[InputKind, CallState]]] = {
         IN.MEDIA_READY: S.PRE_ACCEPTING,
         IN.MEDIA_FAILED: S.ENDING,
         IN.ALL_DECLINED: S.ENDING,
+        IN.API_HANGUP: S.ENDING,
         IN.META_TERMINATE: S.ENDED,
         IN.DEADLINE: S.ENDING,
         IN.SHUTDOWN: S.ENDING,
@@ -176,6 +198,7 @@ USER_INITIATED: Final[Mapping[CallState, Mapping[InputKind, CallState]]] = {
         IN.PRE_ACCEPTED: S.RINGING,
         IN.OPERATOR_ACCEPT: S.CLAIMED,
         IN.ALL_DECLINED: S.ENDING,
+        IN.API_HANGUP: S.ENDING,
         IN.GRAPH_FAILED: S.ENDING,
         IN.MEDIA_FAILED: S.ENDING,
         IN.META_CLOSING: S.PRE_ACCEPTING,
@@ -187,6 +210,7 @@ USER_INITIATED: Final[Mapping[CallState, Mapping[InputKind, CallState]]] = {
     S.CLAIMED: {
         IN.PRE_ACCEPTED: S.ACCEPTING,
         IN.OPERATOR_HANGUP: S.ENDING,
+        IN.API_HANGUP: S.ENDING,
         IN.OPERATOR_GONE: S.ENDING,
         IN.GRAPH_FAILED: S.ENDING,
         IN.MEDIA_FAILED: S.ENDING,
@@ -199,6 +223,7 @@ USER_INITIATED: Final[Mapping[CallState, Mapping[InputKind, CallState]]] = {
     S.RINGING: {
         IN.OPERATOR_ACCEPT: S.ACCEPTING,
         IN.ALL_DECLINED: S.ENDING,
+        IN.API_HANGUP: S.ENDING,
         IN.MEDIA_FAILED: S.ENDING,
         IN.META_CLOSING: S.RINGING,
         IN.META_TERMINATE: S.ENDED,
@@ -209,6 +234,7 @@ USER_INITIATED: Final[Mapping[CallState, Mapping[InputKind, CallState]]] = {
     S.ACCEPTING: {
         IN.ACCEPTED: S.ACTIVE,
         IN.OPERATOR_HANGUP: S.ENDING,
+        IN.API_HANGUP: S.ENDING,
         IN.OPERATOR_GONE: S.ENDING,
         IN.GRAPH_FAILED: S.ENDING,
         IN.MEDIA_FAILED: S.ENDING,
@@ -233,6 +259,7 @@ _ASKED: Final = {
     IN.MEDIA_FAILED: S.ENDING,
     IN.META_CLOSING: S.REQUESTED,
     IN.OPERATOR_HANGUP: S.ENDING,
+    IN.API_HANGUP: S.ENDING,
     IN.OPERATOR_GONE: S.ENDING,
     IN.DEADLINE: S.ENDING,
     IN.SHUTDOWN: S.ENDING,
@@ -245,6 +272,7 @@ BUSINESS_INITIATED: Final[Mapping[CallState, Mapping[InputKind, CallState]]] = {
         IN.MEDIA_READY: S.REQUESTING,
         IN.MEDIA_FAILED: S.ENDED,
         IN.OPERATOR_HANGUP: S.ENDED,
+        IN.API_HANGUP: S.ENDED,
         IN.OPERATOR_GONE: S.ENDED,
         IN.DEADLINE: S.ENDED,
         IN.SHUTDOWN: S.ENDED,
@@ -261,6 +289,7 @@ BUSINESS_INITIATED: Final[Mapping[CallState, Mapping[InputKind, CallState]]] = {
         IN.META_TERMINATE: S.ENDED,
         IN.MEDIA_FAILED: S.CANCELLING,
         IN.OPERATOR_HANGUP: S.CANCELLING,
+        IN.API_HANGUP: S.CANCELLING,
         IN.OPERATOR_GONE: S.CANCELLING,
         IN.DEADLINE: S.UNCONFIRMED,
         IN.SHUTDOWN: S.CANCELLING,
@@ -276,6 +305,7 @@ BUSINESS_INITIATED: Final[Mapping[CallState, Mapping[InputKind, CallState]]] = {
         IN.META_TERMINATE: S.ENDED,
         IN.MEDIA_FAILED: S.CANCELLING,
         IN.OPERATOR_HANGUP: S.CANCELLING,
+        IN.API_HANGUP: S.CANCELLING,
         IN.OPERATOR_GONE: S.CANCELLING,
         IN.DEADLINE: S.ENDED,
         IN.SHUTDOWN: S.CANCELLING,
@@ -303,6 +333,22 @@ TRANSITIONS: Final = {
     Direction.BUSINESS_INITIATED: BUSINESS_INITIATED,
 }
 
+#: Moves nothing and asks for nothing; fills in what is not known yet, however late it comes.
+NOTED: Final[Mapping[Direction, Mapping[CallState, frozenset[InputKind]]]] = {
+    Direction.USER_INITIATED: {
+        state: frozenset({IN.MEDIA_CLOSED} | ({IN.META_TERMINATE} if state is S.ENDED else set()))
+        for state in USER_INITIATED
+    },
+    Direction.BUSINESS_INITIATED: {
+        state: frozenset(
+            {IN.MEDIA_CLOSED}
+            | ({IN.META_REJECTED} if state in (S.ENDING, S.ENDED) else set())
+            | ({IN.META_TERMINATE} if state is S.ENDED else set())
+        )
+        for state in BUSINESS_INITIATED
+    },
+}
+
 #: What belongs to the other direction: expected nowhere, harmless everywhere.
 _FOREIGN: Final = {
     Direction.USER_INITIATED: frozenset(
@@ -323,6 +369,12 @@ _NO_CLAIM: Final = frozenset({IN.OPERATOR_HANGUP, IN.OPERATOR_GONE, IN.OPERATOR_
 _TAKEN: Final = frozenset({IN.OPERATOR_ACCEPT, IN.ALL_DECLINED})  #: somebody has it already
 _CONFIRMED: Final = frozenset({IN.CONNECTED, IN.CONNECT_UNKNOWN, IN.GRAPH_FAILED})  #: a webhook was faster
 
+
+def _rest(direction: Direction, state: CallState) -> frozenset[InputKind]:
+    """Return all inputs of a direction that neither move nor are noted in a state."""
+    return frozenset(IN) - TRANSITIONS[direction][state].keys() - NOTED[direction][state] - _FOREIGN[direction]
+
+
 #: Expected, and changes nothing: replies that come late, webhooks again, an operator who was a moment too late.
 IGNORED: Final[Mapping[Direction, Mapping[CallState, frozenset[InputKind]]]] = {
     Direction.USER_INITIATED: {
@@ -332,8 +384,8 @@ IGNORED: Final[Mapping[Direction, Mapping[CallState, frozenset[InputKind]]]] = {
         S.RINGING: _BEGUN | _NO_CLAIM | _TOO_EARLY,
         S.ACCEPTING: _BEGUN | _TAKEN | {IN.PRE_ACCEPTED, IN.OPERATOR_HOLD},
         S.ACTIVE: _BEGUN | _TAKEN | _TOO_EARLY,
-        S.ENDING: frozenset(IN) - _FOREIGN[Direction.USER_INITIATED] - {IN.META_TERMINATE, IN.DEADLINE},
-        S.ENDED: frozenset(IN) - _FOREIGN[Direction.USER_INITIATED],
+        S.ENDING: _rest(Direction.USER_INITIATED, S.ENDING),
+        S.ENDED: _rest(Direction.USER_INITIATED, S.ENDED),
     },
     Direction.BUSINESS_INITIATED: {
         S.PREPARING: _CONFIRMED
@@ -343,17 +395,35 @@ IGNORED: Final[Mapping[Direction, Mapping[CallState, frozenset[InputKind]]]] = {
         S.UNCONFIRMED: _BEGUN | {IN.CONNECT_UNKNOWN, IN.META_CLOSING, IN.OPERATOR_HOLD},
         S.CANCELLING: _BEGUN
         | _NO_CLAIM
+        | {IN.API_HANGUP}
         | {IN.CONNECT_UNKNOWN, IN.MEDIA_FAILED, IN.META_CLOSING, IN.SHUTDOWN, IN.BROKEN},
         S.REQUESTED: _BEGUN | _CONFIRMED | {IN.OPERATOR_HOLD},
         S.RINGING: _BEGUN | _CONFIRMED | {IN.OPERATOR_HOLD},
         S.ACTIVE: _BEGUN | _CONFIRMED | {IN.META_RINGING, IN.META_ACCEPTED, IN.META_REJECTED},
-        S.ENDING: frozenset(IN) - _FOREIGN[Direction.BUSINESS_INITIATED] - {IN.META_TERMINATE, IN.DEADLINE},
-        S.ENDED: frozenset(IN) - _FOREIGN[Direction.BUSINESS_INITIATED],
+        S.ENDING: _rest(Direction.BUSINESS_INITIATED, S.ENDING),
+        S.ENDED: _rest(Direction.BUSINESS_INITIATED, S.ENDED),
     },
 }
 
 
-def new_call(call_id: CallId, direction: Direction, *, deadline_at: float, **known: object) -> Call:
-    """Return a call before its START; `known` are further fields of `Call`."""
+def new_call(
+    call_id: CallId,
+    direction: Direction,
+    *,
+    deadline_at: float,
+    created_at: datetime,
+    meta_call_id: MetaCallId | None = None,
+    operator: OperatorId | None = None,
+) -> Call:
+    """Return a call before its START. One that an operator places is theirs from the beginning."""
     born = S.OFFERED if direction is Direction.USER_INITIATED else S.PREPARING
-    return Call(call_id=call_id, direction=direction, state=born, deadline_at=deadline_at, **known)  # type: ignore[arg-type]
+    return Call(
+        call_id=call_id,
+        direction=direction,
+        state=born,
+        deadline_at=deadline_at,
+        created_at=created_at,
+        meta_call_id=meta_call_id,
+        operator=operator,
+        claimed_by=operator,
+    )

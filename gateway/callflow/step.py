@@ -1,29 +1,42 @@
 """One step of a call: the next state, its deadline, the outcome, and what is asked for. [P]
 
-Responsible for `step` and the effects and outcomes that belong to each move of the tables in `call`. Not responsible
-for which moves there are.
+Responsible for the effects and outcomes that belong to each move of the tables in `call`.
 """
+
+from datetime import datetime
+from typing import Final
 
 from msgspec.structs import replace
 
 from gateway.callflow import effects as fx
-from gateway.callflow.call import TRANSITIONS, Call, CallInput, CallState, InputKind, Timeouts
+from gateway.callflow.call import NOTED, TRANSITIONS, Call, CallInput, CallState, InputKind, Timeouts
 from gateway.callflow.effects import Effect, StopReason
 from gateway.callflow.outcome import EndReason, Outcome, Result
-from gateway.common.ids import MetaCallId
+from gateway.common.ids import MetaCallId, OperatorId
 from policy.facts import Direction
 
 S, IN = CallState, InputKind
 
 
-def step(call: Call, received: CallInput, *, now: float, timeouts: Timeouts) -> tuple[Call, tuple[Effect, ...]]:
+#: Nobody picked up. Whoever declined did not fail to answer, whichever webhook came first.
+MISSED: Final = Outcome(result=Result.USER, reason=EndReason.NOT_ANSWERED)
+DECLINED: Final = Outcome(result=Result.USER, reason=EndReason.DECLINED)
+
+
+def step(
+    call: Call, received: CallInput, *, now: float, at: datetime, timeouts: Timeouts
+) -> tuple[Call, tuple[Effect, ...]]:
     """Apply one input. An ignored input returns the call itself and no effects.
 
-    After DEADLINE the deadline has moved or is gone, so the driver's timer cannot spin.
+    `now` is loop time in seconds, `at` the same instant as aware UTC. After DEADLINE the deadline has moved or is gone,
+    so the driver's timer cannot spin.
     """
+    if received.kind in NOTED[call.direction][call.state]:
+        return _noted(call, received), ()
     after_state = TRANSITIONS[call.direction][call.state].get(received.kind)
     if after_state is None:
         return call, ()
+    entered = after_state is not call.state
     after = replace(
         call,
         state=after_state,
@@ -33,10 +46,47 @@ def step(call: Call, received: CallInput, *, now: float, timeouts: Timeouts) -> 
         sdp=received.sdp if received.kind is IN.MEDIA_READY else call.sdp,
         answer_applied=call.answer_applied or received.kind is IN.META_ANSWER,
         held=received.hold if received.kind is IN.OPERATOR_HOLD else call.held,
+        ringing_at=at if entered and after_state is S.RINGING else call.ringing_at,
+        accepted_at=at if entered and after_state is S.ACTIVE else call.accepted_at,
+        ended_at=at if entered and after_state is S.ENDED else call.ended_at,
+        meta_end=call.meta_end or received.meta_end,
         outcome=call.outcome or _outcome(call, received, after_state),
         version=call.version + 1,
     )
     return after, tuple(_effects(call, after, received))
+
+
+def claim(call: Call, operator: OperatorId) -> Call | None:
+    """Reserve a ringing call for the first operator who answers; None for everybody after."""
+    if call.claimed_by is not None or call.state not in (S.PRE_ACCEPTING, S.RINGING):
+        return None
+    return replace(call, claimed_by=operator)
+
+
+def broken(call: Call, *, at: datetime) -> Call:
+    """End a call that a bug has stopped. One whose `connect` left, and whose id is not known, may ring all the same."""
+    left = call.direction is Direction.BUSINESS_INITIATED and call.state is not S.PREPARING
+    result = Result.INDETERMINATE if left and call.meta_call_id is None else Result.GATEWAY
+    return replace(
+        call,
+        state=S.ENDED,
+        deadline_at=None,
+        ended_at=at,
+        outcome=call.outcome or Outcome(result=result, reason=EndReason.INTERNAL),
+        version=call.version + 1,
+    )
+
+
+def _noted(call: Call, received: CallInput) -> Call:
+    match received.kind:
+        case IN.MEDIA_CLOSED if call.leg_stats is None:
+            return replace(call, leg_stats=received.leg_stats, version=call.version + 1)
+        case IN.META_REJECTED if call.outcome == MISSED:
+            return replace(call, outcome=DECLINED, version=call.version + 1)
+        case IN.META_TERMINATE if call.meta_end is None and received.meta_end is not None:
+            return replace(call, meta_end=received.meta_end, version=call.version + 1)
+        case _:
+            return call
 
 
 def _deadline(call: Call, kind: InputKind, after: CallState, *, now: float, timeouts: Timeouts) -> float | None:
@@ -76,13 +126,17 @@ def _outcome(call: Call, received: CallInput, after: CallState) -> Outcome | Non
         case IN.META_TERMINATE:
             return _terminated(call, received, talked=talked)
         case IN.META_REJECTED:
-            return Outcome(result=Result.USER, reason=EndReason.DECLINED)
-        case IN.OPERATOR_HANGUP if talked:
+            return DECLINED
+        case IN.OPERATOR_HANGUP | IN.API_HANGUP if talked:
             return Outcome(result=Result.COMPLETED, reason=EndReason.HUNG_UP_BY_OPERATOR)
         case IN.OPERATOR_HANGUP:
             return Outcome(result=Result.OPERATOR, reason=EndReason.CANCELLED)
         case IN.OPERATOR_GONE:
             return Outcome(result=Result.COMPLETED if talked else Result.OPERATOR, reason=EndReason.OPERATOR_GONE)
+        case IN.API_HANGUP if call.direction is Direction.USER_INITIATED and call.operator is None:
+            return Outcome(result=Result.OPERATOR, reason=EndReason.DECLINED)
+        case IN.API_HANGUP:
+            return Outcome(result=Result.OPERATOR, reason=EndReason.CANCELLED)
         case IN.ALL_DECLINED:
             return Outcome(result=Result.OPERATOR, reason=EndReason.DECLINED)
         case IN.GRAPH_FAILED:
@@ -102,19 +156,20 @@ def _outcome(call: Call, received: CallInput, after: CallState) -> Outcome | Non
 
 
 def _terminated(call: Call, received: CallInput, *, talked: bool) -> Outcome:
-    if received.failed:
+    end = received.meta_end
+    if end is not None and end.status == "FAILED":
         return Outcome(result=Result.META, reason=EndReason.META_FAILED, detail=received.detail)
-    if talked or received.answered:
+    if talked or (end is not None and end.start_at is not None):
         return Outcome(result=Result.COMPLETED, reason=EndReason.HUNG_UP_BY_USER)
     if call.direction is Direction.USER_INITIATED:
         return Outcome(result=Result.USER, reason=EndReason.CANCELLED)
-    return Outcome(result=Result.USER, reason=EndReason.NOT_ANSWERED)
+    return MISSED
 
 
 def _too_late(call: Call) -> Outcome:
     match call.state:
         case S.REQUESTED | S.RINGING if call.direction is Direction.BUSINESS_INITIATED:
-            return Outcome(result=Result.USER, reason=EndReason.NOT_ANSWERED)
+            return MISSED
         case S.PRE_ACCEPTING | S.RINGING:
             return Outcome(result=Result.OPERATOR, reason=EndReason.NOT_ANSWERED)
         case S.ACTIVE:

@@ -7,18 +7,15 @@ its slot back and touches no other.
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import replace
-from datetime import datetime
 from typing import Final
 
-import msgspec
 import structlog
 
 from gateway.callflow import effects as fx
-from gateway.callflow.call import Call, CallInput, CallState, InputKind
+from gateway.callflow.call import Call, CallInput, CallState, InputKind, MetaEnd
 from gateway.callflow.effects import Effect, StopReason
 from gateway.callflow.outcome import EndReason, Outcome, Result
-from gateway.callflow.step import step
+from gateway.callflow.step import broken, claim, step
 from gateway.calls.context import CallContext, Origin
 from gateway.calls.performer import Performer
 from gateway.common.errors import GatewayError, StoreError
@@ -32,7 +29,7 @@ from gateway.numbers.slots import Lease
 from gateway.store.records import CallRecord
 from gateway.wire import views
 from gateway.wire.messages import CallView
-from media.engine import LegId, LegStats, WorkerId
+from media.engine import LegId, WorkerId
 from policy.facts import Direction, Fact
 
 log = structlog.get_logger()
@@ -50,6 +47,12 @@ _STATUS_INPUT: Final = {
 }
 
 
+def terminated(event: CallTerminated) -> CallInput:
+    """Return Meta's `terminate` as an input."""
+    end = MetaEnd(status=event.status, start_at=event.start_at, end_at=event.end_at, duration_s=event.duration_s)
+    return CallInput(kind=InputKind.META_TERMINATE, meta_call_id=event.meta_call_id, meta_end=end, detail=event.error)
+
+
 class CallDriver:
     """One live call."""
 
@@ -62,14 +65,7 @@ class CallDriver:
         self._inputs: asyncio.Queue[CallInput | float] = asyncio.Queue()  # a float: that deadline has come
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at: float | None = None
-        self._claimed_by: OperatorId | None = call.operator
-        self._terminated: CallTerminated | None = None
-        self.was_declined = False  #: Meta has said so, perhaps after its `terminate`
-        self._leg_stats: dict[str, object] = {}
-        self._created_at = context.clock.now()
-        self._ringing_at: datetime | None = None
-        self._accepted_at: datetime | None = None
-        self._ended_at: datetime | None = None
+        self._tasks: asyncio.TaskGroup  # from the start of `run` on
         self._begun = 0.0
         self._setup_s: float | None = None  #: from the first input to the conversation
         self._kept: asyncio.Task[StoreError | None] | None = None
@@ -83,10 +79,6 @@ class CallDriver:
         return self.origin.contact_keys
 
     @property
-    def created_at(self) -> datetime:
-        return self._created_at
-
-    @property
     def is_business_initiated(self) -> bool:
         return self.call.direction is Direction.BUSINESS_INITIATED
 
@@ -96,12 +88,12 @@ class CallDriver:
 
     @property
     def was_accepted(self) -> bool:
-        return self._accepted_at is not None
+        return self.call.accepted_at is not None
 
     @property
     def may_connect(self) -> bool:
         """Tell whether this call may still become a connected business-initiated one."""
-        return self.is_business_initiated and self._accepted_at is None
+        return self.is_business_initiated and not self.was_accepted
 
     @property
     def worker(self) -> WorkerId | None:
@@ -112,12 +104,11 @@ class CallDriver:
         return KnownCall(user=self.origin.user, direction=self.call.direction)
 
     def feed(self, received: CallInput) -> None:
-        """Hand the call an input; it is applied after those that came before."""
-        self._inputs.put_nowait(received)
-
-    def close_with(self, event: CallTerminated) -> None:
-        """Begin as a call that Meta has already ended: only its record is made."""
-        self._terminated = event
+        """Hand the call an input; it is applied after those that came before. An ended call has no loop: at once."""
+        if self.call.state is CallState.ENDED:
+            safely(lambda: self._apply(received))
+        else:
+            self._inputs.put_nowait(received)
 
     def told(self, event: CallEvent) -> None:
         """Hand the call a webhook event about it."""
@@ -125,29 +116,16 @@ class CallDriver:
             case CallAnswered():
                 self.feed(CallInput(kind=InputKind.META_ANSWER, sdp=event.sdp, meta_call_id=event.meta_call_id))
             case CallStatus():
-                self.was_declined |= event.status == "REJECTED"
                 self.feed(CallInput(kind=_STATUS_INPUT[event.status], meta_call_id=event.meta_call_id))
             case CallTerminated():
-                self._told_of_end(event)
-
-    def _told_of_end(self, event: CallTerminated) -> None:
-        """Take Meta's `terminate`, whose facts also close the record."""
-        self._terminated = self._terminated or event
-        self.feed(
-            CallInput(
-                kind=InputKind.META_TERMINATE,
-                meta_call_id=event.meta_call_id,
-                answered=event.start_at is not None,
-                failed=event.status == "FAILED",
-                detail=event.error,
-            )
-        )
+                self.feed(terminated(event))
 
     def claim(self, operator: OperatorId) -> bool:
         """Give the call to the first operator who answers; False for everybody after."""
-        if self._claimed_by is not None or self.call.state not in (CallState.PRE_ACCEPTING, CallState.RINGING):
+        claimed = claim(self.call, operator)
+        if claimed is None:
             return False
-        self._claimed_by = operator
+        self.call = claimed
         self.feed(CallInput(kind=InputKind.OPERATOR_ACCEPT, operator=operator))
         return True
 
@@ -170,30 +148,25 @@ class CallDriver:
         if error is not None:
             raise error
 
-    def keep_stats(self, stats: LegStats) -> None:
-        """Add what the Meta leg counted to the record."""
-        self._leg_stats = {"meta_leg": msgspec.to_builtins(stats)}
-        self._context.store.write_soon(self.record())
-
     def view(self) -> CallView:
         return views.call_view(self.record(), worker=self.worker)
 
     def record(self) -> CallRecord:
-        call, ended, origin, outcome = self.call, self._terminated, self.origin, self._outcome
+        call, ended, origin, outcome = self.call, self.call.meta_end, self.origin, self.call.outcome
         return CallRecord(
             call_id=call.call_id,
-            version=call.version + (1 if self._leg_stats else 0),
+            version=call.version,
             phone_number_id=origin.number.id,
             direction=call.direction,
             state="held" if call.held and call.state is CallState.ACTIVE else call.state,
             user=origin.user,
             user_name=origin.user_name,
-            created_at=self._created_at,
+            created_at=call.created_at,
             meta_call_id=call.meta_call_id,
             operator=call.operator,
-            ringing_at=self._ringing_at,
-            accepted_at=self._accepted_at,
-            ended_at=self._ended_at,
+            ringing_at=call.ringing_at,
+            accepted_at=call.accepted_at,
+            ended_at=call.ended_at,
             result=outcome.result if outcome else None,
             reason=outcome.reason if outcome else None,
             detail=outcome.detail if outcome else None,
@@ -201,15 +174,8 @@ class CallDriver:
             meta_start_at=ended.start_at if ended else None,
             meta_end_at=ended.end_at if ended else None,
             duration_s=ended.duration_s if ended else None,
-            leg_stats=self._leg_stats,
+            leg_stats={} if call.leg_stats is None else {"meta_leg": call.leg_stats},
         )
-
-    @property
-    def _outcome(self) -> Outcome | None:
-        """How the call ended: who declined did not fail to answer, whichever webhook came first."""
-        outcome = self.call.outcome
-        missed = Outcome(result=Result.USER, reason=EndReason.NOT_ANSWERED)
-        return replace(missed, reason=EndReason.DECLINED) if self.was_declined and outcome == missed else outcome
 
     # --- the loop ----------------------------------------------------------------------------------
 
@@ -227,8 +193,13 @@ class CallDriver:
         try:
             async with asyncio.timeout(None) as lingering, asyncio.TaskGroup() as tasks:
                 self.feed(self.origin.first)
+                self._tasks = tasks
                 while self.call.state is not CallState.ENDED:
-                    self._take(await self._next(), tasks)
+                    self._apply(await self._next())
+                while not self._inputs.empty():  # what stood in line may still fill in what is not known
+                    late = self._inputs.get_nowait()
+                    if isinstance(late, CallInput):
+                        self._apply(late)
                 lingering.reschedule(loop.time() + LINGER_S)
         except TimeoutError:  # what a peer never answered is cut; the call has ended
             log.error("call_lingered", seconds=LINGER_S)
@@ -265,18 +236,20 @@ class CallDriver:
         if deadline_at is not None:
             self._timer = asyncio.get_running_loop().call_at(deadline_at, self._inputs.put_nowait, deadline_at)
 
-    def _take(self, received: CallInput, tasks: asyncio.TaskGroup) -> None:
+    def _apply(self, received: CallInput) -> None:
         loop_time = asyncio.get_running_loop().time()
         # A timer that fires early must not step back in time.
         now = max(loop_time, self.call.deadline_at or 0.0) if received.kind is InputKind.DEADLINE else loop_time
         before = self.call
-        self.call, effects = step(before, received, now=now, timeouts=self._context.timeouts)
+        self.call, effects = step(
+            before, received, now=now, at=self._context.clock.now(), timeouts=self._context.timeouts
+        )
         if self.call is before:
             log.debug("input_ignored", state=before.state.value, input=received.kind.value)
             return
         self._moved(before, received)
         for effect in effects:
-            self._perform(effect, tasks)
+            self._perform(effect)
 
     def _moved(self, before: Call, received: CallInput) -> None:
         """Note, store and show what a step changed."""
@@ -284,43 +257,34 @@ class CallDriver:
         if call.meta_call_id is not None and before.meta_call_id is None:
             context.registry.learn_meta_id(self, call.meta_call_id)
         if call.state is not before.state:
-            self._stamp(call.state)
+            if call.state is CallState.ACTIVE:
+                self._setup_s = round(asyncio.get_running_loop().time() - self._begun, 3)
+                context.metrics.call_setup_seconds.labels(direction=call.direction.value).observe(self._setup_s)
             tell = log.info if call.state in _TOLD else log.debug
             tell("call_state", state=call.state.value, cause=received.kind.value, detail=received.detail)
         record = self.record()
         context.store.write_soon(record)
-        if call.operator is not None:
+        if call.operator is not None and before.state is not CallState.ENDED:
             context.phones.show(call.operator, views.call_view(record, worker=self.worker))
-
-    def _stamp(self, state: CallState) -> None:
-        now = self._context.clock.now()
-        if state is CallState.RINGING:
-            self._ringing_at = now
-        elif state is CallState.ACTIVE:
-            self._accepted_at = now
-            self._setup_s = round(asyncio.get_running_loop().time() - self._begun, 3)
-            self._context.metrics.call_setup_seconds.labels(direction=self.call.direction.value).observe(self._setup_s)
-        elif state is CallState.ENDED:
-            self._ended_at = now
 
     # --- effects -----------------------------------------------------------------------------------
 
-    def _perform(self, effect: Effect, tasks: asyncio.TaskGroup) -> None:
+    def _perform(self, effect: Effect) -> None:
         """Do what needs no waiting at once, the rest in a task of its own."""
-        phones = self._context.phones
+        phones, tasks = self._context.phones, self._tasks
         match effect:
             case fx.Ring():
                 phones.ring(self.call.call_id, self.view())
             case fx.StopRinging(reason=reason, but=but, detail=detail):
                 phones.stop_ringing(self.call.call_id, reason, but=but, detail=detail)
             case fx.Finish(outcome=outcome):
-                self._note(self._given_up_fact(), tasks)
+                self._note(self._given_up_fact())
                 self._finish(outcome)
             case fx.MakeOffer():
                 self._kept = tasks.create_task(self._keep())
                 tasks.create_task(self._performer.perform(effect))
             case fx.Join():
-                self._note(self._picked_up_fact(), tasks)
+                self._note(self._picked_up_fact())
                 tasks.create_task(self._performer.perform(effect))
             case _:
                 tasks.create_task(self._performer.perform(effect))
@@ -336,7 +300,7 @@ class CallDriver:
         if self._lease is not None:
             safely(self._lease.release)
         safely(lambda: context.registry.remove(self))
-        operator = self._claimed_by
+        operator = self.call.claimed_by
         if operator is not None:  # also one who picked up a moment too late
             safely(lambda: context.phones.release(operator, self.call.call_id))
         if self.is_business_initiated:
@@ -349,7 +313,7 @@ class CallDriver:
 
     def _settle_dial(self, outcome: Outcome) -> None:
         if not self._may_have_been_placed(outcome):
-            self.origin.number.placed.take_back(self._created_at)
+            self.origin.number.placed.take_back(self.call.created_at)
         elif self.call.meta_call_id is None:
             self._context.owed_hangups.expect(self.origin.number.id, self.call.call_id, self.known())
         if outcome.reason is EndReason.GRAPH_ERROR:
@@ -361,7 +325,7 @@ class CallDriver:
         self._context.metrics.calls_ended_total.labels(
             direction=self.call.direction.value, result=outcome.result.value, reason=outcome.reason.value
         ).inc()
-        ended = self._terminated
+        ended = self.call.meta_end
         log.info(
             "call_finished",
             result=outcome.result.value,
@@ -379,15 +343,8 @@ class CallDriver:
 
     async def _abandon(self) -> None:
         """After a bug: leave nothing behind that Meta or the media worker might keep alive."""
-        call, context = self.call, self._context
-        self.call = msgspec.structs.replace(
-            call,
-            state=CallState.ENDED,
-            deadline_at=None,
-            version=call.version + 1,
-            outcome=call.outcome or self._broken_outcome(),
-        )
-        self._ended_at = context.clock.now()
+        context = self._context
+        call = self.call = broken(self.call, at=context.clock.now())
         safely(self._owe_end)
         safely(lambda: context.phones.stop_ringing(call.call_id, StopReason.FAILED))
         safely(lambda: context.store.write_soon(self.record()))
@@ -404,14 +361,8 @@ class CallDriver:
 
     def _owe_end(self) -> None:
         call = self.call
-        if call.meta_call_id is not None and self._terminated is None:
+        if call.meta_call_id is not None and call.meta_end is None:
             self._context.owed_hangups.keep_trying(self.origin.number.id, call.meta_call_id, call.call_id)
-
-    def _broken_outcome(self) -> Outcome:
-        """A dial that broke after its `connect` left, and of which Meta's id is not known, may ring all the same."""
-        left = self.is_business_initiated and self.call.state is not CallState.PREPARING
-        unknown = left and self.call.meta_call_id is None
-        return Outcome(result=Result.INDETERMINATE if unknown else Result.GATEWAY, reason=EndReason.INTERNAL)
 
     async def _keep(self) -> StoreError | None:
         """Make the record durable; while the offer is made, so that it costs no time."""
@@ -433,13 +384,13 @@ class CallDriver:
     def _given_up_fact(self) -> Fact | None:
         """Return that a call of ours was not answered, where no `terminate` says so."""
         call = self.call
-        if not self.is_business_initiated or call.meta_call_id is None or self.was_accepted or self._terminated:
+        if not self.is_business_initiated or call.meta_call_id is None or self.was_accepted or call.meta_end:
             return None
         if call.outcome is None or call.outcome.result is Result.META or call.outcome.reason is EndReason.DECLINED:
             return None
-        return webhook_facts.unanswered(call.meta_call_id, at=self._ended_at or self._context.clock.now())
+        return webhook_facts.unanswered(call.meta_call_id, at=call.ended_at or self._context.clock.now())
 
-    def _note(self, fact: Fact | None, tasks: asyncio.TaskGroup) -> None:
+    def _note(self, fact: Fact | None) -> None:
         """Apply a fact now if the contact is in memory, so that the next decision counts it; else in a task."""
         if fact is None:
             return
@@ -447,7 +398,7 @@ class CallDriver:
         if contact is not None:
             self._write_fact(contact, fact)
         else:
-            tasks.create_task(self._load_and_note(fact))
+            self._tasks.create_task(self._load_and_note(fact))
 
     async def _load_and_note(self, fact: Fact) -> None:
         origin = self.origin

@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final, Protocol
 
+import msgspec
 import structlog
 
 from gateway.callflow import effects as fx
@@ -20,7 +21,7 @@ from gateway.common.ids import MetaCallId, PhoneNumberId
 from gateway.common.shielding import was_cancelled
 from gateway.meta.error_codes import already_ended
 from gateway.wire import views
-from media.engine import LegId, LegStats, Tone
+from media.engine import LegId, Tone
 from media.errors import MediaError, SdpRefused, WorkerGone
 from policy.request import PlaceCall
 
@@ -42,7 +43,6 @@ class Subject(Protocol):
     @property
     def is_over(self) -> bool: ...
     def feed(self, received: CallInput) -> None: ...
-    def keep_stats(self, stats: LegStats) -> None: ...
     async def until_kept(self) -> None: ...
 
 
@@ -180,7 +180,7 @@ class Performer:
         try:
             stats = await self._context.media.close(self._call.meta_leg)
             if stats is not None:
-                self._call.keep_stats(stats)
+                self._call.feed(CallInput(kind=InputKind.MEDIA_CLOSED, leg_stats=msgspec.to_builtins(stats)))
             await self._play_to_operator(None)
         except MediaError as error:  # the worker is gone, and the leg with it
             log.info("leg_gone", detail=error.reason)

@@ -16,7 +16,7 @@ from gateway.common.background import Start
 from gateway.common.ids import CallId, OperatorId, UserRef
 from gateway.contacts.directory import Contact
 from gateway.contacts.engagements import contact_keys
-from gateway.meta.events import CallOffered, CallTerminated
+from gateway.meta.events import CallOffered
 from gateway.numbers.number import Number
 from gateway.numbers.slots import Lease
 from gateway.store.records import CallRecord
@@ -45,14 +45,11 @@ class CallStarter:
         left_s: float,
         worker: WorkerId | None,
         lease: Lease | None,
-        ended: CallTerminated | None,
     ) -> CallDriver:
-        """Begin a user's call, which may ring for `left_s`; `ended` is its `terminate`, if that came first."""
-        call = _new_call(Direction.USER_INITIATED, left_s, meta_call_id=event.meta_call_id)
+        """Begin a user's call, which may ring for `left_s`."""
+        call = self._new_call(Direction.USER_INITIATED, left_s, meta_call_id=event.meta_call_id)
         origin = self._origin(number, event.user, event.user_name, worker, first)
         driver = CallDriver(call, origin, self._context, lease=lease)
-        if ended is not None:
-            driver.close_with(ended)
         # In line before the event that it came with: whatever was acknowledged has a record. One that we place is made
         # durable before it leaves.
         self._begin(driver, record=driver.record())
@@ -69,13 +66,22 @@ class CallStarter:
         show: Callable[[CallId], None],
     ) -> CallDriver:
         """Begin a call to a contact; `show` lets the operator's phone take it."""
-        call = _new_call(Direction.BUSINESS_INITIATED, self._context.timeouts.prepare_s, operator=operator)
+        call = self._new_call(Direction.BUSINESS_INITIATED, self._context.timeouts.prepare_s, operator=operator)
         origin = self._origin(number, contact.user, contact.name, worker, CallInput(kind=InputKind.START))
         driver = CallDriver(call, origin, self._context, lease=lease)
-        number.placed.add(driver.created_at)
+        number.placed.add(call.created_at)
         self._begin(driver)
         driver.shown_by(lambda: show(call.call_id))
         return driver
+
+    def _new_call(self, direction: Direction, time_left_s: float, **known: Any) -> Call:
+        return new_call(
+            CallId(uuid.uuid4().hex),
+            direction,
+            deadline_at=asyncio.get_running_loop().time() + time_left_s,
+            created_at=self._context.clock.now(),
+            **known,
+        )
 
     def _origin(
         self, number: Number, user: UserRef, user_name: str | None, worker: WorkerId | None, first: CallInput
@@ -136,8 +142,3 @@ class CallStarter:
             _, late = await asyncio.wait(self._tasks, timeout=within_s)
             for task in late:
                 task.cancel()
-
-
-def _new_call(direction: Direction, time_left_s: float, **known: Any) -> Call:
-    deadline_at = asyncio.get_running_loop().time() + time_left_s
-    return new_call(CallId(uuid.uuid4().hex), direction, deadline_at=deadline_at, **known)

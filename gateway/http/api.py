@@ -273,9 +273,7 @@ class Api:
         driver = self._registry.get(_call_id(request))
         if driver is None:
             raise Problem(404, "unknown_call", "There is no such live call.")
-        # The first ends a call that an operator has, the second one that still rings; the other is ignored.
-        driver.feed(CallInput(kind=InputKind.OPERATOR_HANGUP))
-        driver.feed(CallInput(kind=InputKind.ALL_DECLINED))
+        driver.feed(CallInput(kind=InputKind.API_HANGUP))
         return web.Response(status=202)
 
     async def _once(self, request: web.Request, body: bytes, work: Doing) -> web.StreamResponse:

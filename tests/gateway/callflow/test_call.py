@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway.callflow.call import _FOREIGN, IGNORED, TRANSITIONS, CallState, InputKind
+from gateway.callflow.call import _FOREIGN, IGNORED, NOTED, TRANSITIONS, CallState, InputKind
 from policy.facts import Direction
 
 PAIRS = [
@@ -18,14 +18,15 @@ def test_each_pair_of_state_and_input_is_in_exactly_one_table(
     direction: Direction, state: CallState, received: InputKind
 ) -> None:
     moves = received in TRANSITIONS[direction][state]
+    noted = received in NOTED[direction][state]
     ignored = received in IGNORED[direction][state]
     foreign = received in _FOREIGN[direction]
-    assert moves + ignored + foreign == 1
+    assert moves + noted + ignored + foreign == 1
 
 
 def test_both_tables_know_the_same_states() -> None:
     for direction in Direction:
-        assert TRANSITIONS[direction].keys() == IGNORED[direction].keys()
+        assert TRANSITIONS[direction].keys() == NOTED[direction].keys() == IGNORED[direction].keys()
 
 
 def test_every_state_belongs_to_a_direction() -> None:

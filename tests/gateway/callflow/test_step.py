@@ -1,31 +1,35 @@
 """One call through every order of inputs."""
 
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from gateway.callflow import effects as fx
-from gateway.callflow.call import Call, CallInput, CallState, InputKind, Timeouts, new_call
+from gateway.callflow.call import NOTED, Call, CallInput, CallState, InputKind, MetaEnd, Timeouts, new_call
 from gateway.callflow.effects import Effect, StopReason
 from gateway.callflow.outcome import EndReason, Outcome, Result
-from gateway.callflow.step import step
+from gateway.callflow.step import broken, claim, step
 from gateway.common.ids import CallId, MetaCallId, OperatorId
 from policy.facts import Direction
 
 TIMEOUTS = Timeouts(prepare_s=10, connect_s=8, ring_s=60, unconfirmed_s=60, ending_s=10)
+AT = datetime(2026, 11, 22, 12, tzinfo=UTC)
+LATER = AT + timedelta(seconds=5)
 WACID = MetaCallId("wacid.TEST")
 ANA = OperatorId("ana")
 IN, S = InputKind, CallState
 
 
 def user_call(deadline_at: float = 30.0) -> Call:
-    return new_call(CallId("c1"), Direction.USER_INITIATED, deadline_at=deadline_at, meta_call_id=WACID)
+    return new_call(CallId("c1"), Direction.USER_INITIATED, deadline_at=deadline_at, created_at=AT, meta_call_id=WACID)
 
 
 def business_call(deadline_at: float = 10.0) -> Call:
-    return new_call(CallId("c2"), Direction.BUSINESS_INITIATED, deadline_at=deadline_at, operator=ANA)
+    return new_call(CallId("c2"), Direction.BUSINESS_INITIATED, deadline_at=deadline_at, created_at=AT, operator=ANA)
 
 
 def given_input(kind: InputKind) -> CallInput:
@@ -36,6 +40,7 @@ def given_input(kind: InputKind) -> CallInput:
         meta_call_id=WACID if kind is IN.CONNECTED or kind.value.startswith("meta_") else None,
         operator=ANA if kind is IN.OPERATOR_ACCEPT else None,
         hold=kind is IN.OPERATOR_HOLD,
+        leg_stats={"packets": 1} if kind is IN.MEDIA_CLOSED else None,
     )
 
 
@@ -43,7 +48,7 @@ def walk(call: Call, *kinds: InputKind | CallInput, now: float = 1.0) -> tuple[C
     effects: list[Effect] = []
     for kind in kinds:
         received = kind if isinstance(kind, CallInput) else given_input(kind)
-        call, asked = step(call, received, now=now, timeouts=TIMEOUTS)
+        call, asked = step(call, received, now=now, at=AT, timeouts=TIMEOUTS)
         effects += asked
     return call, effects
 
@@ -149,7 +154,7 @@ def test_hold_and_resume_do_not_end_anything() -> None:
 UP_TO_RINGING = (IN.START, IN.MEDIA_READY, IN.PRE_ACCEPTED)
 UP_TO_ACTIVE = (*UP_TO_RINGING, IN.OPERATOR_ACCEPT, IN.ACCEPTED)
 DIALLED = (IN.START, IN.MEDIA_READY, IN.CONNECTED, IN.META_ANSWER, IN.META_RINGING)
-TALKED = CallInput(kind=IN.META_TERMINATE, answered=True)
+TALKED = CallInput(kind=IN.META_TERMINATE, meta_end=MetaEnd(status="COMPLETED", start_at=AT))
 
 
 @pytest.mark.parametrize(
@@ -181,7 +186,7 @@ TALKED = CallInput(kind=IN.META_TERMINATE, answered=True)
         ),
         (
             business_call(),
-            (*DIALLED, CallInput(kind=IN.META_TERMINATE, failed=True, detail="(138020) …")),
+            (*DIALLED, CallInput(kind=IN.META_TERMINATE, meta_end=MetaEnd(status="FAILED"), detail="(138020) …")),
             Result.META,
             EndReason.META_FAILED,
         ),
@@ -239,11 +244,98 @@ def test_a_pick_up_that_crosses_a_cancel_is_still_terminated() -> None:
 
 
 @pytest.mark.parametrize("call", [user_call(), business_call()], ids=["user", "business"])
-def test_an_ended_call_ignores_everything(call: Call) -> None:
+def test_an_ended_call_ignores_everything_but_what_only_fills_in(call: Call) -> None:
     up = UP_TO_ACTIVE if call.direction is Direction.USER_INITIATED else (*DIALLED, IN.META_ACCEPTED)
     ended, _ = walk(call, *up, TALKED)
     for kind in InputKind:
-        assert step(ended, given_input(kind), now=5.0, timeouts=TIMEOUTS) == (ended, ())
+        after, effects = step(ended, given_input(kind), now=5.0, at=LATER, timeouts=TIMEOUTS)
+        assert not effects
+        if kind is IN.MEDIA_CLOSED:
+            assert after == replace(ended, leg_stats={"packets": 1}, version=ended.version + 1)
+        else:
+            assert after == ended
+
+
+def test_what_is_noted_moves_no_call_and_asks_for_nothing() -> None:
+    for call in (user_call(), business_call()):
+        for state, kinds in NOTED[call.direction].items():
+            for kind in kinds:
+                before = replace(call, state=state)
+                after, effects = step(before, given_input(kind), now=5.0, at=LATER, timeouts=TIMEOUTS)
+                assert (after.state, after.deadline_at, effects) == (state, before.deadline_at, ())
+
+
+def test_who_declined_did_not_fail_to_answer_whichever_webhook_came_first() -> None:
+    for early in ((IN.META_TERMINATE, IN.META_REJECTED), (IN.META_REJECTED, IN.META_TERMINATE)):
+        call, _ = walk(business_call(), *DIALLED, *early)
+        assert (call.state, call.outcome) == (S.ENDED, Outcome(result=Result.USER, reason=EndReason.DECLINED))
+    given_up, _ = walk(business_call(), *DIALLED, IN.DEADLINE)
+    assert given_up.outcome == Outcome(result=Result.USER, reason=EndReason.NOT_ANSWERED)
+    corrected, effects = walk(given_up, IN.META_REJECTED)
+    assert corrected.outcome == Outcome(result=Result.USER, reason=EndReason.DECLINED)
+    assert not effects
+    cancelled, _ = walk(business_call(), *DIALLED, IN.OPERATOR_HANGUP)
+    assert walk(cancelled, IN.META_REJECTED)[0] == cancelled
+
+
+def test_a_terminate_after_the_end_closes_the_record_once() -> None:
+    call, _ = walk(user_call(), *UP_TO_ACTIVE, IN.OPERATOR_HANGUP, IN.DEADLINE)
+    assert (call.state, call.meta_end) == (S.ENDED, None)
+    end = MetaEnd(status="COMPLETED", start_at=AT, end_at=LATER, duration_s=5)
+    closed, _ = walk(call, CallInput(kind=IN.META_TERMINATE, meta_end=end))
+    assert (closed.meta_end, closed.outcome) == (end, call.outcome)
+    assert walk(closed, TALKED)[0] == closed
+
+
+def test_the_instants_of_a_call_are_those_of_its_moves() -> None:
+    call = user_call()
+    for kind in (*UP_TO_ACTIVE, TALKED):
+        received = kind if isinstance(kind, CallInput) else given_input(kind)
+        call, _ = step(call, received, now=1.0, at=AT + timedelta(seconds=call.version), timeouts=TIMEOUTS)
+    instants = [call.created_at, call.ringing_at, call.accepted_at, call.ended_at]
+    assert [None not in instants, instants] == [True, sorted(filter(None, instants))]
+    assert len(set(instants)) == 4
+
+
+def test_the_first_who_claims_has_the_call() -> None:
+    ringing, _ = walk(user_call(), IN.START, IN.MEDIA_READY, IN.PRE_ACCEPTED)
+    claimed = claim(ringing, ANA)
+    assert claimed is not None
+    assert (claimed.claimed_by, claimed.state) == (ANA, S.RINGING)
+    assert claim(claimed, OperatorId("bia")) is None
+    assert claim(claimed, ANA) is None
+    assert claim(user_call(), ANA) is None  # it does not ring yet
+    assert claim(business_call(), ANA) is None  # theirs from the beginning
+
+
+@pytest.mark.parametrize(
+    ("call", "up", "reason", "result"),
+    [
+        (user_call(), (), EndReason.DECLINED, Result.OPERATOR),
+        (user_call(), (IN.START, IN.MEDIA_READY, IN.PRE_ACCEPTED), EndReason.DECLINED, Result.OPERATOR),
+        (user_call(), (IN.START, IN.MEDIA_READY, IN.OPERATOR_ACCEPT), EndReason.CANCELLED, Result.OPERATOR),
+        (business_call(), (IN.START,), EndReason.CANCELLED, Result.OPERATOR),
+        (business_call(), (IN.START, IN.MEDIA_READY, IN.CONNECTED), EndReason.CANCELLED, Result.OPERATOR),
+    ],
+)
+def test_the_api_ends_a_call_that_rings_and_one_that_somebody_has(
+    call: Call, up: tuple[InputKind, ...], reason: EndReason, result: Result
+) -> None:
+    ended, _ = walk(call, *up, IN.API_HANGUP)
+    assert ended.state in (S.ENDING, S.ENDED)
+    assert ended.outcome == Outcome(result=result, reason=reason)
+
+
+def test_a_bug_ends_a_call_and_leaves_in_doubt_what_may_ring() -> None:
+    sent, _ = walk(business_call(), IN.START, IN.MEDIA_READY)
+    for call, result in (
+        (user_call(), Result.GATEWAY),
+        (business_call(), Result.GATEWAY),
+        (sent, Result.INDETERMINATE),
+    ):
+        ended = broken(call, at=LATER)
+        assert (ended.state, ended.deadline_at, ended.ended_at) == (S.ENDED, None, LATER)
+        assert ended.outcome == Outcome(result=result, reason=EndReason.INTERNAL)
 
 
 def test_the_end_of_the_media_path_decides_nothing_before_metas_terminate() -> None:
@@ -297,7 +389,7 @@ def test_deadlines_alone_end_every_call_that_is_not_up(start: Call, received: li
         if call.deadline_at is None:
             break
         before, now = call, max(now, call.deadline_at)
-        call, _ = step(call, CallInput(kind=IN.DEADLINE), now=now, timeouts=TIMEOUTS)
+        call, _ = step(call, CallInput(kind=IN.DEADLINE), now=now, at=AT, timeouts=TIMEOUTS)
         assert call.deadline_at is None or call.deadline_at > now or call.deadline_at != before.deadline_at
     assert call.state in (S.ACTIVE, S.ENDED)
 

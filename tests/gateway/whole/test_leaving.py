@@ -17,6 +17,7 @@ from gateway.store.records import CallRecord
 from media.engine import LegFailure, LegId, LegStats, WorkerId
 from media.errors import WorkerGone
 from policy.facts import Direction
+from tests.support.fakes.clock import START
 from tests.support.fakes.graph import unreachable
 from tests.support.fakes.media import FakeMedia
 from tests.support.harness.waiting import until
@@ -33,17 +34,17 @@ LONG_S = 300.0
 )
 def test_from_wherever_a_call_is_its_deadlines_alone_end_it(direction: Direction, kinds: list[InputKind]) -> None:
     wacid = MetaCallId("wacid.TEST") if direction is Direction.USER_INITIATED else None
-    call, now = new_call(CallId("c"), direction, deadline_at=30.0, meta_call_id=wacid), 1.0
+    call, now = new_call(CallId("c"), direction, deadline_at=30.0, created_at=START, meta_call_id=wacid), 1.0
     for kind in kinds:
         received = CallInput(kind=kind, operator=OperatorId("ana"), meta_call_id=MetaCallId("wacid.TEST"))
-        call, _ = step(call, received, now=now, timeouts=TIMEOUTS)
+        call, _ = step(call, received, now=now, at=START, timeouts=TIMEOUTS)
     for _ in range(len(CallState)):
         if call.state in (CallState.ENDED, CallState.ACTIVE) and call.deadline_at is None:
             return  # a conversation ends by its people, or by the media watchdog
         assert call.deadline_at is not None
         assert call.deadline_at <= now + LONG_S
         now = max(now, call.deadline_at)
-        call, _ = step(call, CallInput(kind=InputKind.DEADLINE), now=now, timeouts=TIMEOUTS)
+        call, _ = step(call, CallInput(kind=InputKind.DEADLINE), now=now, at=START, timeouts=TIMEOUTS)
     raise AssertionError(f"still {call.state}")
 
 
