@@ -2,13 +2,14 @@
 
 A `Metrics` is constructed once, in `app`, and handed to who counts; there is no global registry, so two gateways
 in one process (tests) do not mix. Labels come from closed sets: an enum's value, an error code, Meta's id of a
-business number. Never a user's number, never a text that somebody sent us. Not responsible for serving the page
-(see `app`).
+business number. Never a user's number, never a text that somebody sent us. `gateway/METRICS.md` lists them all. Not
+responsible for serving the page (see `http/admin`).
 """
 
 import asyncio
 import itertools
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, TypeVar
 
@@ -34,14 +35,29 @@ SETUP_BUCKETS: Final = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0,
 GRAPH_BUCKETS: Final = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0)
 LAG_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
+#: In front of every name: one Prometheus watches many programs.
+PREFIX: Final = "wacg"
+
 _Metric = TypeVar("_Metric", bound=MetricWrapperBase)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Described:
+    """One metric as `gateway/METRICS.md` shows it."""
+
+    name: str  #: of the series; a histogram's have `_bucket`, `_sum` and `_count` behind it
+    type: str  #: counter, gauge or histogram
+    labels: tuple[str, ...]
+    meaning: str
+
+
 class Metrics:
-    """The gateway's metrics. Attributes are named as the series are."""
+    """The gateway's metrics. Attributes are named as the series are, without the prefix."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        #: What there is, in the order of the documentation.
+        self.described: list[Described] = []
         self._calls()
         self._edges()
         self._parts()
@@ -52,59 +68,60 @@ class Metrics:
         self.calls_active = self._gauge("calls_active", "Calls that have not ended.", "direction", "number")
         self.call_setup_seconds = self._histogram(
             "call_setup_seconds",
-            "From the connect webhook or the dial to audio both ways.",
+            "Time from Meta's connect webhook, or from dialling, to audio both ways.",
             SETUP_BUCKETS,
             "direction",
         )
         self.calls_ended_total = self._counter(
-            "calls_ended_total", "Calls that ended, by their outcome.", "direction", "result", "reason"
+            "calls_ended_total", "Calls that ended, by who decided the end and why.", "direction", "result", "reason"
         )
         self.calls_unconfirmed = self._gauge(
-            "calls_unconfirmed", "Calls that Meta may still think alive and that nobody here runs."
+            "calls_unconfirmed", "Calls that the gateway no longer runs and Meta may still hold open."
         )
-        self.slots_in_use = self._gauge("slots_in_use", "Slots taken by calls.", "direction", "number")
-        self.slots_limit = self._gauge("slots_limit", "Slots that there are.", "direction", "number")
+        self.slots_in_use = self._gauge("slots_in_use", "Slots of a number taken by calls.", "direction", "number")
+        self.slots_limit = self._gauge(
+            "slots_limit", "Slots of a number, which is the most calls at a time.", "direction", "number"
+        )
         self.number_restricted = self._gauge(
-            "number_restricted", "1 while Meta restricts a business number.", "number", "type"
+            "number_restricted", "1 while Meta restricts calling on a number.", "number", "type"
         )
         self.gate_decisions_total = self._counter(
             "gate_decisions_total",
-            "Answers of the policy gate; reason is empty for a yes.",
+            "Decisions of the policy gate, with an empty reason when it allowed the request.",
             "decision",
             "reason",
         )
         self.policy_drift_total = self._counter(
-            "policy_drift_total", "Contradictions between Meta and our state of a contact, by rule.", "rule"
+            "policy_drift_total", "Differences found between Meta's record of a contact and ours, by rule.", "rule"
         )
 
     def _edges(self) -> None:
-        self.webhooks_total = self._counter("webhooks_total", "Webhook deliveries, by our answer.", "result")
+        self.webhooks_total = self._counter("webhooks_total", "Webhook requests received, by how they ended.", "result")
         self.webhook_ack_seconds = self._histogram(
-            "webhook_ack_seconds", "From a webhook's arrival to our answer.", ACK_BUCKETS
+            "webhook_ack_seconds",
+            "Time from a webhook's arrival until it was stored and answered with 200.",
+            ACK_BUCKETS,
         )
         self.keys_refused_total = self._counter(
-            "keys_refused_total", "Keys of operators and of the API that were wrong, or one too many.", "kind", "result"
+            "keys_refused_total", "Logins and API requests refused because of their key.", "kind", "result"
         )
         self.events_total = self._counter(
-            "events_total", "Events in webhooks; kinds that we do not know are `unknown`.", "kind"
+            "events_total", "Events in webhooks, by kind, where a second copy counts as repeated.", "kind"
         )
         self.graph_requests_total = self._counter(
-            "graph_requests_total",
-            "Requests to Meta, each try; status is HTTP's, or timeout, cut, not_connected.",
-            "op",
-            "status",
+            "graph_requests_total", "Requests to the Graph API, each attempt counted.", "op", "status"
         )
         self.graph_request_seconds = self._histogram(
-            "graph_request_seconds", "How long Meta took, each try.", GRAPH_BUCKETS, "op"
+            "graph_request_seconds", "Time the Graph API took to answer, for each attempt.", GRAPH_BUCKETS, "op"
         )
         self.meta_away = self._gauge(
-            "meta_away", "1 while Meta leaves a number's requests unanswered, so that few are sent.", "number"
+            "meta_away", "1 while the circuit breaker of a number is open because Meta does not answer.", "number"
         )
         self.token_refused = self._gauge(
-            "token_refused", "1 while Meta refuses a number's access token for calls or messages.", "number"
+            "token_refused", "1 while Meta refuses the access token of a number for calls or messages.", "number"
         )
         self.clock_offset_seconds = self._gauge(
-            "clock_offset_seconds", "Meta's clock minus the machine's, by Meta's answers; 0 while not known."
+            "clock_offset_seconds", "Meta's clock minus this machine's clock, 0 until Meta has answered."
         )
 
     def _parts(self) -> None:
@@ -114,30 +131,37 @@ class Metrics:
             "media_worker_restarts_total", "Media workers that died and were started again."
         )
         self.store_up = self._gauge("store_up", "1 while the database answers.")
-        self.store_backlog = self._gauge("store_backlog", "Groups of changes that wait to be written.")
-        self.store_dropped_total = self._counter("store_dropped_total", "Groups of changes that were lost.")
-        self.database_restarts_total = self._counter(
-            "database_restarts_total", "Times that the gateway's own PostgreSQL died and was started again."
+        self.store_backlog = self._gauge("store_backlog", "Groups of changes waiting to be written to the database.")
+        self.store_dropped_total = self._counter(
+            "store_dropped_total", "Groups of changes lost before they reached the database."
         )
-        self.spool_deliveries = self._gauge("spool_deliveries", "Webhook deliveries that wait for the database.")
-        self.spool_bytes = self._gauge("spool_bytes", "Their size.")
-        self.spooled_total = self._counter("spooled_total", "Webhook deliveries that went to the spool.")
+        self.database_restarts_total = self._counter(
+            "database_restarts_total", "Times the embedded PostgreSQL died and was started again."
+        )
+        self.spool_deliveries = self._gauge("spool_deliveries", "Webhooks in the spool, waiting for the database.")
+        self.spool_bytes = self._gauge("spool_bytes", "Size of the webhooks in the spool.")
+        self.spooled_total = self._counter(
+            "spooled_total", "Webhooks written to the spool because the database was away."
+        )
         self.spool_refused_total = self._counter(
-            "spool_refused_total", "Webhook deliveries that the database will never take; set apart in the spool."
+            "spool_refused_total", "Webhooks set apart in the spool because they cannot be processed or stored."
         )
         self.overload_level = self._gauge(
-            "overload_level", "0: calm; 1: late, no new calls; 2: stuck, nothing but calls that live and webhooks."
+            "overload_level", "0 when calm, 1 when late (no new calls), 2 when stuck (no look-ups either)."
         )
         self.setups_refused_total = self._counter(
-            "setups_refused_total", "Calls refused for want of room, by what there was too little of.", "reason"
+            "setups_refused_total",
+            "Calls refused because the gateway or the number had no room for them, by what was short.",
+            "reason",
         )
         self.calls_left_ringing_total = self._counter(
-            "calls_left_ringing_total", "Calls turned away that Meta could not be told of in time: they ring out."
+            "calls_left_ringing_total",
+            "Calls turned away that Meta could not be told of, so they ring until they expire.",
         )
         self.tasks = self._gauge("tasks", "Tasks of the event loop.")
-        self.loop_lag_seconds = self._gauge("loop_lag_seconds", "Worst delay of the event loop in the last second.")
+        self.loop_lag_seconds = self._gauge("loop_lag_seconds", "Longest delay of the event loop in the last second.")
         self.loop_delay_seconds = self._histogram(
-            "loop_delay_seconds", "Delay of the event loop, ten samples a second.", LAG_BUCKETS
+            "loop_delay_seconds", "Delay of the event loop, sampled 50 times a second.", LAG_BUCKETS
         )
 
     def observe_graph(self, op: str, status: str, seconds: float) -> None:
@@ -156,14 +180,20 @@ class Metrics:
             await asyncio.sleep(0)
         return b"".join(parts)
 
-    def _counter(self, name: str, text: str, *labels: str) -> Counter:
-        return _remembering(Counter(name, text, labels, registry=self.registry))
+    def _counter(self, name: str, meaning: str, *labels: str) -> Counter:
+        self._describe(name, "counter", meaning, labels)
+        return _remembering(Counter(name, meaning, labels, namespace=PREFIX, registry=self.registry))
 
-    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
-        return _remembering(Gauge(name, text, labels, registry=self.registry))
+    def _gauge(self, name: str, meaning: str, *labels: str) -> Gauge:
+        self._describe(name, "gauge", meaning, labels)
+        return _remembering(Gauge(name, meaning, labels, namespace=PREFIX, registry=self.registry))
 
-    def _histogram(self, name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
-        return _remembering(Histogram(name, text, labels, registry=self.registry, buckets=buckets))
+    def _histogram(self, name: str, meaning: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+        self._describe(name, "histogram", meaning, labels)
+        return _remembering(Histogram(name, meaning, labels, namespace=PREFIX, registry=self.registry, buckets=buckets))
+
+    def _describe(self, name: str, type_: str, meaning: str, labels: tuple[str, ...]) -> None:
+        self.described.append(Described(name=f"{PREFIX}_{name}", type=type_, labels=labels, meaning=meaning))
 
 
 class _Family(Collector):

@@ -94,7 +94,7 @@ class Target:
     async def live(self) -> int:
         """Return how many calls it takes for live. Raises: aiohttp.ClientError, TimeoutError."""
         if self.stack is not None:
-            return int(total(await self.stack.metrics(), "calls_active"))
+            return int(total(await self.stack.metrics(), "wacg_calls_active"))
         return await _live(self.hook_url.removesuffix(self.peer.hook))
 
     def crew(self, count: int) -> AbstractAsyncContextManager[object]:

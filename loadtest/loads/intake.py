@@ -70,7 +70,7 @@ class Intake(Load):
 
     async def _spooled(self) -> float:
         """Return how many deliveries went to the spool so far."""
-        return (await self.stack.metrics())["spooled_total"]
+        return (await self.stack.metrics())["wacg_spooled_total"]
 
     async def arrive(self, index: int) -> int:
         """Post one delivery."""

@@ -252,7 +252,7 @@ async def _step(job: Job, load: Load, step: Step, index: int) -> StepResult:
     figures["late_p99_ms"] = 1_000 * percentile([shot.late_s for shot in shots], 0.99)
     _from_samples(figures, job.result.samples[seen:])
     # The last look of the samples may be half a second old.
-    figures["lag_max_ms"] = max(figures.get("lag_max_ms", 0.0), 1_000 * after["loop_lag_seconds"])
+    figures["lag_max_ms"] = max(figures.get("lag_max_ms", 0.0), 1_000 * after["wacg_loop_lag_seconds"])
     lag_ms = lag_share_ms(lag, lag_buckets(after), 0.99)
     if lag_ms is not None:
         figures["lag_p99_ms"] = lag_ms
@@ -274,7 +274,7 @@ async def _forgotten(stack: Stack) -> None:
     loop = asyncio.get_running_loop()
     give_up_at = loop.time() + _FORGOTTEN_S
     while True:
-        lag_ms = 1_000 * (await stack.metrics())["loop_lag_seconds"]
+        lag_ms = 1_000 * (await stack.metrics())["wacg_loop_lag_seconds"]
         if lag_ms <= _CALM_LAG_MS or loop.time() > give_up_at:
             return
         await asyncio.sleep(_LOOK_S)

@@ -187,8 +187,8 @@ async def look(stack: Stack, calls: int) -> Sample:
         calls=calls,
         own_bytes=own_bytes(stack.gateway_pid),
         descriptors=descriptors(stack.gateway_pid),
-        tasks=int(figures["tasks"]),
-        live=int(total(figures, "calls_active")),
+        tasks=int(figures["wacg_tasks"]),
+        live=int(total(figures, "wacg_calls_active")),
     )
 
 

@@ -90,6 +90,6 @@ async def _until_written(stack: Stack) -> None:
     async with asyncio.timeout(_SETTLE_S):
         while True:
             figures = await stack.metrics()
-            if figures["store_up"] and not figures["spool_deliveries"] and not figures["store_backlog"]:
+            if figures["wacg_store_up"] and not figures["wacg_spool_deliveries"] and not figures["wacg_store_backlog"]:
                 return
             await asyncio.sleep(_LOOK_S)

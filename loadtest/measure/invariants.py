@@ -15,6 +15,8 @@ from loadtest.simulator.state import ViolationKind
 
 _SETTLE_S: Final = 20.0
 _LOOK_S: Final = 0.2
+#: What a gateway that nobody uses has none of.
+_LIVE: Final = ("wacg_calls_active", "wacg_slots_in_use", "wacg_softphones_connected")
 #: What Meta answers to who goes above a limit, or calls whom it may not call.
 _ABOVE: Final = (138002, 138005, 138006, 138009, 138012)
 
@@ -31,7 +33,7 @@ class Before:
         await stack.sim.until(lambda: bool(stack.sim.webhooks.verified), timeout_s=_SETTLE_S)
         await stack.sim.webhooks.let_go()
         await _settled(stack, None)
-        return cls(tasks=int((await stack.metrics())["tasks"]))
+        return cls(tasks=int((await stack.metrics())["wacg_tasks"]))
 
 
 async def _settled(stack: Stack, tasks: int | None) -> tuple[Mapping[str, float], int]:
@@ -41,8 +43,8 @@ async def _settled(stack: Stack, tasks: int | None) -> tuple[Mapping[str, float]
     while True:
         figures = await stack.metrics()
         sockets = accepted_sockets(stack.gateway_pid, (stack.port,))
-        left = sockets + sum(total(figures, name) for name in ("calls_active", "slots_in_use", "softphones_connected"))
-        if (not left and (tasks is None or figures["tasks"] <= tasks)) or loop.time() > give_up_at:
+        left = sockets + sum(total(figures, name) for name in _LIVE)
+        if (not left and (tasks is None or figures["wacg_tasks"] <= tasks)) or loop.time() > give_up_at:
             return figures, sockets
         await asyncio.sleep(_LOOK_S)
 
@@ -55,17 +57,17 @@ async def invariants(stack: Stack, before: Before) -> list[Check]:
     above = {code: count for code, count in sorted(world.refused.items()) if code in _ABOVE}
     twice = sum(violation.kind is ViolationKind.RUNG_TWICE for violation in world.violations)
     return [
-        none("calls left", total(figures, "calls_active")),
-        none("slots left", total(figures, "slots_in_use")),
-        none("softphones left", total(figures, "softphones_connected")),
+        none("calls left", total(figures, "wacg_calls_active")),
+        none("slots left", total(figures, "wacg_slots_in_use")),
+        none("softphones left", total(figures, "wacg_softphones_connected")),
         none("accepted sockets left", sockets),
-        _at_most("tasks", figures["tasks"], before.tasks),
+        _at_most("tasks", figures["wacg_tasks"], before.tasks),
         none("calls that Meta still thinks alive", len(world.live_calls())),
         none("webhooks that were given up", webhooks.lost),
         none("calls rung twice", twice),
         none("other rules of Meta broken", len(world.violations) - twice),
         none("requests above a limit of Meta's", sum(above.values())),
-        none("changes that were never written", total(figures, "store_dropped_total")),
+        none("changes that were never written", total(figures, "wacg_store_dropped_total")),
     ]
 
 

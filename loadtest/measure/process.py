@@ -146,9 +146,8 @@ def total(figures: Mapping[str, float], name: str) -> float:
 
 def lag_buckets(figures: Mapping[str, float]) -> dict[float, float]:
     """Return the counts of the loop's delays up to each bound, in seconds."""
-    rows = {
-        _LE.search(series): value for series, value in figures.items() if series.startswith("loop_delay_seconds_bucket")
-    }
+    name = "wacg_loop_delay_seconds_bucket"
+    rows = {_LE.search(series): value for series, value in figures.items() if series.startswith(name)}
     return {float(match[1]): value for match, value in rows.items() if match}
 
 
@@ -179,16 +178,16 @@ class Sampler:
         with contextlib.suppress(aiohttp.ClientError, OSError):
             figures = await self._stack.metrics()
         pid = self._stack.gateway_pid
-        lag_s = figures.get("loop_lag_seconds")
+        lag_s = figures.get("wacg_loop_lag_seconds")
         try:
             sample = Sample(
                 at_s=round(asyncio.get_running_loop().time() - self._began_at, 3),
                 cpu_s=cpu_s(pid),
                 rss_bytes=rss_bytes(pid),
                 descriptors=descriptors(pid),
-                tasks=int(figures["tasks"]) if "tasks" in figures else None,
+                tasks=int(figures["wacg_tasks"]) if "wacg_tasks" in figures else None,
                 lag_ms=None if lag_s is None else 1_000 * lag_s,
-                live=int(total(figures, "calls_active")) if figures else None,
+                live=int(total(figures, "wacg_calls_active")) if figures else None,
             )
         except OSError:
             return None

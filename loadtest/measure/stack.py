@@ -182,7 +182,7 @@ class Stack:
         await self._start_gateway()
 
     async def metrics(self) -> dict[str, float]:
-        """Return the gateway's figures by series: `calls_active{direction="…",number="…"}` for example.
+        """Return the gateway's figures by series: `wacg_calls_active{direction="…",number="…"}` for example.
 
         Raises: aiohttp.ClientError, TimeoutError.
         """

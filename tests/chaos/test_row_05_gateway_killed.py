@@ -208,20 +208,20 @@ async def _slots_wrong(stack: Stack) -> int:
     figures: dict[str, float] = {}
     for _ in range(50):
         figures = await stack.metrics()
-        if not total(figures, "slots_in_use") and not total(figures, "calls_unconfirmed"):
+        if not total(figures, "wacg_slots_in_use") and not total(figures, "wacg_calls_unconfirmed"):
             break
         await asyncio.sleep(0.1)
-    unknown = total(figures, "calls_unconfirmed")
-    return int(max(0.0, total(figures, "slots_in_use") - unknown) + total(figures, "calls_active"))
+    unknown = total(figures, "wacg_calls_unconfirmed")
+    return int(max(0.0, total(figures, "wacg_slots_in_use") - unknown) + total(figures, "wacg_calls_active"))
 
 
 async def _slots_left(stack: Stack, patience_s: float) -> int:
     """Return the slots that are still taken when the last call that nobody knows of has been waited for."""
-    left = total(await stack.metrics(), "slots_in_use")
+    left = total(await stack.metrics(), "wacg_slots_in_use")
     give_up_at = asyncio.get_running_loop().time() + patience_s
     while left and asyncio.get_running_loop().time() < give_up_at:
         await asyncio.sleep(1.0)
-        left = total(await stack.metrics(), "slots_in_use")
+        left = total(await stack.metrics(), "wacg_slots_in_use")
     return int(left)
 
 

@@ -74,7 +74,7 @@ async def test_postgresql_goes_away_and_comes_back(chaos: Chaos, database: str, 
         status, said = await ready(stack)
         up = sum(call.state is CallState.ACTIVE for call in calls)
         out = placed(stack)
-        spooled = (await stack.metrics())["spool_deliveries"]
+        spooled = (await stack.metrics())["wacg_spool_deliveries"]
 
         await proxy.open()
         drained_s = await spool_empty(stack)
@@ -106,7 +106,7 @@ async def test_postgresql_goes_away_and_comes_back(chaos: Chaos, database: str, 
     chaos.promise("acknowledged events lost", len(verdict.lost), at_most=0)
     chaos.promise("facts lost", len(verdict.lost_facts), at_most=0)
     chaos.promise("events applied twice", len(verdict.doubled), at_most=0)
-    chaos.promise("changes dropped", figures["store_dropped_total"], at_most=0)
+    chaos.promise("changes dropped", figures["wacg_store_dropped_total"], at_most=0)
     assert any(answer[0] == 503 for answer in dials)
     assert (status, said["problems"]) == (200, [])
     assert said["degraded"][0].startswith("the database does not answer")

@@ -37,7 +37,7 @@ def dsn_of(folder: Path) -> str:
 
 
 async def restarts(stack: Stack) -> float:
-    return (await stack.metrics())["database_restarts_total"]
+    return (await stack.metrics())["wacg_database_restarts_total"]
 
 
 async def serves_again(stack: Stack, number: int, *, timeout_s: float = 30.0) -> float:
@@ -76,7 +76,7 @@ async def test_the_database_is_killed(chaos: Chaos, tmp_path: Path) -> None:
         await ledger.post_pending()
         verdict = await ledger.check(dsn_of(tmp_path))
         counted = await restarts(stack)
-        refused = (await stack.metrics())["spool_refused_total"]
+        refused = (await stack.metrics())["wacg_spool_refused_total"]
     chaos.note("kills", kills)
     chaos.note("acknowledged", len(ledger.acknowledged), unit="events")
     chaos.promise("longest until it served again", max(away), at_most=5.0, unit="s", timed=True)

@@ -213,8 +213,8 @@ async def test_three_times_the_ceiling(chaos: Chaos, database: str, tmp_path: Pa
     late = percentile([shot.late_s for shot in shots], 0.99) * 1_000
     chaos.note("p99 of the generator's own lateness, which is in all of these", late, unit="ms")
     chaos.note("calls left to ring out", sum(shot.status == NO_ANSWER for shot in shots))
-    chaos.note("refused by the ceiling", metrics.get('setups_refused_total{reason="setups_per_s"}', 0.0))
-    chaos.note("refused for the loop's lag", metrics.get('setups_refused_total{reason="loop_lag"}', 0.0))
+    chaos.note("refused by the ceiling", metrics.get('wacg_setups_refused_total{reason="setups_per_s"}', 0.0))
+    chaos.note("refused for the loop's lag", metrics.get('wacg_setups_refused_total{reason="loop_lag"}', 0.0))
     chaos.promise("back to normal", normal_after_s(after), at_most=5.0, unit="s", timed=True)
     assert refused
 

@@ -115,8 +115,8 @@ async def test_a_soak_leaves_nothing_behind(chaos: Chaos, database: str) -> None
     chaos.promise("memory slope in the second half", slope, at_most=limit, unit="B a call", timed=True)
     chaos.promise("calls refused", done.refused.total(), at_most=0)
     chaos.promise("finished records missing", len(done.call_ids) - await records(database, done.call_ids), at_most=0)
-    chaos.promise("calls left", total(figures, "calls_active"), at_most=0)
-    chaos.promise("slots left", total(figures, "slots_in_use"), at_most=0)
+    chaos.promise("calls left", total(figures, "wacg_calls_active"), at_most=0)
+    chaos.promise("slots left", total(figures, "wacg_slots_in_use"), at_most=0)
     # At size `test` nobody waits until idle connections, each of which has a task, are closed.
     chaos.promise("tasks more than before", after.tasks - before.tasks, at_most=0, timed=True)
     chaos.promise("descriptors more than in the second quarter", after.descriptors - most, at_most=0, timed=True)

@@ -50,7 +50,7 @@ async def test_calls_both_ways_without_any_media(database: str) -> None:
             assert view["operator"] in stack.config.operators
             await until(lambda: crew.total("ended")["hung_up_by_operator"] == 2)
             assert (await look(stack, 2)).live == 0
-            assert total(await stack.metrics(), "calls_ended_total") == 2
+            assert total(await stack.metrics(), "wacg_calls_ended_total") == 2
             assert stack.sim.world.violations == []
 
 

@@ -19,11 +19,11 @@ def one_a_second() -> Overload:
 
 
 def left_ringing(world: World) -> float:
-    return world.metrics.registry.get_sample_value("calls_left_ringing_total") or 0.0
+    return world.metrics.registry.get_sample_value("wacg_calls_left_ringing_total") or 0.0
 
 
 def refused_for(world: World, reason: str) -> float:
-    return world.metrics.registry.get_sample_value("setups_refused_total", {"reason": reason}) or 0.0
+    return world.metrics.registry.get_sample_value("wacg_setups_refused_total", {"reason": reason}) or 0.0
 
 
 async def refusals(world: World) -> list[DecisionRecord]:
@@ -57,7 +57,7 @@ async def test_what_became_of_it_is_kept_with_its_figures() -> None:
         (record,) = (call for call in calls if call.meta_call_id == "wacid.1")
         assert (record.state, record.result, record.reason) == ("ended", Result.REFUSED, EndReason.OVERLOAD)
         ended = {"direction": "USER_INITIATED", "result": "refused", "reason": "overload"}
-        assert world.metrics.registry.get_sample_value("calls_ended_total", ended) == 1
+        assert world.metrics.registry.get_sample_value("wacg_calls_ended_total", ended) == 1
 
 
 async def test_metas_terminate_fills_the_record_and_the_call_does_not_come_back() -> None:

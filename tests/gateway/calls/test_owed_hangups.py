@@ -23,7 +23,7 @@ def keep_trying(world: World, *, told: list[str] | None = None, after_s: float =
 
 
 def unconfirmed(world: World) -> float:
-    return world.metrics.registry.get_sample_value("calls_unconfirmed") or 0.0
+    return world.metrics.registry.get_sample_value("wacg_calls_unconfirmed") or 0.0
 
 
 @VIRTUAL

@@ -1,5 +1,6 @@
 """The private port says whether the gateway is alive and ready, and if not, why not."""
 
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError
@@ -108,10 +109,26 @@ async def test_the_figures_are_of_this_instant() -> None:
         async with admin.client.get("/metrics") as response:
             text = await response.text()
         assert response.headers["Content-Type"].startswith("text/plain; version=0.0.4")
-        assert "media_workers_alive 2.0" in text
-        assert "store_up 0.0" in text
-        assert "\ntasks " in text
+        assert "wacg_media_workers_alive 2.0" in text
+        assert "wacg_store_up 0.0" in text
+        assert "\nwacg_tasks " in text
         assert admin.samples == [1]
+
+
+async def test_every_series_of_ours_begins_with_the_prefix() -> None:
+    async with an_admin() as admin:
+        ours = {one.name: one.labels for one in admin.metrics.described}
+        for name, labels in ours.items():
+            if labels:  # without values there is no series yet
+                getattr(admin.metrics, name.removeprefix("wacg_")).labels(*labels)
+        async with admin.client.get("/metrics") as response:
+            lines = (await response.text()).splitlines()
+    shown = {re.split(r"[{ ]", line)[0] for line in lines if line and not line.startswith("#")}
+    assert {name for name in shown if not name.startswith(("process_", "python_"))} == {
+        name for name in shown if name.startswith("wacg_")
+    }
+    assert {line.split()[2] for line in lines if line.startswith("# TYPE wacg_")} >= set(ours)
+    assert all(any(one == name or one.startswith(f"{name}_") for one in shown) for name in ours)
 
 
 async def test_the_version_is_told() -> None:

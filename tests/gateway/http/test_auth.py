@@ -72,7 +72,7 @@ class Door:
 
     def counted(self, kind: str, result: str) -> float:
         labels = {"kind": kind, "result": result}
-        return self.metrics.registry.get_sample_value("keys_refused_total", labels) or 0.0
+        return self.metrics.registry.get_sample_value("wacg_keys_refused_total", labels) or 0.0
 
 
 async def test_the_eleventh_wrong_key_is_not_looked_at_and_neither_is_a_right_one() -> None:

@@ -63,7 +63,7 @@ async def test_without_the_database_the_body_is_spooled_as_it_came(tmp_path: Pat
         assert await intake.keep(body) is Kept.SPOOLED
         assert await bodies(spool) == [body]
         assert (await spool.oldest(1, MB))[0].received_at == world.clock.now()
-        assert counted(world, "spooled_total") == 1
+        assert counted(world, "wacg_spooled_total") == 1
 
 
 async def test_a_database_that_takes_too_long_is_not_waited_for(tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ async def test_one_event_that_is_never_kept_costs_the_others_nothing(tmp_path: P
         assert len(world.store.events) == 2
         facts = await world.store.facts(world.contacts.peek(NUMBER_ID, ANA).contact_id)  # type: ignore[union-attr]
         assert len(facts) == 2
-        assert (spool.deliveries, counted(world, "spool_refused_total")) == (0, 1)
+        assert (spool.deliveries, counted(world, "wacg_spool_refused_total")) == (0, 1)
         assert await intake.keep(body) is Kept.REFUSED  # once more, as Meta may
         assert len(world.store.events) == 2
 

@@ -147,7 +147,7 @@ async def test_what_nobody_can_take_is_set_apart_and_does_not_hold_up_the_rest(t
         e.world.store.heal()
         await e.emptied()
         assert len(e.world.store.events) == 2
-        assert counted(e.world, "spool_refused_total") == 1
+        assert counted(e.world, "wacg_spool_refused_total") == 1
 
 
 async def test_a_bug_of_ours_holds_up_nothing_either(tmp_path: Path) -> None:
@@ -161,7 +161,7 @@ async def test_a_bug_of_ours_holds_up_nothing_either(tmp_path: Path) -> None:
             await e.spool.append(messages(e.world, f"wamid.{n}"), e.world.clock.now())
         e.start(Broken())
         await e.emptied()
-        assert counted(e.world, "spool_refused_total") == 1
+        assert counted(e.world, "wacg_spool_refused_total") == 1
 
 
 async def test_a_spool_that_fails_in_the_middle_is_tried_again(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ VECTORS = [
 
 
 def counted(world: World, result: str) -> float:
-    return world.metrics.registry.get_sample_value("webhooks_total", {"result": result}) or 0.0
+    return world.metrics.registry.get_sample_value("wacg_webhooks_total", {"result": result}) or 0.0
 
 
 # --- signature ---------------------------------------------------------------------------------------

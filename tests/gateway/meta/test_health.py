@@ -280,11 +280,11 @@ async def test_the_gauges_show_it() -> None:
     health.lose_meta(ONE)
     text = (await metrics.render()).decode()
     for line in (
-        f'token_refused{{number="{OWN}"}} 1.0',
-        f'token_refused{{number="{ONE}"}} 0.0',
-        f'meta_away{{number="{ONE}"}} 1.0',
-        f'meta_away{{number="{TWO}"}} 0.0',
-        "clock_offset_seconds 0.0",
+        f'wacg_token_refused{{number="{OWN}"}} 1.0',
+        f'wacg_token_refused{{number="{ONE}"}} 0.0',
+        f'wacg_meta_away{{number="{ONE}"}} 1.0',
+        f'wacg_meta_away{{number="{TWO}"}} 0.0',
+        "wacg_clock_offset_seconds 0.0",
     ):
         assert line in text
 
@@ -299,7 +299,7 @@ async def test_a_machine_whose_clock_is_wrong_is_told_of_and_logged_once() -> No
             meta.heard("Sun, 22 Nov 2026 12:00:00 GMT", asked_at=meta.steady())
     assert [(line["event"], line["offset_s"]) for line in logs] == [("clock_wrong", 3600.5)]
     assert meta.degraded([ONE]) == ["the machine's clock is 3600 s behind Meta's, whose is used: set it (NTP)"]
-    assert "clock_offset_seconds 3600.5" in (await metrics.render()).decode()
+    assert "wacg_clock_offset_seconds 3600.5" in (await metrics.render()).decode()
     wall.advance(7_200)
     assert meta.degraded([ONE]) == ["the machine's clock is 3600 s ahead of Meta's, whose is used: set it (NTP)"]
     wall.advance(-3_600)

@@ -77,7 +77,7 @@ def statuses(line: FakeLine) -> list[msg.NumberStatusView]:
 
 def gauge(world: World, kind: RestrictionType = OUT) -> float | None:
     labels = {"number": NUMBER_ID, "type": kind.value}
-    return world.metrics.registry.get_sample_value("number_restricted", labels)
+    return world.metrics.registry.get_sample_value("wacg_number_restricted", labels)
 
 
 async def ask(world: World) -> Refusal | None:

@@ -154,11 +154,11 @@ async def test_the_connected_are_counted() -> None:
         phone, line = await world.login("ana")
         await world.login("bia")
         value = world.metrics.registry.get_sample_value
-        assert (world.hub.connected, value("softphones_connected")) == (2, 2)
+        assert (world.hub.connected, value("wacg_softphones_connected")) == (2, 2)
         world.hub.line_lost(phone, line)
-        assert (world.hub.connected, value("softphones_connected")) == (1, 1)
+        assert (world.hub.connected, value("wacg_softphones_connected")) == (1, 1)
         world.hub.close()
-        assert (list(world.hub), value("softphones_connected")) == ([], 0)
+        assert (list(world.hub), value("wacg_softphones_connected")) == ([], 0)
 
 
 # --- ringing -----------------------------------------------------------------------------------------

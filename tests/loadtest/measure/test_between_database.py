@@ -19,7 +19,7 @@ from tests.support.harness.postgres import FAST, execute
 from tests.support.harness.waiting import until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
-CALM = {"store_up": 1.0, "spool_deliveries": 0.0, "store_backlog": 0.0}
+CALM = {"wacg_store_up": 1.0, "wacg_spool_deliveries": 0.0, "wacg_store_backlog": 0.0}
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from loadtest.simulator.meta_sim import MetaSim
 from loadtest.simulator.state import ViolationKind
 from tests.loadtest.helpers import ANA, running
 
-CLEAN = {"calls_active": 0.0, "slots_in_use": 0.0, "softphones_connected": 0.0, "tasks": 10.0}
+CLEAN = {"wacg_calls_active": 0.0, "wacg_slots_in_use": 0.0, "wacg_softphones_connected": 0.0, "wacg_tasks": 10.0}
 
 
 def a_stack(sim: MetaSim, **figures: float) -> Any:
@@ -35,11 +35,11 @@ async def test_a_gateway_that_left_nothing_keeps_them_all(monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     ("series", "value", "name"),
     [
-        ('calls_active{direction="USER_INITIATED",number="1"}', 1, "calls left"),
-        ('slots_in_use{direction="USER_INITIATED",number="1"}', 1, "slots left"),
-        ("softphones_connected", 1, "softphones left"),
-        ("tasks", 11, "tasks"),
-        ('store_dropped_total{kind="x"}', 1, "changes that were never written"),
+        ('wacg_calls_active{direction="USER_INITIATED",number="1"}', 1, "calls left"),
+        ('wacg_slots_in_use{direction="USER_INITIATED",number="1"}', 1, "slots left"),
+        ("wacg_softphones_connected", 1, "softphones left"),
+        ("wacg_tasks", 11, "tasks"),
+        ('wacg_store_dropped_total{kind="x"}', 1, "changes that were never written"),
     ],
 )
 async def test_what_it_left_is_named(monkeypatch: pytest.MonkeyPatch, series: str, value: float, name: str) -> None:

@@ -84,8 +84,8 @@ def test_a_metric_is_summed_over_its_labels_and_over_no_other_metric() -> None:
 def buckets(*counts: float) -> dict[str, float]:
     bounds = ("0.001", "0.005", "0.1", "+Inf")
     return {
-        f'loop_delay_seconds_bucket{{le="{bound}"}}': count for bound, count in zip(bounds, counts, strict=True)
-    } | {"loop_delay_seconds_count": counts[-1]}
+        f'wacg_loop_delay_seconds_bucket{{le="{bound}"}}': count for bound, count in zip(bounds, counts, strict=True)
+    } | {"wacg_loop_delay_seconds_count": counts[-1]}
 
 
 def test_delays_are_those_since_the_last_look() -> None:

@@ -70,7 +70,7 @@ async def spool_empty(stack: Stack) -> float:
     """Wait until nothing is in the spool; return how long that took."""
 
     async def empty() -> bool:
-        return not (await stack.metrics())["spool_deliveries"]
+        return not (await stack.metrics())["wacg_spool_deliveries"]
 
     return await seconds_until(empty)
 
