@@ -25,6 +25,7 @@ from datetime import datetime, timedelta
 from enum import Enum, IntEnum
 from typing import Final
 
+from gateway.common.rate_limit import Rate, RateLimit
 from policy.decision import Refusal
 from policy.reasons import Reason, Remedy
 
@@ -98,7 +99,8 @@ class Overload:
     ) -> None:
         self.level = Level.CALM
         self._jitter = jitter
-        self._bucket = _Bucket(max_setups_per_s)
+        self._setups = RateLimit(Rate(per_s=max_setups_per_s, burst=max(1.0, max_setups_per_s * BURST_S)))
+        self._asked = _AskedLately()
         self._lag_s = 0.0
         self._limits = {Level.LATE: max_lag_s, Level.STUCK: STUCK_TIMES * max_lag_s}
         self._late_since: dict[Level, float | None] = dict.fromkeys(self._limits)
@@ -111,14 +113,16 @@ class Overload:
         limiting = Level.STUCK if work is Work.LOOK_UP else Level.LATE
         if self.level >= limiting:
             return self._refused("gateway/loop_lag", self._lag_s * 1_000, self._limits[self.level] * 1_000)
-        if work is Work.LOOK_UP or self._bucket.holds(_NEEDS_RESERVE[work], now=now):
+        if work is Work.LOOK_UP or not self._setups.wait_s(now=now, spare=_RESERVED[work] * self._setups.rate.burst):
             return None
-        return self._refused("gateway/setups_per_s", self._bucket.asked(now=now), self._bucket.per_s)
+        return self._refused("gateway/setups_per_s", self._asked.in_a_second(now=now), self._setups.rate.per_s)
 
     def take(self, work: Work, *, now: float) -> Overloaded | None:
         """Begin a set-up, or say why not."""
         refused = self.refusal(work, now=now)
-        self._bucket.take(now=now, granted=refused is None)
+        self._asked.add(now=now)
+        if refused is None:
+            self._setups.count(now=now)
         return refused
 
     def _refused(self, rule: str, observed: float, limit: float) -> Overloaded:
@@ -160,41 +164,27 @@ class Overload:
         self._calm_since = None
 
 
-class _Bucket:
-    """A token bucket of set-ups, and how many were asked for lately."""
+class _AskedLately:
+    """How many set-ups were asked for in a second, for the words of a refusal."""
 
-    def __init__(self, per_s: float) -> None:
-        self.per_s = per_s
-        self._size = max(1.0, per_s * BURST_S)
-        self._tokens = self._size
-        self._filled_at: float | None = None
+    def __init__(self) -> None:
         self._second = 0
         self._asked = [0, 0]  # in the second before, in this one
 
-    def holds(self, reserve: float, *, now: float) -> bool:
-        """Tell whether there is a token beside the reserve, which is a share of the bucket."""
-        self._fill(now)
-        # The smallest bucket holds one token, which is everybody's.
-        return self._tokens >= min(1.0 + reserve * self._size, self._size)
-
-    def take(self, *, now: float, granted: bool) -> None:
-        self._fill(now)
+    def add(self, *, now: float) -> None:
+        self._turn_to(int(now))
         self._asked[1] += 1
-        if granted:
-            self._tokens -= 1.0
 
-    def asked(self, *, now: float) -> int:
-        """Return how many were asked for in a second: the one before this, or this one if it has more already."""
-        self._fill(now)
+    def in_a_second(self, *, now: float) -> int:
+        """Return the count of the second before this, or of this one if it has more already."""
+        self._turn_to(int(now))
         return max(self._asked)
 
-    def _fill(self, now: float) -> None:
-        if self._filled_at is not None:
-            self._tokens = min(self._size, self._tokens + max(0.0, now - self._filled_at) * self.per_s)
-        self._filled_at = now
-        if int(now) != self._second:
-            self._asked = [self._asked[1] if int(now) == self._second + 1 else 0, 0]
-            self._second = int(now)
+    def _turn_to(self, second: int) -> None:
+        if second != self._second:
+            self._asked = [self._asked[1] if second == self._second + 1 else 0, 0]
+            self._second = second
 
 
-_NEEDS_RESERVE: Final = {Work.INCOMING: 0.0, Work.OUTGOING: RESERVE, Work.REPORT: RESERVE}
+#: The share of the burst that such work leaves to others.
+_RESERVED: Final = {Work.INCOMING: 0.0, Work.OUTGOING: RESERVE, Work.REPORT: RESERVE}

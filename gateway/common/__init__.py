@@ -2,6 +2,7 @@
 
 1. `ids.py`, `errors.py`: names of things, and the tree of errors that may be shown to a user.
 2. `clock.py`: the only reader of the wall clock; Meta's clock where ours is wrong.
-3. `background.py`, `shielding.py`: tasks that outlive who asked for them, and cancellation that is not ours.
-4. `log.py`, `metrics.py`: one line an event with personal data masked, and the figures.
+3. `rate_limit.py`: how many in how long.
+4. `background.py`, `shielding.py`: tasks that outlive who asked for them, and cancellation that is not ours.
+5. `log.py`, `metrics.py`: one line an event with personal data masked, and the figures.
 """

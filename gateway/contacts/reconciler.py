@@ -8,7 +8,7 @@ An answer that comes too late for the operator who waited is taken over all the 
 """
 
 import asyncio
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -20,6 +20,7 @@ from gateway.common.background import Start
 from gateway.common.clock import Clock
 from gateway.common.errors import GatewayError
 from gateway.common.metrics import Metrics
+from gateway.common.rate_limit import Rate, RateLimit
 from gateway.contacts.directory import Contact, ContactListener, Contacts
 from gateway.contacts.drift import Drift, drifts
 from gateway.contacts.engagements import Engagements
@@ -33,7 +34,7 @@ log = structlog.get_logger()
 #: How long an operator waits for what Meta knows of a stranger.
 PATIENCE_S: Final = 1.5
 #: A stranger is looked up so often, and so often if that failed. In memory alone: Meta is asked only while somebody
-#: waits to hear about this very stranger, and PER_SECOND holds whatever is remembered. So a restart costs one more
+#: waits to hear about this very stranger, and READS hold whatever is remembered. So a restart costs one more
 #: read for each stranger whom somebody asks about again: too little to write a row for everybody who is nobody yet.
 STRANGER_EVERY: Final = timedelta(hours=24)
 FAILED_EVERY: Final = timedelta(minutes=1)
@@ -41,8 +42,9 @@ FAILED_EVERY: Final = timedelta(minutes=1)
 REMEMBERED: Final = 50_000
 #: After a contradiction: by then the call that met it is over, and Meta's counts have settled.
 SOON_S: Final = 2.0
-#: Half of what Meta allows. Source: Meta, "User call permissions", read 2026-11-22.
-PER_SECOND: Final = 50
+#: So often Meta is asked at once, and then each second: the worst second is both, which is what Meta allows.
+# Source: Meta, "User call permissions": 100 reads a second, read 2026-11-22.
+READS: Final = Rate(per_s=50, burst=50)
 #: Meta's refusals that contradict what we know of a contact: the gate had said yes.
 # Source: Meta, "Calling API troubleshooting", read 2026-11-22.
 CONTRADICTIONS: Final = frozenset({138006, 138009, 138012, 138017})
@@ -89,7 +91,7 @@ class Reconciler:
         self._not_before: OrderedDict[str, datetime] = OrderedDict()  # by contact_id
         self._under_way: dict[str, asyncio.Task[None]] = {}
         self._closed = False
-        self._asked: deque[float] = deque(maxlen=PER_SECOND)
+        self._reads = RateLimit(READS)
 
     async def learn(self, number: Number, contact: Contact) -> bool:
         """Find out about somebody of whom we know nothing; return whether Meta knew better. Never raises."""
@@ -134,12 +136,10 @@ class Reconciler:
 
     def _may_ask(self) -> bool:
         """Tell whether Meta may be asked at this moment, and count it; nobody waits for a turn."""
-        now = asyncio.get_running_loop().time()
-        if len(self._asked) == PER_SECOND and now - self._asked[0] < 1.0:
+        may_ask = self._reads.take(now=asyncio.get_running_loop().time())
+        if not may_ask:
             log.warning("reconcile_skipped", cause="rate")
-            return False
-        self._asked.append(now)
-        return True
+        return may_ask
 
     def _in_background(self, number: Number, contact: Contact, work: Work) -> asyncio.Task[None]:
         key = contact.contact_id

@@ -13,16 +13,16 @@ import asyncio
 import hmac
 import ipaddress
 import secrets
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping
 from math import ceil
 from typing import Final
 
 import structlog
 from aiohttp import hdrs, web
 
-from gateway.common.attempts import Attempts, Source
 from gateway.common.ids import OperatorId
 from gateway.common.metrics import Metrics
+from gateway.common.rate_limit import Rate, RateLimits
 from gateway.http.openapi import TicketRequest
 from gateway.http.problems import Problem
 from gateway.softphone.tickets import Tickets
@@ -33,15 +33,22 @@ log = structlog.get_logger()
 #: or from one address for any name.
 PAIR_FAILURES: Final = 10
 WIDE_FAILURES: Final = 100
+#: Names, addresses and devices whose failures are remembered.
+MOST_SOURCES: Final = 10_000
+
+_PAIR: Final = Rate.per_minute(PAIR_FAILURES)
+_WIDE: Final = Rate.per_minute(WIDE_FAILURES)
+#: Whose failures are counted together, and how many of them are borne; the narrowest first.
+_Sources = Mapping[Hashable, Rate]
 
 
 class Doorkeeper:
     """Checks keys. Each check takes one turn of the loop: two at once cannot share the last attempt."""
 
-    def __init__(self, tickets: Tickets, metrics: Metrics, *, attempts: Attempts | None = None) -> None:
+    def __init__(self, tickets: Tickets, metrics: Metrics, *, failures: RateLimits | None = None) -> None:
         self._tickets = tickets
         self._metrics = metrics
-        self._attempts = attempts or Attempts()
+        self._failures = RateLimits(most=MOST_SOURCES) if failures is None else failures
         self._device_key = secrets.token_bytes(32)  # devices are forgotten with the process
 
     def has_api_key(self, request: web.Request) -> bool:
@@ -52,7 +59,7 @@ class Doorkeeper:
         if self._tickets.is_api_key(key.strip()):
             return True
         address = _address(request)
-        sources = [Source(("address", address), WIDE_FAILURES)]
+        sources: _Sources = {("address", address): _WIDE}
         self._may_try(sources, "api", address)
         self._wrong(sources, "api", address)
         return False
@@ -67,7 +74,7 @@ class Doorkeeper:
         if operator is None:
             self._wrong(sources, "operator", address, wanted.operator)
         else:
-            self._attempts.forgive(sources[0])
+            self._failures.forget(next(iter(sources)))  # they have proved who they are
         return operator
 
     def device(self, operator: OperatorId, known: str | None = None) -> str:
@@ -79,25 +86,25 @@ class Doorkeeper:
 
     # --- parts -------------------------------------------------------------------------------------
 
-    def _sources(self, request: web.Request, wanted: TicketRequest) -> Sequence[Source]:
+    def _sources(self, request: web.Request, wanted: TicketRequest) -> _Sources:
         name, address = wanted.operator, _address(request)
         if wanted.device is not None and self._is_device(wanted.device, name):
-            return [Source(("device", wanted.device), PAIR_FAILURES)]
-        return [
-            Source(("pair", address, name), PAIR_FAILURES),
-            Source(("name", name), WIDE_FAILURES),
-            Source(("address", address), WIDE_FAILURES),
-        ]
+            return {("device", wanted.device): _PAIR}
+        return {
+            ("pair", address, name): _PAIR,
+            ("name", name): _WIDE,
+            ("address", address): _WIDE,
+        }
 
-    def _may_try(self, sources: Sequence[Source], kind: str, address: str, name: str | None = None) -> None:
+    def _may_try(self, sources: _Sources, kind: str, address: str, name: str | None = None) -> None:
         """Raises: Problem, and then nothing tells whether the key was right."""
-        wait_s = self._attempts.wait_s(sources, now=asyncio.get_running_loop().time())
+        wait_s = self._failures.wait_s(sources, now=asyncio.get_running_loop().time())
         if wait_s > 0:
             self._refused(kind, "too_many", address, name)
             raise Problem(429, "too_many", "Too many wrong keys. Wait a moment.", retry_after_s=ceil(wait_s))
 
-    def _wrong(self, sources: Sequence[Source], kind: str, address: str, name: str | None = None) -> None:
-        self._attempts.failed(sources, now=asyncio.get_running_loop().time())
+    def _wrong(self, sources: _Sources, kind: str, address: str, name: str | None = None) -> None:
+        self._failures.count(sources, now=asyncio.get_running_loop().time())
         self._refused(kind, "wrong", address, name)
 
     def _refused(self, kind: str, result: str, address: str, name: str | None) -> None:

@@ -25,7 +25,7 @@ from gateway.common.clock import Clock
 from gateway.common.errors import CannotDial, GatewayError, GraphError, GraphPaused, GraphRefused
 from gateway.common.ids import CallId
 from gateway.common.log import mask_text
-from gateway.common.pace import Pace
+from gateway.common.rate_limit import Rate, RateLimit
 from gateway.numbers.number import Number, Numbers
 from gateway.numbers.views import number_view
 from gateway.operators.hub import Hub
@@ -168,10 +168,10 @@ class Softphones:
         if phone is None:
             return
         session = _Session(phone=phone, line=line, tasks=tasks)
-        pace = Pace(per_s=MESSAGES_PER_S, burst=BURST)
+        pace = RateLimit(Rate(per_s=MESSAGES_PER_S, burst=BURST))
         try:
             async for frame in ws:
-                await pace.turn()
+                await _turn(pace)
                 if frame.type is not WSMsgType.TEXT:
                     line.hang_up(WSCloseCode.UNSUPPORTED_DATA)
                     break
@@ -354,6 +354,15 @@ class Softphones:
 
 class _Numbered(msgspec.Struct):
     id: msg.RequestId
+
+
+async def _turn(pace: RateLimit) -> None:
+    """Return when the next message may be read. Nothing is refused: TCP holds back what waits, at the sender."""
+    now = asyncio.get_running_loop().time()
+    wait_s = pace.wait_s(now=now)
+    pace.count(now=now + wait_s)
+    if wait_s > 0:
+        await asyncio.sleep(wait_s)
 
 
 def _read(data: str) -> msg.Request:

@@ -2,17 +2,17 @@
 
 import asyncio
 import re
-from collections.abc import Iterable
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import pytest
 from aiohttp.test_utils import make_mocked_request
 from structlog.testing import capture_logs
 
-from gateway.common.attempts import Attempts, Source
 from gateway.common.ids import OperatorId
 from gateway.common.metrics import Metrics
-from gateway.http.auth import PAIR_FAILURES, WIDE_FAILURES, Doorkeeper
+from gateway.common.rate_limit import Rate, RateLimits
+from gateway.http.auth import MOST_SOURCES, PAIR_FAILURES, WIDE_FAILURES, Doorkeeper
 from gateway.http.openapi import TicketRequest
 from gateway.http.problems import Problem
 from gateway.softphone.tickets import Tickets
@@ -38,14 +38,14 @@ def request_of(address: str, authorization: str = "") -> Any:
     return make_mocked_request("POST", "/v1/tickets", headers=headers, transport=FakeTransport(address))
 
 
-class Frozen(Attempts):
+class Frozen(RateLimits):
     """All attempts are made in the same moment, however slow the machine."""
 
-    def wait_s(self, sources: Iterable[Source], *, now: float) -> float:
-        return super().wait_s(sources, now=1_000.0)
+    def wait_s(self, rates: Mapping[Hashable, Rate], *, now: float) -> float:
+        return super().wait_s(rates, now=1_000.0)
 
-    def failed(self, sources: Iterable[Source], *, now: float) -> None:
-        super().failed(sources, now=1_000.0)
+    def count(self, rates: Mapping[Hashable, Rate], *, now: float) -> None:
+        super().count(rates, now=1_000.0)
 
 
 class Door:
@@ -53,7 +53,9 @@ class Door:
 
     def __init__(self) -> None:
         self.metrics = Metrics()
-        self.keeper = Doorkeeper(Tickets(operators=OPERATORS, api_key=API_KEY), self.metrics, attempts=Frozen())
+        self.keeper = Doorkeeper(
+            Tickets(operators=OPERATORS, api_key=API_KEY), self.metrics, failures=Frozen(most=MOST_SOURCES)
+        )
 
     def ask(self, name: str, key: str | None, address: str = HOME, device: str | None = None, bearer: str = "") -> str:
         """Return `yes`, `no` or `wait`."""
