@@ -140,7 +140,13 @@ def wire(
     calls = CallStarter(context, start)
     overflow = Overflow(graph=graph, store=store, registry=registry, metrics=metrics, clock=clock, start=start)
     requests = PermissionRequests(
-        graph=graph, store=store, contacts=contacts, engagements=engagements, refusals=refusals, clock=clock
+        graph=graph,
+        store=store,
+        contacts=contacts,
+        engagements=engagements,
+        refusals=refusals,
+        clock=clock,
+        start=start,
     )
     admission = Admission(
         gate=gate,

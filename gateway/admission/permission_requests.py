@@ -5,16 +5,18 @@ whether it arrived: that one counts. Not responsible for whether it may be sent 
 Idempotency-Keys (see `once`).
 """
 
-import asyncio
 import uuid
 from collections.abc import Awaitable
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 
 from gateway.calls.refusals import MetaRefusals
+from gateway.common.background import Start
 from gateway.common.clock import Clock
 from gateway.common.errors import GraphError
+from gateway.common.single_flight import SingleFlight
 from gateway.contacts.directory import Contact, Contacts
 from gateway.contacts.engagements import Engagements
 from gateway.meta.graph import Graph
@@ -34,12 +36,6 @@ class Asked:
     message_id: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _OnItsWay:
-    asked_by: str
-    answer: asyncio.Future[Asked]
-
-
 class PermissionRequests:
     """Every permission request of this gateway leaves through here."""
 
@@ -52,6 +48,7 @@ class PermissionRequests:
         engagements: Engagements,
         refusals: MetaRefusals,
         clock: Clock,
+        start: Start,
     ) -> None:
         self._graph = graph
         self._store = store
@@ -59,37 +56,29 @@ class PermissionRequests:
         self._engagements = engagements
         self._refusals = refusals
         self._clock = clock
-        self._on_its_way: dict[str, _OnItsWay] = {}  # by contact_id
+        self._under_way: SingleFlight[str, Asked] = SingleFlight(start)  # by contact_id
+        self._asked_by: dict[str, str] = {}  # the same
 
     def on_its_way(self, contact: Contact, *, asked_by: str) -> Awaitable[Asked] | None:
         """Return the answer to come if the same person has just asked: somebody clicked twice."""
-        sent = self._sent_to(contact)
-        return asyncio.shield(sent.answer) if sent is not None and sent.asked_by == asked_by else None
-
-    def _sent_to(self, contact: Contact) -> _OnItsWay | None:
-        """Find a request on its way, also one to either of two contacts that have become one meanwhile."""
-        sent = (self._on_its_way.get(contact_id) for contact_id in contact.current.ids)
-        return next((each for each in sent if each is not None), None)
+        ids = contact.current.ids  # also of two contacts that have become one meanwhile
+        return self._under_way.join(*(each for each in ids if self._asked_by.get(each) == asked_by))
 
     async def send(self, number: Number, contact: Contact, form: RequestForm, *, asked_by: str) -> Asked:
         """Ask, or wait for the answer to the request that is on its way already. Raises: GraphError."""
-        sent = self._sent_to(contact)
-        if sent is not None:
-            return await asyncio.shield(sent.answer)
-        answer: asyncio.Future[Asked] = asyncio.get_running_loop().create_future()
-        self._on_its_way[contact.contact_id] = _OnItsWay(asked_by=asked_by, answer=answer)
+        answer = self._under_way.join(*contact.current.ids)
+        if answer is None:
+            self._engagements.request_begins(contact.contact_id)  # before anything suspends: the gate counts it
+            self._asked_by[contact.contact_id] = asked_by
+            answer = self._under_way.begin(contact.contact_id, partial(self._send_counted, number, contact, form))
+        return await answer
+
+    async def _send_counted(self, number: Number, contact: Contact, form: RequestForm) -> Asked:
         try:
-            with self._engagements.requesting(contact):
-                asked = await self._send(number, contact, form)
-            answer.set_result(asked)
-            return asked
-        except GraphError as error:
-            answer.set_exception(error)
-            answer.exception()  # somebody may be waiting for it; nobody has to
-            raise
+            return await self._send(number, contact, form)
         finally:
-            answer.cancel()  # where neither answer nor error came
-            del self._on_its_way[contact.contact_id]
+            del self._asked_by[contact.contact_id]
+            self._engagements.request_ended(contact.contact_id)
 
     async def _send(self, number: Number, contact: Contact, form: RequestForm) -> Asked:
         graph, settings = self._graph, number.settings

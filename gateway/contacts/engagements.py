@@ -8,8 +8,7 @@ id: it is sent to a contact that is loaded.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from typing import Protocol
 
 from gateway.common.ids import PhoneNumberId, UserRef
@@ -63,17 +62,15 @@ class Engagements:
 
     # --- permission requests -------------------------------------------------------------------------
 
-    @contextmanager
-    def requesting(self, contact: Contact) -> Iterator[None]:
-        """Count a permission request to this contact while the block runs."""
-        contact_id = contact.contact_id
+    def request_begins(self, contact_id: str) -> None:
+        """Count a permission request to a contact, until it has ended."""
         self._requests[contact_id] += 1
-        try:
-            yield
-        finally:
-            self._requests[contact_id] -= 1
-            if not self._requests[contact_id]:
-                del self._requests[contact_id]
+
+    def request_ended(self, contact_id: str) -> None:
+        """Stop counting a permission request, once for each that began."""
+        self._requests[contact_id] -= 1
+        if not self._requests[contact_id]:
+            del self._requests[contact_id]
 
     def requests_to(self, contact: Contact) -> int:
         """Count the requests on their way, also to a contact that turned out to be this one."""

@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, Final
 
 import structlog
@@ -21,6 +22,7 @@ from gateway.common.clock import Clock
 from gateway.common.errors import GatewayError
 from gateway.common.metrics import Metrics
 from gateway.common.rate_limit import Rate, RateLimit
+from gateway.common.single_flight import SingleFlight
 from gateway.contacts.directory import Contact, ContactListener, Contacts
 from gateway.contacts.drift import Drift, drifts
 from gateway.contacts.engagements import Engagements
@@ -85,30 +87,29 @@ class Reconciler:
         self._store = store
         self._metrics = metrics
         self._clock = clock
-        self._start = start
         self.patience_s = PATIENCE_S
         self.soon_s = SOON_S
         self._not_before: OrderedDict[str, datetime] = OrderedDict()  # by contact_id
-        self._under_way: dict[str, asyncio.Task[None]] = {}
+        self._under_way: SingleFlight[str, None] = SingleFlight(start)  # by contact_id
         self._closed = False
         self._reads = RateLimit(READS)
 
     async def learn(self, number: Number, contact: Contact) -> bool:
         """Find out about somebody of whom we know nothing; return whether Meta knew better. Never raises."""
-        task = self._under_way.get(contact.contact_id)
-        if task is None:
+        answer = self._under_way.join(contact.contact_id)
+        if answer is None:
             if self._closed or not _is_stranger(contact.state) or not self._is_due(contact) or not self._may_ask():
                 return False
-            task = self._in_background(number, contact, self._ask_about_stranger)
+            answer = self._begin(number, contact, self._ask_about_stranger)
         before = contact.state
-        await asyncio.wait((task,), timeout=self.patience_s)
+        await asyncio.wait((answer,), timeout=self.patience_s)
         known = self._contacts.peek(number.id, contact.user) or contact
         return known.state != before
 
     def reconcile_soon(self, number: Number, contact: Contact) -> None:
         """Meta has contradicted us about this contact: look whether that is all."""
-        if not self._closed and contact.contact_id not in self._under_way:
-            self._in_background(number, contact, self._ask_in_a_moment)
+        if not self._closed and self._under_way.join(contact.contact_id) is None:
+            self._begin(number, contact, self._ask_in_a_moment)
 
     async def reconcile(self, number: Number, contact: Contact) -> tuple[Drift, ...]:
         """Ask Meta now; return what differed. Raises: TooOften, GraphError, StoreDown."""
@@ -119,8 +120,7 @@ class Reconciler:
     def close(self) -> None:
         """Ask no more; what is on its way is cut."""
         self._closed = True
-        for task in self._under_way.values():
-            task.cancel()
+        self._under_way.close()
 
     # --- when ------------------------------------------------------------------------------------
 
@@ -141,11 +141,8 @@ class Reconciler:
             log.warning("reconcile_skipped", cause="rate")
         return may_ask
 
-    def _in_background(self, number: Number, contact: Contact, work: Work) -> asyncio.Task[None]:
-        key = contact.contact_id
-        task = self._under_way[key] = self._start(self._guarded(number, contact, work))
-        task.add_done_callback(lambda _: self._under_way.pop(key, None))
-        return task
+    def _begin(self, number: Number, contact: Contact, work: Work) -> asyncio.Future[None]:
+        return self._under_way.begin(contact.contact_id, partial(self._guarded, number, contact, work))
 
     async def _guarded(self, number: Number, contact: Contact, work: Work) -> None:
         """Our own answer stands where Meta gives none, and a bug here must not end anything else."""

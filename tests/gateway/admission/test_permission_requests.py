@@ -101,7 +101,21 @@ async def test_who_waits_and_leaves_takes_nobody_elses_answer_away() -> None:
         assert isinstance(await first, Asked)
 
 
-async def test_a_request_that_is_cut_leaves_the_way_free() -> None:
+async def test_who_asked_first_and_leaves_takes_nobody_elses_answer_away() -> None:
+    async with a_world() as world:
+        held = world.graph.hold(TEMPLATE)
+        first = world.tasks.create_task(ask(world))
+        await world.graph.arrival(TEMPLATE)
+        second = world.tasks.create_task(ask(world))
+        await asyncio.sleep(0)
+        first.cancel()
+        await asyncio.wait([first])
+        held.set()
+        assert isinstance(await second, Asked)
+        assert len(world.graph.sent) == 1
+
+
+async def test_a_request_that_nobody_waits_for_any_more_counts_all_the_same() -> None:
     async with a_world() as world:
         held = world.graph.hold(TEMPLATE)
         first = world.tasks.create_task(ask(world))
@@ -109,7 +123,10 @@ async def test_a_request_that_is_cut_leaves_the_way_free() -> None:
         first.cancel()
         await asyncio.wait([first])
         held.set()
-        assert isinstance(await ask(world), Asked)
+        await world.until(lambda: len(world.engagements) == 0)
+        again = await ask(world)
+        assert isinstance(again, Refusal)
+        assert (again.reason, again.rule) == (Reason.REQUEST_LIMIT, "request/per_24h")
 
 
 # --- perhaps sent ------------------------------------------------------------------------------------

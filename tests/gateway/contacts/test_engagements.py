@@ -32,11 +32,14 @@ def test_a_contact_is_busy_until_every_call_is_released() -> None:
 
 def test_a_request_counts_while_it_is_on_its_way_also_to_who_was_joined() -> None:
     engagements = Engagements()
-    with engagements.requesting(a_contact("old")), engagements.requesting(a_contact("new")):
-        joined = a_contact("new", former=("old",))
-        assert engagements.requests_to(joined) == 2
-        assert engagements.requests_to(a_contact("old")) == 1
-        assert engagements.is_busy(joined)
+    for contact_id in ("old", "new"):
+        engagements.request_begins(contact_id)
+    joined = a_contact("new", former=("old",))
+    assert engagements.requests_to(joined) == 2
+    assert engagements.requests_to(a_contact("old")) == 1
+    assert engagements.is_busy(joined)
+    for contact_id in ("old", "new"):
+        engagements.request_ended(contact_id)
     assert engagements.requests_to(joined) == 0
     assert not engagements.is_busy(joined)
     assert len(engagements) == 0
