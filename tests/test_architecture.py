@@ -67,6 +67,7 @@ PURE = (
         ROOT / "gateway" / f"{name}.py"
         for name in (
             "common/ids",
+            "common/backoff",
             "common/rate_limit",
             "meta/events",
             "meta/number_events",

@@ -16,14 +16,16 @@ owed its end. When none comes in that time there was no such call.
 
 import asyncio
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Final
 
 import structlog
 
 from gateway.calls.registry import Registry
 from gateway.common.background import Start
+from gateway.common.backoff import Backoff
 from gateway.common.errors import GraphError, GraphRefused
 from gateway.common.ids import CallId, MetaCallId, PhoneNumberId
 from gateway.common.metrics import Metrics
@@ -38,9 +40,8 @@ log = structlog.get_logger()
 
 #: Requests to Meta under way at once: with Meta at 200 ms a thousand calls are ended in 5 s, and new calls find room.
 AT_A_TIME: Final = 40
-#: The pause between two tries doubles, from the first to the longest.
-FIRST_PAUSE_S: Final = 2.0
-LONGEST_PAUSE_S: Final = 60.0
+#: Between two tries; no two calls keep step with each other.
+PAUSES: Final = Backoff((2.0, 4.0, 8.0, 16.0, 32.0, 60.0), jitter=0.2)
 #: Nobody talks to a party without audio for so long: then the call is forgotten, with an error in the log.
 GIVE_UP_S: Final = 2 * 3600.0
 #: How long a webhook may take to tell Meta's id of a call whose `connect` was not answered.
@@ -167,9 +168,10 @@ class OwedHangups:
         give_up_at = loop.time() + GIVE_UP_S
         try:
             await _pause(owed, after_s)
-            for pause_s in _pauses():
+            for failures in count():
                 if owed.confirmed.is_set() or await self._try(owed):
                     break
+                pause_s = PAUSES.pause_s(failures, chance=random.random())
                 if loop.time() + pause_s > give_up_at:
                     log.error("call_end_given_up", number_id=owed.number_id, call_ids=sorted(owed.calls))
                     break
@@ -222,14 +224,6 @@ async def _pause(owed: _Owed, seconds: float) -> None:
             await owed.confirmed.wait()
     except TimeoutError:
         return
-
-
-def _pauses() -> Iterator[float]:
-    """Yield growing pauses without end; no two calls keep step with each other."""
-    pause_s = FIRST_PAUSE_S
-    while True:
-        yield pause_s * random.uniform(0.8, 1.0)
-        pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
 
 def _tell(whom: list[OnDone]) -> None:

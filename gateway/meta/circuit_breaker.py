@@ -12,11 +12,10 @@ Not responsible for what counts as a failure (see `meta_health`).
 import random
 from typing import Final
 
+from gateway.common.backoff import Backoff
+
 FAILURES: Final = 10
-FIRST_WAIT_S: Final = 2.0
-MAX_WAIT_S: Final = 30.0
-#: Of each wait: gateways that lost Meta at one moment do not come back at one moment.
-JITTER: Final = 0.2
+WAITS: Final = Backoff((2.0, 4.0, 8.0, 16.0, 30.0), jitter=0.2)
 #: What is told while a probe is under way: it has failed or succeeded soon.
 PROBE_S: Final = 1.0
 
@@ -27,7 +26,7 @@ class Breaker:
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
         self._failed = 0  # in a row
-        self._wait_s = FIRST_WAIT_S
+        self._opened = 0  # since the last success
         self._until: float | None = None  # None: closed
         self._probing = False
 
@@ -60,10 +59,10 @@ class Breaker:
         if probe:
             self._probing = False
         if ok:
-            self._failed, self._wait_s, self._until = 0, FIRST_WAIT_S, None
+            self._failed, self._opened, self._until = 0, 0, None
         elif ok is False:
             self._failed += 1
             opens = probe if self.is_open else self._failed >= FAILURES
             if opens:
-                self._until = now + self._wait_s * self._rng.uniform(1 - JITTER, 1.0)
-                self._wait_s = min(2 * self._wait_s, MAX_WAIT_S)
+                self._until = now + WAITS.pause_s(self._opened, chance=self._rng.random())
+                self._opened += 1

@@ -17,6 +17,7 @@ from typing import Final
 import msgspec
 import structlog
 
+from gateway.common.backoff import Backoff
 from gateway.common.clock import Clock
 from gateway.common.errors import GraphError, GraphPaused
 from gateway.common.ids import PhoneNumberId
@@ -35,8 +36,8 @@ log = structlog.get_logger()
 
 #: How often it is looked whether something changed.
 LOOK_S: Final = 5.0
-#: After so many failures, Meta is asked again after so long; then every last of these.
-AGAIN_S: Final = (5.0, 15.0, 60.0, 300.0)
+#: When Meta is asked again after failures.
+AGAIN: Final = Backoff((5.0, 15.0, 60.0, 300.0))
 #: While Meta seems to be away, or refuses the token, it is found out so often whether it still does.
 TROUBLE_S: Final = 30.0
 #: While something rules all calls out that no webhook may take back, Meta is asked so often.
@@ -144,7 +145,7 @@ class NumberMonitor:
         except GraphPaused as error:
             again_s: float | None = _seconds_until(error.refusal.retry_at, now=self._clock.now())
         except GraphError as error:
-            again_s = AGAIN_S[min(watch.failures, len(AGAIN_S) - 1)]
+            again_s = AGAIN.pause_s(watch.failures)
             if self._in_trouble(number.id):
                 again_s = min(again_s, TROUBLE_S)
             watch.failures += 1

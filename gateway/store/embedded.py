@@ -35,6 +35,7 @@ from urllib.parse import quote
 
 import structlog
 
+from gateway.common.backoff import Backoff
 from gateway.common.errors import StoreDown, StoreError
 from gateway.store.postgres import Connection, connect_options, driver, translated
 
@@ -62,9 +63,9 @@ SETTINGS: Final[Mapping[str, str]] = {
 _LONGEST_SOCKET_PATH: Final = 100  # the kernel takes 107 bytes, macOS 103
 _LOG_LIMIT_BYTES: Final = 4_000_000
 _STOP_TIMEOUT_S: Final = 15
-#: How often somebody looks whether the server lives; while it cannot be started, the pause doubles up to the longest.
-_WATCH_S: Final = 0.25
-_LONGEST_WATCH_S: Final = 10.0
+#: How often somebody looks whether the server lives: one step seldomer after each time that it did not, and one step
+#: more often after each that it did.
+_WATCH: Final = Backoff((0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 10.0))
 _SOCKET: Final = ".s.PGSQL.5432"
 _SOCKET_PREFIX: Final = "gateway-pg-"
 
@@ -230,13 +231,13 @@ class EmbeddedServer:
             time.sleep(0.02)  # starting, or a last owner is stopping it
 
     def _watch(self) -> None:
-        pause_s = _WATCH_S
-        while not self._ending.wait(pause_s):
+        deaths = 0
+        while not self._ending.wait(_WATCH.pause_s(deaths)):
             with self._mutex:
                 if self._ending.is_set():
                     return
                 if self.pid is not None:
-                    pause_s = max(_WATCH_S, pause_s / 2)
+                    deaths = max(0, deaths - 1)
                     continue
                 try:
                     self._run_server()
@@ -245,7 +246,7 @@ class EmbeddedServer:
                 else:
                     log.error("embedded_postgres_restarted", pid=self.pid)
                     self._on_restart()
-                pause_s = min(2 * pause_s, _LONGEST_WATCH_S)
+                deaths = min(deaths + 1, len(_WATCH.pauses_s) - 1)
 
     def _launch(self) -> None:
         self._make_socket_dir()

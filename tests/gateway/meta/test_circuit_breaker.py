@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.meta.circuit_breaker import FAILURES, FIRST_WAIT_S, JITTER, MAX_WAIT_S, PROBE_S, Breaker
+from gateway.meta.circuit_breaker import FAILURES, PROBE_S, WAITS, Breaker
 
 NOW = 1_000.0
+FIRST_WAIT_S, MAX_WAIT_S, JITTER = WAITS.pauses_s[0], WAITS.pauses_s[-1], WAITS.jitter
 
 
 def a_breaker(*, seed: int = 1) -> Breaker:

@@ -11,7 +11,7 @@ from gateway.common.clock import MetaClock
 from gateway.common.errors import GraphError, GraphPaused
 from gateway.common.ids import PhoneNumberId
 from gateway.common.metrics import Metrics
-from gateway.meta.circuit_breaker import FAILURES, MAX_WAIT_S
+from gateway.meta.circuit_breaker import FAILURES, WAITS
 from gateway.meta.health import TOKEN_PAUSE_S, Area, MetaHealth, Permit, no_pauses
 from policy.reasons import Reason, Remedy
 from tests.support.fakes.clock import START, FakeClock
@@ -91,7 +91,7 @@ async def test_other_numbers_are_not_held_back() -> None:
 async def test_one_request_probes_and_its_success_lets_all_others_through() -> None:
     health = Health()
     health.lose_meta()
-    await health.wait(MAX_WAIT_S)
+    await health.wait(WAITS.pauses_s[-1])
     probe = health.meta.begin("settings", ONE)
     assert probe.probe
     assert not health.is_sent("connect")
@@ -105,7 +105,7 @@ async def test_one_request_probes_and_its_success_lets_all_others_through() -> N
 async def test_a_probe_that_was_given_up_leaves_its_place() -> None:
     health = Health()
     health.lose_meta()
-    await health.wait(MAX_WAIT_S)
+    await health.wait(WAITS.pauses_s[-1])
     health.meta.cut(health.meta.begin("settings", ONE))
     assert health.is_sent("connect")
 

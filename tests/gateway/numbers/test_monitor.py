@@ -12,6 +12,7 @@ import orjson
 import pytest
 
 from gateway.callflow.outcome import Result
+from gateway.common.backoff import Backoff
 from gateway.common.errors import GraphRefused
 from gateway.common.ids import CallId, MetaCallId, OperatorId, PhoneNumberId
 from gateway.config.settings import NumberSettings
@@ -109,7 +110,7 @@ async def test_a_messaging_limit_below_the_rule_refuses_with_figures() -> None:
 
 
 async def test_meta_is_asked_again_until_it_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(monitor, "AGAIN_S", (0.01,))
+    monkeypatch.setattr(monitor, "AGAIN", Backoff((0.01,)))
     async with a_world() as world:
         world.graph.fail("settings", unreachable("settings"), unreachable("settings"))
         world.tasks.create_task(world.monitor.run(world.numbers))
