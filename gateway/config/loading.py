@@ -8,6 +8,10 @@ Theory of operation. Each layer becomes a dictionary of field -> `Found`; later 
 environment, flags. A secret X may be given as X_FILE (`app_secret_file` in TOML), the name of a file that holds it.
 `phone_number_id`, `phone_number` and `number_name` are short for the first of `numbers`. When a field is wrong by
 itself, the others are still checked against one another, with the default in its place.
+
+pydantic checks what was found; the finding is ours, and not of pydantic-settings: its sources stop at the first JSON
+that cannot be read, merge a file's operators into the environment's, pass over misspelt variables, and do not say where
+a value came from.
 """
 
 import difflib

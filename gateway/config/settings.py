@@ -13,7 +13,6 @@ from urllib.parse import unquote, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from gateway.common.ids import PhoneNumberId
 from gateway.config import values
@@ -42,11 +41,11 @@ def _setting(text: str, expected: str, **more: Any) -> Any:
     return Field(description=text, json_schema_extra={"expected": expected}, **more)
 
 
-# --- a number ------------------------------------------------------------------------------------
-
-
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True, hide_input_in_errors=True)
+
+
+# --- a number ------------------------------------------------------------------------------------
 
 
 class TemplateSettings(_Section):
@@ -131,16 +130,8 @@ class NumberSettings(_Section):
 # --- all of them ---------------------------------------------------------------------------------
 
 
-class Settings(BaseSettings):
+class Settings(_Section):
     """Everything that can be chosen. Secrets are shown by their accessors only, never by `repr`."""
-
-    model_config = SettingsConfigDict(
-        frozen=True,
-        extra="forbid",
-        str_strip_whitespace=True,
-        hide_input_in_errors=True,
-        validate_default=False,
-    )
 
     # Meta
     app_secret: values.Secret = _setting("The Meta app's secret: signs webhooks.", "the app secret from Meta's console")
@@ -295,22 +286,6 @@ class Settings(BaseSettings):
         "one of auto, json, console",
         default="auto",
     )
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Take what is given and nothing else.
-
-        The stock sources stop at the first JSON that is none, merge a file's operators into the environment's, and
-        pass over misspelt variables; `settings_load` does none of this.
-        """
-        return (init_settings,)
 
     def app_secret_texts(self) -> tuple[str, ...]:
         """Return every app secret that is good now, the newest first."""
