@@ -149,11 +149,6 @@ def parse(text: str | bytes) -> Description:
     )
 
 
-def normalise(text: str | bytes) -> str:
-    """Return the text within our limits and with CRLF after each line, the last included. Raises: SdpRefused."""
-    return "".join(f"{line}\r\n" for line in _lines(text))
-
-
 def check_size(text: str) -> None:
     """Refuse what no description may be, at the cost of a look at its length. Raises: SdpRefused."""
     try:

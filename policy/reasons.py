@@ -92,8 +92,3 @@ META_CODE: Final[Mapping[Reason, int]] = MappingProxyType(
         Reason.NO_PAYMENT: 131044,
     }
 )
-
-#: The way back: what Meta's error means in our words. Of several reasons with one code, the plainest.
-REASON_OF_META_CODE: Final[Mapping[int, Reason]] = MappingProxyType(
-    {code: reason for reason, code in reversed(tuple(META_CODE.items()))}
-)

@@ -69,12 +69,8 @@ class NumberCallingSettings:
     calling: CallingStatus = CallingStatus.UNKNOWN
     hours: CallHours | None = None  #: None: open day and night, or not readable (see `unread`)
     sip_enabled: bool = False
-    callback_permission: bool | None = None
     icon_visibility: str | None = None
-    user_countries: tuple[str, ...] = ()  #: empty: no restriction
     restrictions: tuple[Restriction, ...] = ()
-    #: With voicemail on, a call that is not answered in this time goes there.
-    voicemail_after_s: int | None = None
     unread: tuple[str, ...] = ()  #: parts that are there and make no sense to us
 
 
@@ -82,9 +78,6 @@ class NumberCallingSettings:
 class NumberInfo:
     """`GET /{number}`: what Meta says of the business number itself."""
 
-    display_number: str | None = None  #: digits only
-    verified_name: str | None = None
-    quality: str | None = None
     messaging_limit: int | None = None  #: conversations per 24 h; `UNLIMITED`; None: not told
     coexistence: bool | None = None
 
@@ -121,29 +114,21 @@ def read_settings(body: Json) -> NumberCallingSettings:
     calling = _object(body, "calling")
     status = (_text(calling, "status") or "").upper()
     hours, unread = _hours(_object(calling, "call_hours"))
-    countries = _object(calling, "call_icons").get("restrict_to_user_countries")
     return NumberCallingSettings(
         calling=CallingStatus(status) if status in set(CallingStatus) else CallingStatus.UNKNOWN,
         hours=hours,
-        sip_enabled=_enabled(_object(calling, "sip")) is True,
-        callback_permission=_enabled(calling, "callback_permission_status"),
+        sip_enabled=_is_enabled(_object(calling, "sip")),
         icon_visibility=_text(calling, "call_icon_visibility"),
-        user_countries=tuple(c for c in countries if isinstance(c, str)) if isinstance(countries, list) else (),
         restrictions=tuple(_restrictions(_object(calling, "restrictions"))),
-        voicemail_after_s=_voicemail_after(_object(calling, "voicemail")),
         unread=unread,
     )
 
 
 def read_number_info(body: Json) -> NumberInfo:
     """Read `GET /{number}`."""
-    display = _text(body, "display_phone_number")
     tier = _text(body, "whatsapp_business_manager_messaging_limit") or _text(body, "messaging_limit_tier")
     on_app = body.get("is_on_biz_app")
     return NumberInfo(
-        display_number=re.sub(r"\D", "", display) or None if display else None,
-        verified_name=_text(body, "verified_name"),
-        quality=_text(body, "quality_rating"),
         messaging_limit=read_tier(tier),
         coexistence=on_app if isinstance(on_app, bool) else None,
     )
@@ -189,7 +174,7 @@ def _action(data: Json) -> Action:
 
 def _hours(data: Json) -> tuple[CallHours | None, tuple[str, ...]]:
     """Return the hours if they are kept, and the names of the parts that could not be read."""
-    if _enabled(data) is not True:
+    if not _is_enabled(data):
         return None, ()
     unread: list[str] = []
     weekly = tuple(_readable(_objects(data, "weekly_operating_hours"), _opening, unread, "weekly_operating_hours"))
@@ -246,13 +231,6 @@ def _restrictions(data: Json) -> Iterator[Restriction]:
                 yield Restriction(type=RestrictionType(kind), expires_at=_instant(each, "expiration"))
 
 
-def _voicemail_after(data: Json) -> int | None:
-    triggers = data.get("triggers")
-    if _enabled(data) is not True or not isinstance(triggers, list) or "TIMEOUT" not in triggers:
-        return None
-    return _number(_object(_object(data, "audio"), "default"), "timeout_seconds")
-
-
 # --- single values -------------------------------------------------------------------------------
 
 
@@ -283,8 +261,8 @@ def _number(data: Json, name: str) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
-def _enabled(data: Json, name: str = "status") -> bool | None:
-    return {"ENABLED": True, "DISABLED": False}.get((_text(data, name) or "").upper())
+def _is_enabled(data: Json) -> bool:
+    return (_text(data, "status") or "").upper() == "ENABLED"
 
 
 def _instant(data: Json, *names: str) -> datetime | None:

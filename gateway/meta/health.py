@@ -88,11 +88,6 @@ class Pauses(TypedDict):
     token_refused_until: datetime | None
 
 
-def no_pauses(op: str, number: PhoneNumberId) -> Pauses:
-    """Stand in for `MetaHealth.pauses` where Meta always works."""
-    return Pauses(meta_away_until=None, token_refused_until=None)
-
-
 class MetaHealth:
     """One for all numbers. Everything but `degraded` and `offset_s` is asked inside the loop."""
 

@@ -55,7 +55,6 @@ class Reading:
             began = time.thread_time()
             try:
                 description = sdp.parse(text)
-                sdp.normalise(text)
                 negotiation.answer_to(description)
                 sdp.usable_candidates(description.candidates)
                 negotiation.agree(description)

@@ -1,21 +1,11 @@
 """Reasons, remedies and Meta's codes."""
 
-from policy.reasons import META_CODE, REASON_OF_META_CODE, Reason, Remedy
+from policy.reasons import META_CODE, Reason, Remedy
 
 
 def test_values_are_lower_case_words_that_can_be_stored() -> None:
     for word in [*Reason, *Remedy]:
         assert word.value == word.name.lower()
-
-
-def test_every_code_leads_back_to_a_reason_that_has_it() -> None:
-    assert set(REASON_OF_META_CODE) == set(META_CODE.values())
-    for code, reason in REASON_OF_META_CODE.items():
-        assert META_CODE[reason] == code
-
-
-def test_no_permission_is_the_plainest_word_for_138006() -> None:
-    assert REASON_OF_META_CODE[138006] is Reason.NO_PERMISSION
 
 
 def test_our_own_reasons_have_no_code_of_metas() -> None:

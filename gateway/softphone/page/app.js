@@ -99,7 +99,6 @@ function closed(code) {
   sessionStorage.removeItem(RESUME);
   const problems = {
     [CLOSED.UNAUTHORIZED]: resumed ? "session_over" : "unauthorized",
-    [CLOSED.FORBIDDEN]: "forbidden",
     [CLOSED.TOO_MANY]: "too_many",
   };
   toLogin(problems[code] ?? "offline");

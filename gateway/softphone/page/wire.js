@@ -9,8 +9,8 @@ const BACK_OFF_MS = [250, 500, 1_000, 2_000, 4_000, 8_000];
 const SPREAD_MS = 3_000;
 const GOING_AWAY = 1001;
 
-export const CLOSED = { UNAUTHORIZED: 4401, FORBIDDEN: 4403, REPLACED: 4409, TOO_MANY: 4429 };
-const FINAL = new Set([CLOSED.UNAUTHORIZED, CLOSED.FORBIDDEN, CLOSED.REPLACED]);
+export const CLOSED = { UNAUTHORIZED: 4401, REPLACED: 4409, TOO_MANY: 4429 };
+const FINAL = new Set([CLOSED.UNAUTHORIZED, CLOSED.REPLACED]);
 
 /** A request that got no good answer: `code` as in `Failed.code`, or "offline" / "timeout" from this side. */
 export class RequestFailed extends Error {

@@ -6,6 +6,7 @@ import pytest
 
 from gateway.common.errors import GraphRefused
 from gateway.contacts.refusal_facts import told_by
+from gateway.meta.error_codes import CODES
 from policy.contact import ContactState, fold
 from policy.decision import Allow, Refusal
 from policy.facts import (
@@ -22,7 +23,7 @@ from policy.facts import (
 from policy.gate import evaluate
 from policy.number import CallingStatus, NumberState
 from policy.pack import load_pack
-from policy.reasons import REASON_OF_META_CODE, Reason
+from policy.reasons import Reason
 from policy.request import AskPermission, PlaceCall, Request
 from tests.support.fakes.graph import refused, unreachable
 
@@ -59,7 +60,7 @@ def test_after_metas_no_the_gate_says_no_for_the_same_reason(
     assert (type(told.fact), told.rule) == (kind, rule)
     after = evaluate(PACK, GOOD, fold([told.fact, *_facts(state)]), request_, now=NOW)
     assert isinstance(after, Refusal)
-    reason = Reason.PERMISSION_REVOKED if code == 138006 else REASON_OF_META_CODE[code]
+    reason = Reason.PERMISSION_REVOKED if code == 138006 else CODES[code].reason
     assert after.reason is reason
 
 

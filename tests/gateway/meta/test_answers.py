@@ -156,20 +156,13 @@ def test_settings_are_read_as_in_metas_sample() -> None:
     read = settings(
         status="ENABLED",
         call_icon_visibility="DEFAULT",
-        call_icons={"restrict_to_user_countries": ["BR", "PT"]},
         call_hours={
             "status": "ENABLED",
             "timezone_id": "America/Sao_Paulo",
             "weekly_operating_hours": [{"day_of_week": "MONDAY", "open_time": "0900", "close_time": "1800"}],
             "holiday_schedule": [{"date": "2026-12-25", "start_time": "0000", "end_time": "2359"}],
         },
-        callback_permission_status="ENABLED",
         sip={"status": "DISABLED", "servers": []},
-        voicemail={
-            "status": "ENABLED",
-            "triggers": ["REJECT", "TIMEOUT"],
-            "audio": {"default": {"timeout_seconds": 20}},
-        },
         restrictions={
             "restrictions_list": [{"type": "RESTRICTED_BUSINESS_INITIATED_CALLING", "reason": "x", "expiration": UNIX}]
         },
@@ -179,12 +172,9 @@ def test_settings_are_read_as_in_metas_sample() -> None:
     assert read.hours.timezone == "America/Sao_Paulo"
     assert read.hours.weekly == (Opening(weekday=0, opens=time(9), closes=time(18)),)
     assert read.hours.holidays == (Holiday(day=date(2026, 12, 25), opens=time(0), closes=time(23, 59)),)
-    assert read.callback_permission is True
     assert not read.sip_enabled
     assert read.icon_visibility == "DEFAULT"
-    assert read.user_countries == ("BR", "PT")
     assert read.restrictions == (Restriction(type=RestrictionType.BUSINESS_INITIATED, expires_at=AT),)
-    assert read.voicemail_after_s == 20
     assert read.unread == ()
 
 
@@ -253,43 +243,15 @@ def test_a_holiday_that_cannot_be_read_is_told_and_left_out() -> None:
     assert read.unread == ("holiday_schedule",)
 
 
-@pytest.mark.parametrize(
-    "voicemail",
-    [
-        {},
-        {"status": "DISABLED", "triggers": ["TIMEOUT"]},
-        {"status": "ENABLED"},
-        {"status": "ENABLED", "triggers": ["REJECT"], "audio": {"default": {"timeout_seconds": 20}}},
-        {"status": "ENABLED", "triggers": ["TIMEOUT"]},
-    ],
-)
-def test_without_a_timeout_voicemail_takes_no_ringing_call(voicemail: dict[str, Any]) -> None:
-    assert settings(voicemail=voicemail).voicemail_after_s is None
-
-
-def test_countries_that_are_none_are_left_out() -> None:
-    assert settings(call_icons={"restrict_to_user_countries": ["BR", 5]}).user_countries == ("BR",)
-    assert settings(call_icons={"restrict_to_user_countries": "BR"}).user_countries == ()
-
-
 # --- the number ----------------------------------------------------------------------------------
 
 
 def test_the_number_is_read() -> None:
     body = {
-        "display_phone_number": "+55 11 5555-0100",
-        "verified_name": "Loja",
-        "quality_rating": "GREEN",
         "messaging_limit_tier": "TIER_2K",
         "is_on_biz_app": False,
     }
-    assert read_number_info(body) == NumberInfo(
-        display_number="551155550100",
-        verified_name="Loja",
-        quality="GREEN",
-        messaging_limit=2_000,
-        coexistence=False,
-    )
+    assert read_number_info(body) == NumberInfo(messaging_limit=2_000, coexistence=False)
 
 
 def test_the_newer_name_of_the_messaging_limit_wins() -> None:
@@ -298,7 +260,7 @@ def test_the_newer_name_of_the_messaging_limit_wins() -> None:
 
 
 def test_a_number_that_says_nothing_is_not_known() -> None:
-    assert read_number_info({"display_phone_number": "none", "is_on_biz_app": "no"}) == NumberInfo()
+    assert read_number_info({"messaging_limit_tier": 250, "is_on_biz_app": "no"}) == NumberInfo()
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from gateway.common.errors import GraphError, GraphPaused
 from gateway.common.ids import PhoneNumberId
 from gateway.common.metrics import Metrics
 from gateway.meta.circuit_breaker import FAILURES, WAITS
-from gateway.meta.health import TOKEN_PAUSE_S, Area, MetaHealth, Permit, no_pauses
+from gateway.meta.health import TOKEN_PAUSE_S, Area, MetaHealth, Pauses, Permit
 from policy.reasons import Reason, Remedy
 from tests.support.fakes.clock import START, FakeClock
 from tests.support.fakes.graph import refused, unreachable
@@ -70,7 +70,7 @@ async def test_whoever_asks_is_told_when_the_next_try_is() -> None:
 
 async def test_the_gate_is_told_the_same() -> None:
     health = Health()
-    assert health.meta.pauses("connect", ONE) == no_pauses("connect", ONE)
+    assert health.meta.pauses("connect", ONE) == Pauses(meta_away_until=None, token_refused_until=None)
     health.lose_meta()
     paused = health.meta.paused("connect", ONE)
     told = health.meta.pauses("connect", ONE)

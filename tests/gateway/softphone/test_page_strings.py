@@ -258,7 +258,6 @@ def test_the_page_knows_the_close_codes_that_it_acts_on() -> None:
     known = dict(re.findall(r"(\w+): (4\d{3})", SCRIPTS["wire.js"]))
     assert known == {
         "UNAUTHORIZED": str(messages.CLOSE_UNAUTHORIZED),
-        "FORBIDDEN": str(messages.CLOSE_FORBIDDEN),
         "REPLACED": str(messages.CLOSE_REPLACED),
         "TOO_MANY": str(messages.CLOSE_TOO_MANY),
     }
