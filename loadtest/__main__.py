@@ -97,19 +97,30 @@ def simulate(
 
 @app.command()
 def demo(
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the softphone page; 0 picks one.")] = 8080,
-    admin_port: Annotated[int, typer.Option(min=0, max=65535, help="Port of health and metrics.")] = 9090,
-    sim_port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the simulated Meta.")] = 8090,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Port of the softphone page; without it 8080.")
+    ] = None,
+    admin_port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Port of health and metrics; without it 9090.")
+    ] = None,
+    sim_port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Port of the simulated Meta; without it 8090.")
+    ] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Keep the gateway's data in this folder.")] = None,
 ) -> None:
-    """Start a gateway, a simulated Meta and the softphone page on this machine, until Ctrl-C."""
+    """Start a gateway, a simulated Meta and the softphone page on this machine, until Ctrl-C.
+
+    A port that is named has to be free; 0 picks one, and so does a usual port that is in use.
+    """
     from rich.console import Console  # these take their time; --help should not
 
     from loadtest.demo import demo as run_demo
+    from loadtest.demo import with_ports
     from loadtest.measure.stack import StackConfig
 
-    config = StackConfig(port=port, admin_port=admin_port, sim_port=sim_port, data_dir=data_dir)
-    raise typer.Exit(asyncio.run(run_demo(config, Console())))
+    console = Console()
+    config = with_ports(StackConfig(data_dir=data_dir), console, port=port, admin_port=admin_port, sim_port=sim_port)
+    raise typer.Exit(asyncio.run(run_demo(config, console)))
 
 
 @app.command()

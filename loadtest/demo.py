@@ -1,14 +1,48 @@
 """`make run`: a gateway, a simulated Meta and a softphone page on this machine, until Ctrl-C."""
 
 import asyncio
+import getpass
 import os
 import signal
+import socket
+from dataclasses import replace
+from typing import Final
+from urllib.parse import urlsplit
 
 from rich.console import Console
 from rich.panel import Panel
 
 from loadtest.common.guard import inherited_settings
-from loadtest.measure.stack import GatewayDied, PortTaken, Stack, StackConfig
+from loadtest.measure.stack import GatewayDied, PortTaken, Stack, StackConfig, free_port
+
+#: Where people look for them. Where another program has one, any free port will do.
+PAGE_PORT: Final = 8080
+ADMIN_PORT: Final = 9090
+SIM_PORT: Final = 8090
+
+
+def with_ports(
+    config: StackConfig, console: Console, *, port: int | None, admin_port: int | None, sim_port: int | None
+) -> StackConfig:
+    """Return the configuration with these ports; for None the usual one, or any other (and say so) if it is in use.
+
+    Raises: OSError: no port is free.
+    """
+
+    def chosen(named: int | None, usual: int, what: str) -> int:
+        if named is not None:
+            return named
+        found = free_port(usual)
+        if found != usual:
+            console.print(f"Port {usual} is in use: {what} is on {found}", highlight=False)
+        return found
+
+    return replace(
+        config,
+        port=chosen(port, PAGE_PORT, "the softphone"),
+        admin_port=chosen(admin_port, ADMIN_PORT, "health and metrics"),
+        sim_port=chosen(sim_port, SIM_PORT, "the simulated WhatsApp user"),
+    )
 
 
 async def demo(config: StackConfig, console: Console) -> int:
@@ -46,11 +80,17 @@ async def demo(config: StackConfig, console: Console) -> int:
 
 
 def _welcome(stack: Stack) -> Panel:
-    operator, key = next(iter(stack.config.operators.items()))
+    keys = " or ".join(
+        f"[bold]{name}[/bold] with key [bold]{key}[/bold]" for name, key in stack.config.operators.items()
+    )
+    forwarded = " ".join(f"-L {port}:127.0.0.1:{port}" for port in (stack.port, urlsplit(stack.sim.url).port))
     return Panel.fit(
-        f"Softphone  [bold]{stack.url}/[/bold]   log in as [bold]{operator}[/bold] with key [bold]{key}[/bold]\n"
+        f"Softphone  [bold]{stack.url}/[/bold]   log in as {keys}\n"
         f"Simulated WhatsApp user  [bold]{stack.sim.url}/[/bold]   press “Call the business”, then answer above\n"
         f"Health and metrics  {stack.admin_url}/readyz   API key  {stack.config.api_key}\n"
+        "From another machine: browsers give the microphone only to localhost and HTTPS, so open these there after\n"
+        f"  [bold]ssh {forwarded} {getpass.getuser()}@{socket.gethostname()}[/bold]\n"
+        "Audio is UDP and does not go through ssh: the browser has to reach this machine's own address for it.\n"
         "Ctrl-C stops everything.",
         title="Everything runs on this machine",
     )

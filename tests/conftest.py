@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import uvloop
+from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parent.parent
 if str(ROOT) not in sys.path:
@@ -14,6 +15,10 @@ if str(ROOT) not in sys.path:
 
 # Otherwise pytest-asyncio 1.5 leaves a loop open on Python 3.11 and the strict run fails.
 asyncio.set_event_loop(None)
+
+# How long an example took says more of the machine than of us: none fails for that. pytest-timeout is the bound.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 def pytest_asyncio_loop_factories(

@@ -69,7 +69,10 @@ class StackConfig:
     admin_port: int = 9090
     sim_port: int = 8090
     data_dir: Path | None = None  #: of the gateway; None: a temporary one, gone with the stack
-    operators: Mapping[str, str] = field(default_factory=lambda: {"ana": secrets.token_urlsafe(9)})
+    #: Name and key. None of them is named like a user of the simulator.
+    operators: Mapping[str, str] = field(
+        default_factory=lambda: {name: secrets.token_urlsafe(9) for name in ("davi", "elena")}
+    )
     api_key: str = field(default_factory=lambda: secrets.token_urlsafe(18))
     environment: Mapping[str, str] = field(default_factory=dict)  #: further settings of the gateway
     sim: Mapping[str, Any] = field(default_factory=dict)  #: further fields of the simulator's `SimConfig`
@@ -202,9 +205,7 @@ class Stack:
             ("--sim-port", self.config.sim_port),
         ):
             try:
-                with socket.socket() as probe:
-                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as a server binds
-                    probe.bind(("127.0.0.1", port))
+                _bind_as_a_server(port)
             except OSError as error:
                 raise PortTaken(
                     f"Port {port} cannot be used ({error.strerror}): end the program that has it, or choose another "
@@ -234,6 +235,8 @@ class Stack:
             **self._operators(),
             "GATEWAY_API_KEY": config.api_key,
             "GATEWAY_DATA_DIR": str(self.data_dir),
+            # Any free ones: the default range may be in use by another gateway on this machine.
+            "GATEWAY_MEDIA_PORTS": "0",
             # The simulated user's media is on loopback, which a gateway otherwise never sends to.
             "GATEWAY_META_CANDIDATE_NETWORKS": '["127.0.0.0/8"]',
         }
@@ -341,13 +344,23 @@ def operators(count: int) -> dict[str, str]:
     return {f"op{number}": secrets.token_urlsafe(9) for number in range(count)}
 
 
-def free_port() -> int:
+def free_port(first: int | None = None) -> int:
     """Return a TCP port of loopback that is free now, and is none that the system gives to connections meanwhile.
 
-    Raises: OSError: a hundred of them are taken.
+    `first` is tried before any other. Raises: OSError: a hundred of them are taken.
     """
+    if first is not None:
+        with contextlib.suppress(OSError):
+            _bind_as_a_server(first)
+            return first
     for port in random.SystemRandom().sample(_PORTS, 100):
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
     raise OSError(f"no TCP port from {_PORTS.start} to {_PORTS.stop - 1} seems to be free")
+
+
+def _bind_as_a_server(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(("127.0.0.1", port))

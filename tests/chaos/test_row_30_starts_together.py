@@ -5,10 +5,9 @@ import sys
 
 import pytest
 
-from gateway.store.embedded import EmbeddedServer
 from gateway.store.migrations import bundled, migrate
 from tests.support.harness.chaos import Chaos
-from tests.support.harness.postgres import execute, temporary_database
+from tests.support.harness.postgres import Server, execute, temporary_database
 
 
 async def start_one(dsn: str) -> tuple[int, str]:
@@ -28,7 +27,7 @@ async def start_one(dsn: str) -> tuple[int, str]:
 @pytest.mark.row(30, "processes that start together on an empty or an old schema migrate it once")
 @pytest.mark.asyncio(loop_factories=["uvloop"])
 @pytest.mark.parametrize("old", [False, True], ids=["empty", "old"])
-async def test_processes_that_start_together(chaos: Chaos, postgres_server: EmbeddedServer, old: bool) -> None:
+async def test_processes_that_start_together(chaos: Chaos, postgres_server: Server, old: bool) -> None:
     count = chaos.size(test=3, short=10, long=30)
     async with temporary_database(postgres_server, template="template0") as dsn:
         if old:

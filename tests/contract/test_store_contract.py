@@ -13,18 +13,17 @@ from msgspec.structs import replace
 from gateway.callflow.outcome import EndReason, Result
 from gateway.common.errors import StoreDown, StoreError
 from gateway.common.ids import CallId, MetaCallId, OperatorId, UserRef
-from gateway.store.embedded import EmbeddedServer
 from gateway.store.records import CallDeclined, CallRecord, ContactsMerged, EndOwed, NumberSaved
 from gateway.store.store import PostgresStore, Replay, ReplayState, Store
 from policy.facts import Direction
 from tests.support.fakes.memory_store import MemoryStore
 from tests.support.generators import records as make
 from tests.support.generators.records import NUMBER, OTHER_NUMBER, T0, at
-from tests.support.harness.postgres import temporary_database
+from tests.support.harness.postgres import Server, temporary_database
 
 
 @pytest_asyncio.fixture(params=["memory", "postgres"])
-async def store(request: pytest.FixtureRequest, postgres_server: EmbeddedServer) -> AsyncIterator[Store]:
+async def store(request: pytest.FixtureRequest, postgres_server: Server) -> AsyncIterator[Store]:
     async with AsyncExitStack() as stack:
         made: Store
         if request.param == "memory":

@@ -71,9 +71,11 @@ async def test_the_demo_connects_a_call_and_stops_without_a_trace(temporary: str
         family = psutil.Process(process.pid).children(recursive=True)
         assert any("media.worker" in " ".join(child.cmdline()) for child in family)
         page, user_page = re.findall(r"http://127\.0\.0\.1:\d+/ ", said)
-        key = re.search(r"log in as ana with key (\S+)", said)
-        assert key is not None
-        bot = SoftphoneBot(page.strip(), operator="ana", key=key[1])
+        keys = dict(re.findall(r"(\w+) with key (\S+)", said))
+        assert list(keys) == ["davi", "elena"]
+        port, user_port = (re.findall(r":(\d+)/", url)[0] for url in (page, user_page))
+        assert f"ssh -L {port}:127.0.0.1:{port} -L {user_port}:127.0.0.1:{user_port} " in said
+        bot = SoftphoneBot(page.strip(), operator="elena", key=keys["elena"])
         async with aiohttp.ClientSession() as http:
             await bot.start()
             async with http.post(f"{user_page.strip()}sim/users/5511900000001/call", json={}) as answer:

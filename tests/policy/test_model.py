@@ -354,7 +354,6 @@ def test_the_gate_and_the_naive_model_never_differ(life_seed: int) -> None:
         settings=settings(
             max_examples=LIVES,
             stateful_step_count=STEPS,
-            deadline=None,
             database=None,
             phases=(Phase.generate, Phase.shrink),
             suppress_health_check=list(HealthCheck),

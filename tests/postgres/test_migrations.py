@@ -9,10 +9,9 @@ import pytest
 
 from gateway.callflow.outcome import EndReason, Result
 from gateway.common.errors import StoreDown, StoreError
-from gateway.store.embedded import EmbeddedServer
 from gateway.store.migrations import Migration, bundled, migrate, parse, pending
 from policy.facts import Direction
-from tests.support.harness.postgres import execute, temporary_database
+from tests.support.harness.postgres import Server, execute, temporary_database
 from tests.support.harness.proxy import proxy_to
 
 EXPECTED = Path(__file__).with_name("schema.txt")
@@ -77,20 +76,20 @@ async def test_migrating_again_does_nothing(database: str) -> None:
     assert await describe(database) == before
 
 
-async def test_ten_that_start_together_migrate_once(postgres_server: EmbeddedServer) -> None:
+async def test_ten_that_start_together_migrate_once(postgres_server: Server) -> None:
     async with temporary_database(postgres_server, template="template0") as dsn:
         applied = await asyncio.gather(*(migrate(dsn, [ONE, TWO]) for _ in range(10)))
         assert sorted(map(len, applied)) == [0] * 9 + [2]
         assert await versions(dsn) == [1, 2]
 
 
-async def test_only_what_is_new_is_applied(postgres_server: EmbeddedServer) -> None:
+async def test_only_what_is_new_is_applied(postgres_server: Server) -> None:
     async with temporary_database(postgres_server, template="template0") as dsn:
         assert await migrate(dsn, [ONE]) == [ONE]
         assert await migrate(dsn, [ONE, TWO]) == [TWO]
 
 
-async def test_a_migration_that_fails_leaves_nothing_of_itself(postgres_server: EmbeddedServer) -> None:
+async def test_a_migration_that_fails_leaves_nothing_of_itself(postgres_server: Server) -> None:
     broken = Migration(version=2, name="broken", sql="create table two (x integer); create table one ()")
     async with temporary_database(postgres_server, template="template0") as dsn:
         with pytest.raises(StoreError, match="0002_broken"):
@@ -99,7 +98,7 @@ async def test_a_migration_that_fails_leaves_nothing_of_itself(postgres_server: 
         assert await migrate(dsn, [ONE, TWO]) == [TWO]
 
 
-async def test_a_changed_migration_stops_the_start(postgres_server: EmbeddedServer) -> None:
+async def test_a_changed_migration_stops_the_start(postgres_server: Server) -> None:
     changed = Migration(version=1, name="one", sql="create table one (y integer)")
     async with temporary_database(postgres_server, template="template0") as dsn:
         await migrate(dsn, [ONE])
@@ -107,14 +106,14 @@ async def test_a_changed_migration_stops_the_start(postgres_server: EmbeddedServ
             await migrate(dsn, [changed])
 
 
-async def test_a_newer_database_stops_the_start(postgres_server: EmbeddedServer) -> None:
+async def test_a_newer_database_stops_the_start(postgres_server: Server) -> None:
     async with temporary_database(postgres_server, template="template0") as dsn:
         await migrate(dsn, [ONE, TWO])
         with pytest.raises(StoreError, match="run the newer program"):
             await migrate(dsn, [ONE])
 
 
-async def test_a_lock_that_never_comes_free_is_no_endless_wait(postgres_server: EmbeddedServer) -> None:
+async def test_a_lock_that_never_comes_free_is_no_endless_wait(postgres_server: Server) -> None:
     slow = Migration(version=1, name="slow", sql="select pg_sleep(30)")
     async with temporary_database(postgres_server, template="template0") as dsn:
         with pytest.raises(StoreDown):

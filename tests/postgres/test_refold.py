@@ -14,7 +14,6 @@ import pytest
 from gateway.common.errors import StoreError
 from gateway.common.ids import UserRef
 from gateway.contacts.refold import Rebuilt, rebuild
-from gateway.store.embedded import EmbeddedServer
 from gateway.store.migrations import bundled, migrate
 from gateway.store.queries import QUERIES
 from gateway.store.store import PostgresStore
@@ -24,7 +23,7 @@ from tests.support.fakes.memory_store import MemoryStore
 from tests.support.generators import records as make
 from tests.support.generators.records import T0, at
 from tests.support.generators.webhook_day import Day, deliver_all
-from tests.support.harness.postgres import execute, temporary_database
+from tests.support.harness.postgres import Server, execute, temporary_database
 from tests.support.harness.world import ANA, World, a_world
 
 once = pytest.mark.asyncio(loop_factories=["uvloop"])  # the loop makes no difference
@@ -203,7 +202,7 @@ async def test_both_names_are_found_by_index(database: str) -> None:
 
 
 @once
-async def test_declined_calls_of_an_older_program_get_keys_of_their_own(postgres_server: EmbeddedServer) -> None:
+async def test_declined_calls_of_an_older_program_get_keys_of_their_own(postgres_server: Server) -> None:
     async with temporary_database(postgres_server, template="template0") as dsn:
         await migrate(dsn, bundled()[:2])
         contact = "contacts (contact_id, phone_number_id, wa_id, state, seen_at) values ('c', '1', '2', '{}', now())"

@@ -52,7 +52,7 @@ async def live_through(webhooks: list[Webhook], *, at_once: int, rng: random.Ran
         return contact.state
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 2**32), at_once=st.integers(1, 6))
 def test_a_day_of_webhooks_in_any_order_leads_to_one_state(seed: int, at_once: int) -> None:
     rng = random.Random(seed)

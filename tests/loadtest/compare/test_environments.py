@@ -43,8 +43,8 @@ async def test_an_environment_is_made_once_for_each_set_of_pins(cache: Path, tmp
 
 
 async def test_pins_that_cannot_be_had_are_said(cache: Path, tmp_path: Path) -> None:
-    (tmp_path / "two.txt").write_text("./nothing-here-1.0-py3-none-any.whl\n", encoding="utf-8")
-    with pytest.raises(NotInstalled, match=r"is a package index reachable\?\n  ERROR.*nothing-here"):
+    (tmp_path / "two.txt").write_text("./nothing_here-1.0-py3-none-any.whl\n", encoding="utf-8")
+    with pytest.raises(NotInstalled, match=r"is a package index reachable\?\n  ERROR.*nothing_here"):
         await interpreter("two.txt")
     with pytest.raises(NotInstalled):  # what was begun does not count
         await interpreter("two.txt")

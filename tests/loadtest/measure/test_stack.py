@@ -17,8 +17,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from loadtest.demo import demo
+from loadtest.demo import demo, with_ports
 from loadtest.measure.stack import GatewayDied, PortTaken, Stack, StackConfig, free_port, operators
+from loadtest.simulator.config import PEOPLE
 from tests.support.harness.waiting import until
 
 #: Starts a child as the stack does, prints its number, and waits to be killed.
@@ -62,6 +63,18 @@ def test_the_gateway_is_told_how_many_calls_a_number_may_have() -> None:
         assert [number.get("incoming_slots")] == [number.get("outgoing_slots")] == told
 
 
+def test_its_gateway_takes_no_port_that_another_one_on_this_machine_may_have() -> None:
+    assert Stack(config())._environment()["GATEWAY_MEDIA_PORTS"] == "0"
+    given = replace(config(), environment={"GATEWAY_MEDIA_PORTS": "40000-40009"})
+    assert Stack(given)._environment()["GATEWAY_MEDIA_PORTS"] == "40000-40009"
+
+
+def test_no_operator_is_named_like_a_simulated_user() -> None:
+    names = {name.casefold() for name in StackConfig().operators}
+    assert len(names) == 2
+    assert not names & {user.name.casefold() for user in PEOPLE}
+
+
 def test_more_operators_than_fit_into_a_variable_come_in_a_file(tmp_path: Path) -> None:
     for count, name in ((10, "GATEWAY_OPERATORS"), (5_000, "GATEWAY_OPERATORS_FILE")):
         many = operators(count)
@@ -77,6 +90,28 @@ async def test_the_demo_says_so_and_ends_with_1() -> None:
         port = taken.getsockname()[1]
         assert await demo(config(admin_port=port), Console(file=said, width=200)) == 1
     assert f"Port {port} cannot be used" in said.getvalue()
+
+
+def test_the_demo_uses_the_usual_ports_and_others_where_they_are_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = (free_port(), free_port(), free_port())
+    for name, port in zip(("PAGE_PORT", "ADMIN_PORT", "SIM_PORT"), usual, strict=True):
+        monkeypatch.setattr(f"loadtest.demo.{name}", port)
+    said = StringIO()
+    console = Console(file=said, width=200)
+
+    def ports(**named: int | None) -> tuple[int, int, int]:
+        unnamed = dict.fromkeys(("port", "admin_port", "sim_port"))
+        found = with_ports(config(), console, **unnamed | named)
+        return found.port, found.admin_port, found.sim_port
+
+    assert ports() == usual
+    assert ports(port=0, sim_port=usual[0]) == (0, usual[1], usual[0])
+    assert said.getvalue() == ""
+    with socket.create_server(("127.0.0.1", usual[0])):
+        other = ports()[0]
+        assert other not in usual
+        assert ports(port=usual[0])[0] == usual[0]  # named: starting on it says what is wrong
+    assert said.getvalue() == f"Port {usual[0]} is in use: the softphone is on {other}\n"
 
 
 async def test_words_in_brackets_are_shown_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:

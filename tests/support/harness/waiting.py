@@ -2,6 +2,10 @@
 
 import asyncio
 from collections.abc import Callable
+from typing import Final
+
+#: A loop's clock is rounded (uvloop's to a millisecond): what waited for so long may seem to have waited this less.
+LOOP_GRAIN_S: Final = 0.005
 
 
 async def until(condition: Callable[[], bool], *, timeout_s: float = 10.0, every_s: float = 0.02) -> None:
