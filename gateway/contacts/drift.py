@@ -1,17 +1,15 @@
-"""Where Meta's records of a contact and ours differ, and the facts that make ours agree. [P]
+"""Find where Meta's records of a contact differ from ours, and the facts that correct ours. [P]
 
-Meta is the authority: after the facts are applied, nothing differs any more. What Meta merely says in other words is
-no difference: a pack may take a permanent permission for a week's, or an automatic one for none, on purpose. Not
-responsible for asking Meta (see `reconcile`).
+Meta is the authority: after the facts are applied, nothing differs any more. A deviation that the policy pack makes on
+purpose is not a difference: a pack may treat a permanent permission as one for a week, or ignore an automatic one.
+`reconciler` asks Meta.
 """
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
-from gateway.meta.answers import Action as MetasAction
-from gateway.meta.answers import ActionLimit, Permissions
-from gateway.meta.answers import PermissionStatus as MetasStatus
+from gateway.meta.answers import ActionLimit, Permissions, ReportedAction, ReportedPermission
 from policy.contact import KEPT, ContactState, calls_counted, instant_after, limited_until, requests_counted
 from policy.facts import (
     LONGEST_LIMIT,
@@ -27,13 +25,13 @@ from policy.pack import Pack
 from policy.permission import Permission, PermissionStatus, permission_at
 from policy.windows import DAY, WEEK, count_in
 
-#: Instants that lie closer together than this are one: Meta writes whole seconds, and its clock is not ours.
+#: Instants closer together than this count as equal: Meta sends whole seconds, and its clock differs from ours.
 SAME: Final = timedelta(minutes=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drift:
-    """One contradiction, named by the rule that would have answered wrongly."""
+    """One difference; `rule` names the rule of the gate that would have decided wrongly."""
 
     rule: str
     ours: str
@@ -44,10 +42,11 @@ class Drift:
 def drifts(
     pack: Pack, state: ContactState, metas: Permissions, *, asked_at: datetime, counts: bool = True
 ) -> tuple[Drift, ...]:
-    """Compare. `counts` is False while something is on its way: Meta has counted it and we have not yet.
+    """Compare our state with Meta's record.
 
-    Facts carry the instant at which Meta was asked, so that whatever happens afterwards outweighs them; or the next
-    one after what they correct, should Meta's clock be ahead of ours.
+    Pass `counts=False` while a call or request is under way: Meta may have counted it before us. The facts get the
+    instant at which Meta was asked, so that later events override them; but if what they correct is later than that
+    (Meta's clock is ahead of ours), they get the instant just after it.
     """
     at = instant_after(state, now=asked_at)
     found = _permission(pack, state, metas, at)
@@ -70,8 +69,8 @@ def _permission(pack: Pack, state: ContactState, metas: Permissions, at: datetim
         return []
     key = _key("permission", at)
     fact: Fact = PermissionRevoked(at=at, key=key, source=ReplySource.META_RECORD)
-    if metas.status is not MetasStatus.NO_PERMISSION:
-        permanent = metas.status is MetasStatus.PERMANENT
+    if metas.status is not ReportedPermission.NO_PERMISSION:
+        permanent = metas.status is ReportedPermission.PERMANENT
         fact = PermissionGranted(
             at=at,
             key=key,
@@ -91,20 +90,20 @@ def _permission(pack: Pack, state: ContactState, metas: Permissions, at: datetim
 
 def _agree(pack: Pack, state: ContactState, ours: Permission, metas: Permissions, at: datetime) -> bool:
     match metas.status:
-        case MetasStatus.UNKNOWN:
+        case ReportedPermission.UNKNOWN:
             return True
-        case MetasStatus.NO_PERMISSION:
+        case ReportedPermission.NO_PERMISSION:
             return not ours.live
-        case MetasStatus.PERMANENT:
+        case ReportedPermission.PERMANENT:
             if ours.status is PermissionStatus.PERMANENT:
                 return True
-            # What has ended otherwise than by its time is a permission that Meta still has and we do not.
+            # A permission that ended for another reason than its time is one that Meta still has and we do not.
             lasted = ours.status in (PermissionStatus.TEMPORARY, PermissionStatus.EXPIRED)
             kept = lasted and state.granted is not None and state.granted.permanent and not pack.permanent_permissions
             return kept or _is_left_out(pack, state, metas)
-        case MetasStatus.TEMPORARY:
+        case ReportedPermission.TEMPORARY:
             ends = metas.expires_at
-            if ends is not None and ends <= at:  # it ran out on the way
+            if ends is not None and ends <= at:  # it expired meanwhile
                 return True
             if ours.status is PermissionStatus.TEMPORARY and _same(ends, ours.expires_at):
                 return True
@@ -112,15 +111,15 @@ def _agree(pack: Pack, state: ContactState, ours: Permission, metas: Permissions
 
 
 def _is_left_out(pack: Pack, state: ContactState, metas: Permissions) -> bool:
-    """Tell whether this is the automatic permission that we know of and that the pack does not take (guide R11)."""
+    """Tell whether this is an automatic permission that we know and that the pack ignores (guide R11)."""
     grant = state.granted_automatically
-    if grant is None or pack.automatic_permissions or grant.permanent != (metas.status is MetasStatus.PERMANENT):
+    if grant is None or pack.automatic_permissions or grant.permanent != (metas.status is ReportedPermission.PERMANENT):
         return False
     return _same(metas.expires_at, grant.expires_at or grant.at + pack.permission_lifetime)
 
 
 def _same(metas: datetime | None, ours: datetime | None) -> bool:
-    """Compare ends; one that Meta does not tell fits any."""
+    """Compare two expiries; if Meta does not give one, any matches."""
     return metas is None or (ours is not None and abs(metas - ours) < SAME)
 
 
@@ -131,7 +130,7 @@ def _said(status: str, until: datetime | None) -> str:
 # --- counts --------------------------------------------------------------------------------------
 
 
-def _calls(pack: Pack, state: ContactState, metas: MetasAction, at: datetime) -> list[Drift]:
+def _calls(pack: Pack, state: ContactState, metas: ReportedAction, at: datetime) -> list[Drift]:
     ours = count_in(calls_counted(state), window=DAY, now=at)
     told = _usage(metas, DAY)
     usage = UsageReported(
@@ -144,7 +143,7 @@ def _calls(pack: Pack, state: ContactState, metas: MetasAction, at: datetime) ->
     return found + _limit("contact/connected_by_meta", state, metas, usage, refuses=refuses, corrected=bool(found))
 
 
-def _requests(pack: Pack, state: ContactState, metas: MetasAction, at: datetime) -> list[Drift]:
+def _requests(pack: Pack, state: ContactState, metas: ReportedAction, at: datetime) -> list[Drift]:
     day, week = (count_in(requests_counted(state, window=window), window=window, now=at) for window in (DAY, WEEK))
     told_day, told_week = _usage(metas, DAY), _usage(metas, WEEK)
     usage = UsageReported(
@@ -163,8 +162,8 @@ def _requests(pack: Pack, state: ContactState, metas: MetasAction, at: datetime)
     return found + _limit("request/by_meta", state, metas, usage, refuses=refuses, corrected=bool(found))
 
 
-def _usage(metas: MetasAction, window: timedelta) -> int | None:
-    """Return what Meta counted in a window; None: it does not say."""
+def _usage(metas: ReportedAction, window: timedelta) -> int | None:
+    """Return Meta's count in a window; None if it does not say."""
     told = [each.current_usage for each in metas.limits if _lasts(each, window) and each.current_usage is not None]
     return min(max(told), KEPT) if told else None
 
@@ -174,11 +173,11 @@ def _lasts(limit: ActionLimit, window: timedelta) -> bool:
 
 
 def _limit(
-    rule: str, state: ContactState, metas: MetasAction, usage: UsageReported, *, refuses: bool, corrected: bool
+    rule: str, state: ContactState, metas: ReportedAction, usage: UsageReported, *, refuses: bool, corrected: bool
 ) -> list[Drift]:
-    """Compare what Meta refuses or lets through whatever we count: its limits need not be the pack's."""
+    """Compare what Meta refuses or allows with our state: Meta's limits may differ from the pack's."""
     at = usage.at
-    known = None if corrected else limited_until(state, usage.action)  # a usage lifts what was told before it
+    known = None if corrected else limited_until(state, usage.action)  # a usage fact clears an earlier limit
     if known is not None and known <= at:
         known = None
     until = None if metas.allowed is True else _reached_until(metas, at)
@@ -193,8 +192,8 @@ def _limit(
     return [Drift(rule=rule, ours=_until_said(known), metas=_until_said(until), facts=facts)]
 
 
-def _reached_until(metas: MetasAction, at: datetime) -> datetime | None:
-    """Say until when Meta counts a limit as reached; None: none is."""
+def _reached_until(metas: ReportedAction, at: datetime) -> datetime | None:
+    """Return until when a limit is reached at Meta; None if none is."""
     ends = [
         min(each.expires_at, at + LONGEST_LIMIT)
         for each in metas.limits

@@ -1,12 +1,12 @@
-"""All that knows Meta's wire format, and nothing of what we do with it.
+"""Meta's wire format: webhooks and the Graph API. Nothing here decides what to do with what Meta says.
 
-What Meta sends:
+Webhooks:
 
-1. `shapes.py`: the JSON of webhooks as structs. `events.py` and `number_events.py` read it as typed events.
+1. `shapes.py`: the webhooks' JSON as structs. `events.py` and `number_events.py` turn it into typed events.
 
-What we ask:
+The Graph API:
 
-2. `graph.py`: `Graph`, every request as a method. `graph_http.py` sends them, and repeats those that may be repeated.
-3. `answers.py`, `error_codes.py`: what comes back, and what each error means.
-4. `health.py`, `circuit_breaker.py`: whether Meta answers at all, whether it takes our tokens, and what its clock says.
+2. `graph.py`: `Graph`, one method per endpoint. `graph_http.py` sends the requests and retries those that allow it.
+3. `answers.py`, `error_codes.py`: the answers as typed values, and what each error code means.
+4. `health.py`, `circuit_breaker.py`: whether Meta answers, whether it accepts our tokens, and what its clock says.
 """

@@ -1,8 +1,7 @@
-"""What the Graph API answers, as typed values. [P]
+"""The answers of the Graph API, as typed values. [P]
 
-Tolerant on purpose: Meta's pages contradict one another in names and types, and fields come and go. What cannot be
-read is left out, never an exception; what stands in for it is "not known". Not responsible for errors (see
-`graph_codes`).
+Tolerant on purpose: Meta's pages contradict one another in names and types, and fields come and go. A part that cannot
+be read never raises; its value is "not known". Error answers are read in `error_codes`.
 """
 
 import re
@@ -18,25 +17,25 @@ from policy.number import CallingStatus, Restriction, RestrictionType
 Json = Mapping[str, Any]
 T = TypeVar("T")
 
-#: Stands for "no limit" where Meta says so.
+#: The value for "no limit".
 UNLIMITED: Final = 1_000_000_000
 
 _DAYS: Final = ("MONDAY", "TUESDAY", "WEDNESDAY", "THURSDAY", "FRIDAY", "SATURDAY", "SUNDAY")
 _MAX_ENTRIES: Final = 200
 
 
-class PermissionStatus(StrEnum):
+class ReportedPermission(StrEnum):
     """Meta's `permission.status`."""
 
     NO_PERMISSION = "no_permission"
     TEMPORARY = "temporary"
     PERMANENT = "permanent"
-    UNKNOWN = "unknown"  #: ours: a word that we do not know
+    UNKNOWN = "unknown"  #: not Meta's: any other word
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ActionLimit:
-    """How often something may be done in a period, and how often it was."""
+    """How often an action is allowed in a period, and how often it was done."""
 
     period_s: int | None
     max_allowed: int | None
@@ -45,8 +44,8 @@ class ActionLimit:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Action:
-    """Whether Meta would let us do something now. `allowed` None: it did not say."""
+class ReportedAction:
+    """Whether Meta would allow an action now. `allowed` is None if Meta did not say."""
 
     allowed: bool | None = None
     limits: tuple[ActionLimit, ...] = ()
@@ -54,12 +53,12 @@ class Action:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Permissions:
-    """Meta's view of one user: `GET /{number}/call_permissions`."""
+    """What Meta allows with one user: `GET /{number}/call_permissions`."""
 
-    status: PermissionStatus
+    status: ReportedPermission
     expires_at: datetime | None = None
-    start_call: Action = Action()
-    send_request: Action = Action()
+    start_call: ReportedAction = ReportedAction()
+    send_request: ReportedAction = ReportedAction()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,18 +66,18 @@ class NumberCallingSettings:
     """`calling` of `GET /{number}/settings`."""
 
     calling: CallingStatus = CallingStatus.UNKNOWN
-    hours: CallHours | None = None  #: None: open day and night, or not readable (see `unread`)
+    hours: CallHours | None = None  #: None: always open, or not readable (see `unread`)
     sip_enabled: bool = False
     icon_visibility: str | None = None
     restrictions: tuple[Restriction, ...] = ()
-    unread: tuple[str, ...] = ()  #: parts that are there and make no sense to us
+    unread: tuple[str, ...] = ()  #: names of parts that are present but not readable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NumberInfo:
-    """`GET /{number}`: what Meta says of the business number itself."""
+    """`GET /{number}`: Meta's record of the business number."""
 
-    messaging_limit: int | None = None  #: conversations per 24 h; `UNLIMITED`; None: not told
+    messaging_limit: int | None = None  #: conversations per 24 h, or `UNLIMITED`; None: not known
     coexistence: bool | None = None
 
 
@@ -86,12 +85,12 @@ class NumberInfo:
 
 
 def read_call_id(body: Json) -> str | None:
-    """Return the id of the call that `connect` placed."""
+    """Return the id of the call that `connect` placed; None if the answer has none."""
     return _first_id(body, "calls")
 
 
 def read_message_id(body: Json) -> str | None:
-    """Return the id of a message that was sent; it is the `context.id` of the reply."""
+    """Return the id of a sent message, which is the `context.id` of the reply; None if the answer has none."""
     return _first_id(body, "messages")
 
 
@@ -101,7 +100,7 @@ def read_permissions(body: Json) -> Permissions:
     word = _text(permission, "status")
     actions = {_text(each, "action_name"): each for each in _objects(body, "actions")}
     return Permissions(
-        status=PermissionStatus(word) if word in set(PermissionStatus) else PermissionStatus.UNKNOWN,
+        status=ReportedPermission(word) if word in set(ReportedPermission) else ReportedPermission.UNKNOWN,
         # The sample says `expiration_time`, the table `expiration`.
         expires_at=_instant(permission, "expiration_time", "expiration"),
         start_call=_action(actions.get("start_call", {})),
@@ -110,7 +109,7 @@ def read_permissions(body: Json) -> Permissions:
 
 
 def read_settings(body: Json) -> NumberCallingSettings:
-    """Read `GET settings`; also fits `phone_number_settings` of the webhook `account_settings_update`."""
+    """Read `GET settings`, or `phone_number_settings` of the webhook `account_settings_update`."""
     calling = _object(body, "calling")
     status = (_text(calling, "status") or "").upper()
     hours, unread = _hours(_object(calling, "call_hours"))
@@ -135,7 +134,7 @@ def read_number_info(body: Json) -> NumberInfo:
 
 
 def read_tier(word: str | None) -> int | None:
-    """Return the messaging limit that `TIER_250`, `TIER_2K` or `TIER_UNLIMITED` stands for."""
+    """Return the messaging limit of a tier such as `TIER_250`, `TIER_2K` or `TIER_UNLIMITED`."""
     if word is None:
         return None
     if word.upper() == "TIER_UNLIMITED":
@@ -158,7 +157,7 @@ def read_period(text: str | None) -> int | None:
 # --- parts ---------------------------------------------------------------------------------------
 
 
-def _action(data: Json) -> Action:
+def _action(data: Json) -> ReportedAction:
     allowed = data.get("can_perform_action")
     limits = tuple(
         ActionLimit(
@@ -169,11 +168,11 @@ def _action(data: Json) -> Action:
         )
         for each in _objects(data, "limits")
     )
-    return Action(allowed=allowed if isinstance(allowed, bool) else None, limits=limits)
+    return ReportedAction(allowed=allowed if isinstance(allowed, bool) else None, limits=limits)
 
 
 def _hours(data: Json) -> tuple[CallHours | None, tuple[str, ...]]:
-    """Return the hours if they are kept, and the names of the parts that could not be read."""
+    """Return the hours if they are enabled, and the names of the parts that could not be read."""
     if not _is_enabled(data):
         return None, ()
     unread: list[str] = []
@@ -183,7 +182,7 @@ def _hours(data: Json) -> tuple[CallHours | None, tuple[str, ...]]:
         hours = CallHours(timezone=_text(data, "timezone_id") or "", weekly=weekly, holidays=holidays)
     except HoursError:
         return None, (*unread, "timezone_id")
-    # A week of which a day is missing would refuse calls that Meta lets through.
+    # With a day missing from the week, we would refuse calls that Meta allows.
     return (None if "weekly_operating_hours" in unread else hours), tuple(unread)
 
 
@@ -218,7 +217,7 @@ def _clock_time(data: Json, *names: str) -> time:
     text = next((text for name in names if (text := _text(data, name))), "")
     found = re.fullmatch(r"(\d{2}):?(\d{2})", text)
     if not found:
-        raise ValueError("no time of day")
+        raise ValueError("not a time of day")
     return time(int(found[1]), int(found[2]))
 
 
@@ -266,7 +265,7 @@ def _is_enabled(data: Json) -> bool:
 
 
 def _instant(data: Json, *names: str) -> datetime | None:
-    """Return an instant, from Unix seconds as an int or a string, or from ISO 8601 with an offset."""
+    """Return the first readable instant: Unix seconds as int or string, or ISO 8601 with an offset."""
     for name in names:
         if (seconds := _number(data, name)) is not None and 0 < seconds < 10**11:
             return datetime.fromtimestamp(seconds, UTC)

@@ -1,12 +1,12 @@
-"""Stops asking somebody who does not answer, and asks again by and by. [P]
+"""A circuit breaker: stop sending to a peer that does not answer, and probe it from time to time. [P]
 
-Theory of operation. A breaker is closed until so many requests in a row have failed; then it opens, and whoever asks
-is told how long to wait. When the wait is over, one request goes through as a probe: its success closes the breaker,
-its failure doubles the wait (with jitter, up to a limit). Requests that are sent whatever the breaker says (a call is
-to be ended) and those that were under way when it opened tell it how they ended, too: a success closes it at once, a
-failure changes nothing while it is open, for it is no news.
+Theory of operation. The breaker is closed until `FAILURES` requests in a row have failed. Then it opens, and callers
+are told how long to wait. After the wait, one request goes through as a probe: success closes the breaker, failure
+doubles the wait (with jitter, up to a limit). Requests that ignore the breaker (to end a call) and requests that were
+under way when it opened also report how they ended: a success closes it at once; a failure changes nothing while it
+is open, because it says nothing new.
 
-Not responsible for what counts as a failure (see `meta_health`).
+`health` decides what counts as a failure.
 """
 
 import random
@@ -15,13 +15,14 @@ from typing import Final
 from gateway.common.backoff import Backoff
 
 FAILURES: Final = 10
+#: Jitter: gateways that lost Meta at the same moment must not come back at the same moment.
 WAITS: Final = Backoff((2.0, 4.0, 8.0, 16.0, 30.0), jitter=0.2)
-#: What is told while a probe is under way: it has failed or succeeded soon.
+#: The wait while a probe is under way; its result comes soon.
 PROBE_S: Final = 1.0
 
 
 class Breaker:
-    """One for everything that fails together. `now` is loop time everywhere."""
+    """One breaker for everything that fails together. `now` is loop time everywhere."""
 
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
@@ -36,11 +37,11 @@ class Breaker:
 
     @property
     def failed(self) -> int:
-        """How many requests in a row have failed."""
+        """The number of requests in a row that failed."""
         return self._failed
 
     def wait_s(self, *, now: float) -> float:
-        """Return how long a request has to wait; 0: it may go."""
+        """Return how long a request has to wait; 0 if it may be sent now."""
         if self._until is None:
             return 0.0
         if self._probing:
@@ -48,14 +49,14 @@ class Breaker:
         return max(0.0, self._until - now)
 
     def begin(self) -> bool:
-        """Note that a request goes which did not have to wait; return whether it is the probe."""
+        """Record that a request is sent that did not have to wait; return whether it is the probe."""
         if self._until is None:
             return False
         self._probing = True
         return True
 
     def end(self, *, ok: bool | None, probe: bool, now: float) -> None:
-        """Note how a request ended; `ok` None: it was cut by ourselves, and says nothing."""
+        """Record how a request ended; `ok` is None if we cancelled it, which says nothing about the peer."""
         if probe:
             self._probing = False
         if ok:

@@ -1,8 +1,7 @@
-"""Meta's error catalogue as data, and how an answer of the Graph API becomes one of our errors. [P]
+"""Meta's error catalogue as data, and the mapping from a Graph API answer to one of our errors. [P]
 
-For each code: what it means, who must act, whether the same request may succeed later (`retryable`) or at once
-(`transient`), whether it is a definite no, and the gate's own reason for the same thing. Codes decide, titles never.
-Not responsible for sending or repeating anything (see `graph`).
+For each code: what it means, who must act, whether the same request may succeed later (`retryable`) or within a second
+(`transient`), whether it is a definite no, and the gate's reason for the same refusal. Only codes decide, never titles.
 """
 
 import re
@@ -25,11 +24,11 @@ class Who(StrEnum):
     """Who can do something about an error."""
 
     OPERATOR = "operator"  #: the person who dials
-    ADMIN = "administrator"  #: whoever keeps the settings, here or in Meta's console
+    ADMIN = "administrator"  #: the person who manages the settings, here or in Meta's console
     USER = "user"  #: the person on WhatsApp
-    GATEWAY = "gateway"  #: we sent something wrong: a bug of ours
+    GATEWAY = "gateway"  #: the gateway sent a wrong request: a bug
     META = "meta"
-    NOBODY = "nobody"  #: waiting helps, and nothing else
+    NOBODY = "nobody"  #: only waiting helps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,8 +39,8 @@ class MetaCode:
     who: Who
     retryable: bool = False
     transient: bool = False  #: may succeed within a second
-    definite: bool = True  #: False: Meta does not know itself whether it acted
-    reason: Reason | None = None  #: the gate's word for it
+    definite: bool = True  #: False: Meta itself does not know whether it acted
+    reason: Reason | None = None  #: the gate's reason for the same refusal
 
 
 def _config(meaning: str, reason: Reason | None = None) -> MetaCode:
@@ -64,8 +63,8 @@ def _operator(meaning: str, reason: Reason | None = None, *, retryable: bool = F
     return MetaCode(meaning=meaning, who=Who.OPERATOR, reason=reason, retryable=retryable)
 
 
-# Source: Meta, "Calling API troubleshooting" (138xxx) and "Error codes" (the rest), read 2026-11-22. 138008 is in
-# no table of Meta's; clients report it for an SDP that Meta does not take.
+# Source: Meta, "Calling API troubleshooting" (138xxx) and "Error codes" (the rest), read 2026-11-22. Meta's tables do
+# not list 138008; clients report it for an SDP that Meta does not accept.
 CODES: Final[Mapping[int, MetaCode]] = MappingProxyType(
     {
         0: _config("the access token was not accepted"),
@@ -128,9 +127,9 @@ CODES: Final[Mapping[int, MetaCode]] = MappingProxyType(
 )
 
 _PERMISSION: Final = _config("the access token lacks a permission")
-_UNKNOWN: Final = MetaCode(meaning="an error that is in no list of ours", who=Who.META)
+_UNKNOWN: Final = MetaCode(meaning="an error code that the gateway does not know", who=Who.META)
 _UNKNOWN_5XX: Final = MetaCode(
-    meaning="an error that is in no list of ours",
+    meaning="an error code that the gateway does not know",
     who=Who.META,
     retryable=True,
     transient=True,
@@ -138,11 +137,12 @@ _UNKNOWN_5XX: Final = MetaCode(
 )
 
 _MAX_DETAILS: Final = 300
-#: Longest wait that we believe: the longest window of Meta's is seven days.
+#: Longest wait that we believe: Meta's longest window is seven days.
 _MAX_WAIT: Final = timedelta(days=8)
 
-# Which code says "this call is over" is not documented: 100 is seen, others are possible. So: a code that says
-# nothing else, and words that say this. Source: Meta, "User-initiated calls" and "Troubleshooting", read 2026-11-22.
+# Meta does not document which code says "this call is over": 100 was seen, others are possible. So we require a code
+# without a more specific meaning, and text that says it.
+# Source: Meta, "User-initiated calls" and "Troubleshooting", read 2026-11-22.
 _VAGUE: Final = frozenset({100, 131009, 138004, 138007})
 _ENDED: Final = re.compile(
     r"\b(?:already|has|was|been|is)\b[^.]*\b(?:ended|terminated|completed|rejected|failed|hung up|in progress)\b"
@@ -158,41 +158,41 @@ _INSTANT: Final = re.compile(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What came back for one try."""
+    """The HTTP answer to one try of a request."""
 
     op: str
     status: int
-    body: Mapping[str, Any] | None  #: None: no JSON object
+    body: Mapping[str, Any] | None  #: None: not a JSON object
     headers: Mapping[str, str]
 
 
 def lookup(code: int, http_status: int) -> MetaCode:
-    """Return what is known of a code; every code has an entry."""
+    """Return the entry of a code; a code that is not in the catalogue gets a general one."""
     if 200 <= code <= 299:
         return _PERMISSION
     return CODES.get(code) or (_UNKNOWN_5XX if http_status >= 500 else _UNKNOWN)
 
 
 def refuses_token(code: int | None) -> bool:
-    """Tell whether a code speaks against the token itself: with it nothing at all can be asked."""
+    """Tell whether a code means that the token itself is invalid: no request with it can succeed."""
     return code in (0, 190)
 
 
 def lacks_permission(code: int | None) -> bool:
-    """Tell whether a code says that the token may not do this; it may still do other things."""
+    """Tell whether a code means that the token lacks the permission for this request; others may still work."""
     return code is not None and (code in (3, 10, 131005) or 200 <= code <= 299)
 
 
 def error_from(answer: Answer, *, token: str, now: datetime) -> GraphError | None:
-    """Return the error that an answer means; None if it means success."""
+    """Return the error that an answer means; None for success."""
     body = answer.body
     if body is not None and isinstance(body.get("error"), Mapping):
         return _from_catalogue(answer, body["error"], token=token, now=now)
     if body is None or not 200 <= answer.status <= 299 or body.get("success") is False:
         return GraphUnreachable(
-            f"HTTP {answer.status} without Meta's words",
+            f"HTTP {answer.status} without an answer of the Graph API",
             op=answer.op,
-            # Whatever stands between us and Meta and answers 4xx has not let the request through.
+            # A proxy between us and Meta that answers 4xx has not forwarded the request.
             maybe_sent=not 400 <= answer.status <= 499,
             status=str(answer.status),
             http_status=answer.status,
@@ -229,7 +229,7 @@ def _from_catalogue(answer: Answer, error: Mapping[str, Any], *, token: str, now
 
 
 def _words(error: Mapping[str, Any]) -> str:
-    """Return Meta's own words: the details where there are some, else the message without its "(#code)"."""
+    """Return Meta's error text: the details if there are any, else the message without its "(#code)"."""
     data = error.get("error_data")
     for text in (data.get("details") if isinstance(data, Mapping) else data, error.get("message")):
         if isinstance(text, str) and text.strip():
@@ -238,10 +238,10 @@ def _words(error: Mapping[str, Any]) -> str:
 
 
 def _retry_at(words: str, headers: Mapping[str, str], *, now: datetime) -> datetime | None:
-    """Return the instant at which Meta says that it will answer otherwise; the latest of all it named."""
+    """Return the instant from which Meta would accept the request; the latest if it names several."""
     told = [now + timedelta(seconds=seconds) for seconds in _header_waits(headers)]
     for found in _INSTANT.finditer(words):
-        with suppress(ValueError):  # looks like a date and is none
+        with suppress(ValueError):  # has the form of a date, but is not a valid one
             unix, iso = found["unix"], found["iso"]
             told.append(datetime.fromtimestamp(int(unix), UTC) if unix else datetime.fromisoformat(iso))
     return max((at.astimezone(UTC) for at in told if now < at <= now + _MAX_WAIT), default=None)
@@ -255,22 +255,22 @@ def _header_waits(headers: Mapping[str, str]) -> list[float]:
 
 
 def already_ended(error: GraphRefused) -> bool:
-    """Tell whether a refused `terminate` or `reject` means that the call is over, which is what was wanted."""
-    return _says(error, _ENDED)
+    """Tell whether a refused `terminate` or `reject` means that the call is over already: the wanted result."""
+    return _text_says(error, _ENDED)
 
 
 def already_accepted(error: GraphRefused) -> bool:
-    """Tell whether a refused `accept` or `pre_accept` means that an earlier try of it was heard."""
-    return _says(error, _ACCEPTED) and not _OVER.search(error.details)
+    """Tell whether a refused `accept` or `pre_accept` means that an earlier try succeeded."""
+    return _text_says(error, _ACCEPTED) and not _OVER.search(error.details)
 
 
-def _says(error: GraphRefused, pattern: re.Pattern[str]) -> bool:
+def _text_says(error: GraphRefused, pattern: re.Pattern[str]) -> bool:
     vague = error.code in _VAGUE or lookup(error.code, error.http_status) is _UNKNOWN
     return vague and error.http_status != 429 and bool(pattern.search(error.details))
 
 
 def read_json(raw: bytes) -> Mapping[str, Any] | None:
-    """Return the JSON object of an answer; None if it is none."""
+    """Parse the body of an answer; None if it is not a JSON object."""
     try:
         body = orjson.loads(raw)
     except orjson.JSONDecodeError:

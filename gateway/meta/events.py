@@ -1,8 +1,7 @@
-"""Webhook JSON into frozen events. [P]
+"""Read webhook JSON as frozen events. [P]
 
-Responsible for reading what Meta sends: each `entry[].changes[]` becomes events, each with a semantic dedupe key.
-What is not known, or not readable, becomes an `UnknownEvent` and never an exception. Not responsible for the
-signature (see `webhook`) nor for what an event means to a call (see `inbox`).
+Each `entry[].changes[]` becomes one or more events, each with a semantic dedupe key. What is unknown or not readable
+becomes an `UnknownEvent`, never an exception. `intake.webhook` checks the signature; `intake.inbox` handles the events.
 
 Source for all shapes: Meta, WhatsApp Business Calling API (user-initiated, business-initiated, user call permissions)
 and "Webhooks", read 2026-11-22.
@@ -23,13 +22,13 @@ from gateway.meta.number_events import NumberEvent, read_number_change
 from gateway.meta.shapes import BaseEvent
 from policy.facts import Direction
 
-#: Each JSON escape, a surrogate pair as one.
+#: Matches each JSON escape; a surrogate pair is one match.
 _ESCAPES: Final = re.compile(rb"\\(u[dD][89abAB]..\\u[dD][c-fC-F]..|(u[dD][89a-fA-F]..)|.)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallOffered(BaseEvent):
-    """A user calls: `connect` with an SDP offer."""
+    """A user-initiated call: `connect` with an SDP offer."""
 
     at: datetime
     meta_call_id: MetaCallId
@@ -40,7 +39,7 @@ class CallOffered(BaseEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallAnswered(BaseEvent):
-    """The media path of our own call: `connect` with an SDP answer. Not the pick-up."""
+    """The media path of a business-initiated call: `connect` with an SDP answer. The user has not accepted yet."""
 
     at: datetime
     meta_call_id: MetaCallId
@@ -50,7 +49,7 @@ class CallAnswered(BaseEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallStatus(BaseEvent):
-    """RINGING, ACCEPTED or REJECTED of our own call."""
+    """RINGING, ACCEPTED or REJECTED of a business-initiated call."""
 
     at: datetime
     meta_call_id: MetaCallId
@@ -61,7 +60,7 @@ class CallStatus(BaseEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallTerminated(BaseEvent):
-    """The end of any call. People talked if and only if `start_at` is there."""
+    """The end of a call. The call was connected if and only if `start_at` is set."""
 
     at: datetime
     meta_call_id: MetaCallId
@@ -78,7 +77,7 @@ class CallTerminated(BaseEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PermissionReply(BaseEvent):
-    """The user (or Meta, `automatic`) granted or took away the permission to be called."""
+    """The user (or Meta, if `automatic`) granted or revoked the permission to be called."""
 
     at: datetime
     user: UserRef
@@ -92,7 +91,7 @@ class PermissionReply(BaseEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UserMessage(BaseEvent):
-    """Any other message of a user: opens the 24-hour customer service window."""
+    """Any other message from a user: it opens the 24-hour customer service window."""
 
     at: datetime
     user: UserRef
@@ -101,11 +100,11 @@ class UserMessage(BaseEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnknownEvent(BaseEvent):
-    """Kept and acknowledged, otherwise left alone."""
+    """Stored and acknowledged, otherwise ignored."""
 
 
 CallOrUserEvent = CallOffered | CallAnswered | CallStatus | CallTerminated | PermissionReply | UserMessage
-#: What is said about a call that is known already.
+#: The events of a call that exists already.
 CallEvent = CallAnswered | CallStatus | CallTerminated
 Event = CallOrUserEvent | NumberEvent | UnknownEvent
 
@@ -115,7 +114,7 @@ Event = CallOrUserEvent | NumberEvent | UnknownEvent
 
 @dataclass(frozen=True, slots=True)
 class _Item:
-    """One element of a change, with what stands around it."""
+    """One element of a change, with the parts of the change that belong to it."""
 
     number_id: PhoneNumberId
     field: str
@@ -128,7 +127,7 @@ class _Item:
 
 
 def read_delivery(body: bytes) -> list[Event]:
-    """Return the events of one signed delivery, in its order: at least one, and every part in one. Never raises."""
+    """Return the events of one signed delivery, in order: at least one, and every part is in one. Never raises."""
     try:
         delivery = _load(body)
         # Two of Meta's samples are wrapped in an array.
@@ -136,13 +135,16 @@ def read_delivery(body: bytes) -> list[Event]:
         events = [
             event for part in wrapped for change, sent_at in _changes(part) for event in _read_change(change, sent_at)
         ]
-    except (orjson.JSONDecodeError, orjson.JSONEncodeError):  # the latter: nested too deep to be written again
+    except (orjson.JSONDecodeError, orjson.JSONEncodeError):  # the latter: nested too deeply to be serialised
         events = []
-    return events or [_kept_as_is(body)]
+    return events or [_malformed(body)]
 
 
 def _load(body: bytes) -> Any:
-    """Read JSON; half an emoji, as in a name that was cut, does not cost the call. Raises: JSONDecodeError."""
+    """Parse JSON, and replace lone surrogates (a name cut inside an emoji) instead of losing the call.
+
+    Raises: JSONDecodeError.
+    """
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError:
@@ -150,7 +152,7 @@ def _load(body: bytes) -> Any:
 
 
 def _changes(delivery: object) -> Iterator[tuple[object, object]]:
-    """Yield every change with its entry's time; what holds none is yielded itself, so that nothing is lost."""
+    """Yield every change with its entry's time; an entry without changes is yielded itself, so nothing is lost."""
     for entry in shapes.each(shapes.get(delivery, "entry")) or [delivery]:
         for change in shapes.each(shapes.get(entry, "changes")) or [entry]:
             yield change, shapes.get(entry, "time")
@@ -197,13 +199,13 @@ def _number_id(value: object) -> PhoneNumberId:
 
 def _read_item(item: _Item) -> Event:
     if item.field == "calls":
-        return _read_call(item, msgspec.convert(item.raw, shapes.Call, strict=False))
+        return _read_call(item, msgspec.convert(item.raw, shapes.WebhookCall, strict=False))
     if item.field == "statuses":
-        return _read_status(item, msgspec.convert(item.raw, shapes.Status, strict=False))
-    return _read_message(item, msgspec.convert(item.raw, shapes.Message, strict=False))
+        return _read_status(item, msgspec.convert(item.raw, shapes.WebhookStatus, strict=False))
+    return _read_message(item, msgspec.convert(item.raw, shapes.WebhookMessage, strict=False))
 
 
-def _read_call(item: _Item, call: shapes.Call) -> Event:
+def _read_call(item: _Item, call: shapes.WebhookCall) -> Event:
     common: dict[str, Any] = {
         "number_id": item.number_id,
         "at": shapes.instant(call.timestamp),
@@ -221,8 +223,8 @@ def _read_call(item: _Item, call: shapes.Call) -> Event:
     return _unknown("calls.other", item.number_id, item.body())
 
 
-def _direction(call: shapes.Call) -> Direction | None:
-    """Read the direction; one of Meta's samples leaves it out, then the SDP's type tells."""
+def _direction(call: shapes.WebhookCall) -> Direction | None:
+    """Return the direction; where it is missing (as in one of Meta's samples), the SDP type tells."""
     if call.direction in tuple(Direction):
         return Direction(call.direction)
     if call.session is None:
@@ -231,7 +233,7 @@ def _direction(call: shapes.Call) -> Direction | None:
     return Direction.USER_INITIATED if offer else Direction.BUSINESS_INITIATED
 
 
-def _read_terminate(item: _Item, call: shapes.Call, common: dict[str, Any]) -> CallTerminated:
+def _read_terminate(item: _Item, call: shapes.WebhookCall, common: dict[str, Any]) -> CallTerminated:
     direction = _direction(call)
     status = call.status[0] if isinstance(call.status, list) and call.status else call.status
     error = _first_error([*shapes.each(call.errors), *item.errors])
@@ -250,8 +252,10 @@ def _read_terminate(item: _Item, call: shapes.Call, common: dict[str, Any]) -> C
     )
 
 
-def _other_side(call: shapes.Call, direction: Direction | None, contacts: tuple[shapes.Contact, ...]) -> UserRef | None:
-    """Name the user of a call that ended; None where the event leaves that open."""
+def _other_side(
+    call: shapes.WebhookCall, direction: Direction | None, contacts: tuple[shapes.Contact, ...]
+) -> UserRef | None:
+    """Return the user of a call that ended; None if the event does not say."""
     ours = direction is Direction.BUSINESS_INITIATED
     try:
         user, _ = _who(call.to if ours else call.from_, call.to_user_id if ours else call.from_user_id, contacts)
@@ -260,7 +264,7 @@ def _other_side(call: shapes.Call, direction: Direction | None, contacts: tuple[
     return user if direction is not None else None
 
 
-def _read_status(item: _Item, status: shapes.Status) -> Event:
+def _read_status(item: _Item, status: shapes.WebhookStatus) -> Event:
     if status.type != "call" or status.status not in ("RINGING", "ACCEPTED", "REJECTED"):
         return _unknown("statuses.other", item.number_id, item.body())
     return CallStatus(
@@ -276,8 +280,8 @@ def _read_status(item: _Item, status: shapes.Status) -> Event:
     )
 
 
-def _recipient(item: _Item, status: shapes.Status) -> UserRef | None:
-    """Name the user whom we called; None where the status leaves that open."""
+def _recipient(item: _Item, status: shapes.WebhookStatus) -> UserRef | None:
+    """Return the user whom we called; None if the status does not say."""
     named = {"wa_id": status.recipient_id, "user_id": status.recipient_user_id}
     try:
         recipient = msgspec.convert(named, shapes.Contact)
@@ -287,7 +291,7 @@ def _recipient(item: _Item, status: shapes.Status) -> UserRef | None:
     return user
 
 
-def _read_message(item: _Item, message: shapes.Message) -> Event:
+def _read_message(item: _Item, message: shapes.WebhookMessage) -> Event:
     user, name = _who(message.from_, message.from_user_id, item.contacts)
     common: dict[str, Any] = {
         "number_id": item.number_id,
@@ -320,8 +324,8 @@ def _unknown(kind: str, number_id: PhoneNumberId, body: bytes) -> UnknownEvent:
     return UnknownEvent(number_id=number_id, at=None, kind=kind, dedupe_key=shapes.hashed(body), body=body)
 
 
-def _kept_as_is(body: bytes) -> UnknownEvent:
-    """Keep bytes that are no event at all; as a JSON string, so that the journal holds JSON only."""
+def _malformed(body: bytes) -> UnknownEvent:
+    """Wrap a body that holds no event in a JSON string: the journal stores JSON only."""
     text = orjson.dumps(body.decode("utf-8", "backslashreplace"))
     return UnknownEvent(
         number_id=PhoneNumberId(""), at=None, kind="malformed", dedupe_key=shapes.hashed(body), body=text
@@ -342,10 +346,12 @@ def _digits(wa_id: str | None) -> str | None:
 
 
 def _who(wa_id: str | None, user_id: str | None, contacts: tuple[shapes.Contact, ...]) -> tuple[UserRef, str | None]:
-    """Name the user and their display name; what the item leaves out is taken from its entry in `contacts`.
+    """Return the user and their display name; what the item leaves out comes from its entry in `contacts`.
 
-    That is the entry with the same name, or the only one if it does not speak of somebody else: to mix up two people
-    would give one the other's permission. Raises: ValueError if nothing names the user.
+    That is the entry with the same number or BSUID, or the only entry unless it names another user: mixing up two users
+    would give one the permission of the other.
+
+    Raises: ValueError if nothing names the user.
     """
     digits = _digits(wa_id)
     same = [c for c in contacts if (digits and c.wa_id == digits) or (user_id and c.user_id == user_id)]
@@ -360,7 +366,7 @@ def _fits(contact: shapes.Contact, digits: str | None, user_id: str | None) -> b
 
 
 def _first_error(errors: Sequence[Any]) -> shapes.MetaError | None:
-    """Return the first error; a failed call carries the same ones inside the call and beside it."""
+    """Return the first readable error; a failed call has the same errors inside the call and beside it."""
     for raw in errors:
         try:
             return msgspec.convert(raw, shapes.MetaError, strict=False)

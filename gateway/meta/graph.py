@@ -1,13 +1,12 @@
-"""The client of Meta's Graph API: one method per endpoint, and nothing else speaks to Meta.
+"""The client of Meta's Graph API: one method per endpoint. Nothing else sends requests to Meta.
 
-Responsible for what each request says and how it may be repeated. Not responsible for HTTP, tries and failures (see
-`graph_http`), nor for whether a call may be placed (see `policy.gate`) or what an answer means to a call (see `call`).
+This module defines the content of each request and whether it may be retried. `graph_http` sends it.
 
-`connect` is sent once: a phone that rings twice is worse than one that does not ring, so a `connect` without an answer
-raises `GraphUnreachable(maybe_sent=True)` and is settled by the webhook that carries our `biz_opaque_callback_data`. A
-permission request may be repeated only if Meta certainly has not acted on it: the user would read it twice, and the
-second would be counted. All others may be repeated, and where one is refused because an earlier try was heard after
-all, or because the call is over that was to be ended, that is success.
+`connect` is sent once, because a phone that rings twice is worse than one that does not ring. A `connect` without an
+answer raises `GraphUnreachable(maybe_sent=True)`, and the webhook that carries our `biz_opaque_callback_data` tells
+what happened. A permission request is retried only if Meta certainly has not acted on it: otherwise the user gets it
+twice and Meta counts it twice. All other requests may be retried. If such a retry is refused because an earlier try
+succeeded, or because the call to be ended is over already, that is success.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,13 +17,14 @@ from gateway.common.errors import GraphRefused, GraphUnreachable
 from gateway.common.ids import MetaCallId, PhoneNumberId, UserRef
 from gateway.meta import answers, error_codes
 from gateway.meta.answers import Json, NumberCallingSettings, NumberInfo, Permissions
-from gateway.meta.graph_http import GraphHttp, Observe, Repeat, Request, Retries
+from gateway.meta.graph_http import GraphHttp, GraphRequest, Observe, Repeat, Retries
 from gateway.meta.health import MetaHealth
 
 #: `biz_opaque_callback_data`. Source: Meta, "Business-initiated calls", read 2026-11-22.
 MAX_OPAQUE: Final = 512
 
-#: What `number_info` asks for. Meta refuses a field that its version does not know with 100; then the next is asked.
+#: The fields for `number_info`. Meta refuses a field that its version does not know with 100; then the next set is
+#: tried.
 _INFO_FIELDS: Final = "id,display_phone_number,verified_name,quality_rating"
 _INFO_FIELD_SETS: Final = (
     f"{_INFO_FIELDS},is_on_biz_app,whatsapp_business_manager_messaging_limit",
@@ -37,27 +37,27 @@ class Graph(Protocol):
     """Meta's endpoints. Every method may raise `GraphRefused`, `GraphUnreachable` and `GraphPaused`."""
 
     async def connect(self, number: PhoneNumberId, to: UserRef, offer_sdp: str, opaque: str) -> MetaCallId:
-        """Place a call and return Meta's id of it; sent once, whatever happens."""
+        """Place a call and return Meta's id of it; sent only once, even on failure."""
         ...
 
     async def pre_accept(self, number: PhoneNumberId, call: MetaCallId, answer_sdp: str) -> None:
-        """Bring the media path up while operators still ring."""
+        """Set up the media path while the softphones still ring."""
         ...
 
     async def accept(self, number: PhoneNumberId, call: MetaCallId, answer_sdp: str, opaque: str) -> None:
-        """Pick up; `answer_sdp` is the very string of `pre_accept`. Media may flow once this returned."""
+        """Accept a call; `answer_sdp` must be identical to that of `pre_accept`. Media may flow after this returns."""
         ...
 
     async def reject(self, number: PhoneNumberId, call: MetaCallId) -> None:
-        """Decline a call that nobody accepted; a call that is over already is no error."""
+        """Decline a call that was not accepted; succeed if it is over already."""
         ...
 
     async def terminate(self, number: PhoneNumberId, call: MetaCallId) -> None:
-        """End a call; one that is over already is no error."""
+        """End a call; succeed if it is over already."""
         ...
 
     async def call_permissions(self, number: PhoneNumberId, user: UserRef) -> Permissions:
-        """Ask what Meta would let us do with a user now."""
+        """Read what Meta would allow us to do with a user now."""
         ...
 
     async def request_permission_free_form(self, number: PhoneNumberId, user: UserRef, text: str) -> str:
@@ -75,12 +75,12 @@ class Graph(Protocol):
         ...
 
     async def number_info(self, number: PhoneNumberId) -> NumberInfo:
-        """Read what Meta says of the number itself."""
+        """Read Meta's record of the number."""
         ...
 
 
 class GraphClient:
-    """`Graph` over HTTP. Call `start` in the loop that uses it, and `aclose` at the end."""
+    """`Graph` over HTTP. Call `start` in the event loop that uses it, and `aclose` at the end."""
 
     def __init__(
         self,
@@ -105,11 +105,11 @@ class GraphClient:
         )
 
     async def start(self) -> None:
-        """Open the connection pool; no connection is made yet."""
+        """Create the connection pool; no connection is opened yet."""
         await self._http.start()
 
     async def aclose(self) -> None:
-        """Close every connection; a request that is under way is cut. Idempotent."""
+        """Close every connection, also those with a request under way. Idempotent."""
         await self._http.aclose()
 
     async def __aenter__(self) -> Self:
@@ -141,7 +141,7 @@ class GraphClient:
         await self._answer("accept", number, call, answer_sdp, {"biz_opaque_callback_data": _opaque(opaque)})
 
     async def _answer(self, action: str, number: PhoneNumberId, call: MetaCallId, answer_sdp: str, more: Json) -> None:
-        # Meta's table says `offer` for these two; the examples and Meta itself want `answer`.
+        # Meta's table says `offer` for these two; its examples and its servers require `answer`.
         # Source: Meta, "User-initiated calls", read 2026-11-22.
         session = {"sdp_type": "answer", "sdp": answer_sdp}
         body = {"call_id": call, "action": action, "session": session, **more}
@@ -181,7 +181,7 @@ class GraphClient:
             "action": {"name": "call_permission_request"},
             "body": {"text": text},
         }
-        return await self._message(
+        return await self._send_message(
             "request_free_form", number, user, {"type": "interactive", "interactive": interactive}
         )
 
@@ -192,9 +192,9 @@ class GraphClient:
         if parameters:
             texts = [{"type": "text", "text": text} for text in parameters]
             template["components"] = [{"type": "body", "parameters": texts}]
-        return await self._message("request_template", number, user, {"type": "template", "template": template})
+        return await self._send_message("request_template", number, user, {"type": "template", "template": template})
 
-    async def _message(self, op: str, number: PhoneNumberId, user: UserRef, content: Json) -> str:
+    async def _send_message(self, op: str, number: PhoneNumberId, user: UserRef, content: Json) -> str:
         body = {"recipient_type": "individual", **_addressed_to(user), **content}
         answer = await self._http.send(_post(op, number, "messages", body, Repeat.UNSENT))
         message_id = answers.read_message_id(answer)
@@ -230,8 +230,8 @@ def _post(
     *,
     settled: Callable[[GraphRefused], bool] | None = None,
     settled_if_doubtful: bool = False,
-) -> Request:
-    return Request(
+) -> GraphRequest:
+    return GraphRequest(
         op=op,
         number=number,
         path=f"/{path}",
@@ -242,12 +242,12 @@ def _post(
     )
 
 
-def _get(op: str, number: PhoneNumberId, path: str, query: Mapping[str, str] | None = None) -> Request:
-    return Request(op=op, number=number, path=path, query=query, repeat=Repeat.ALWAYS)
+def _get(op: str, number: PhoneNumberId, path: str, query: Mapping[str, str] | None = None) -> GraphRequest:
+    return GraphRequest(op=op, number=number, path=path, query=query, repeat=Repeat.ALWAYS)
 
 
 def _addressed_to(user: UserRef) -> Json:
-    """Address a user by number where we know it (if both are sent, Meta takes the number), else by BSUID."""
+    """Address a user by number if we know it (Meta prefers the number if both are sent), else by BSUID."""
     return {"to": user.wa_id} if user.wa_id else {"recipient": user.user_id}
 
 

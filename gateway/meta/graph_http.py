@@ -1,14 +1,11 @@
-"""HTTP to the Graph API: one request, its tries, and every way it can fail.
+"""HTTP to the Graph API: connections, time limits, retries and the errors they end in.
 
-Responsible for connections, time limits, tries and the shape of failures. Not responsible for what a request says
-(see `graph`) nor for what Meta's error codes mean (see `graph_codes`).
-
-Theory of operation. A try ends in an answer of success, in a definite no (`GraphRefused`) or in `GraphUnreachable`,
-whose `maybe_sent` is False only where no byte of the request can have reached Meta: no connection was made. `Repeat`
-says which of these may be followed by another try. aiohttp itself sends a POST once (it repeats idempotent methods
-only), and redirects are not followed: they would repeat a request, and carry the token away. Neither tokens nor SDP
-are in any error: Meta's own words pass through `mask_text`. Whatever happens, whoever asks has an answer `SPARE_S`
-after the limit of one try; before each try `MetaHealth` is asked whether it is worth sending, and told how it went.
+Theory of operation. A try ends with success, with a definite no (`GraphRefused`) or with `GraphUnreachable`, whose
+`maybe_sent` is False only if no byte of the request can have reached Meta because no connection was made. `Repeat` says
+which of these may be followed by another try. aiohttp itself sends a POST once (it retries idempotent methods only).
+Redirects are not followed: they would repeat a request and leak the token. No error contains a token or SDP: Meta's
+text passes through `mask_text`. The caller always gets a result at most `SPARE_S` after the time limit of one try.
+Before each try `MetaHealth` decides whether to send it; afterwards it is told the result.
 """
 
 import asyncio
@@ -48,32 +45,34 @@ class Repeat(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retries:
-    """How often and how fast."""
+    """How often and how fast a request is retried."""
 
     tries: int = 3
-    within_s: float = 4.0  #: no try begins later than this
+    within_s: float = 4.0  #: no try begins later than this after the first
     first_wait_s: float = 0.1
     max_wait_s: float = 1.5
     jitter_s: float = 0.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
+class GraphRequest:
+    """One request, and when it may be repeated."""
+
     op: str
     number: PhoneNumberId
     path: str
     repeat: Repeat
     body: Json | None = None
     query: Mapping[str, str] | None = None
-    #: A refusal that means: what was asked for has happened already.
+    #: Tells whether a refusal means that the wanted result is there already.
     settled: Callable[[GraphRefused], bool] | None = None
-    #: `settled` counts only after a try that may have been heard.
+    #: Use `settled` only after a try that Meta may have acted on.
     settled_if_doubtful: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reply:
-    """What came back for one try, unread."""
+class RawAnswer:
+    """The HTTP response to one try, not parsed yet."""
 
     status: int
     raw: bytes
@@ -104,38 +103,38 @@ class GraphHttp:
         self._session: aiohttp.ClientSession | None = None
 
     async def start(self) -> None:
-        """Open the connection pool; no connection is made yet."""
+        """Create the connection pool; no connection is opened yet."""
         self._session = aiohttp.ClientSession(
-            # Idle connections are kept shorter than Meta is likely to keep them: one that Meta closes while a
-            # `connect` is written to it leaves that call in doubt.
+            # We close idle connections before Meta is likely to: if Meta closes one while a `connect` is written to
+            # it, we do not know whether that call was placed.
             connector=aiohttp.TCPConnector(limit=CONNECTIONS, keepalive_timeout=30.0, ttl_dns_cache=300),
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=False,
         )
 
     async def aclose(self) -> None:
-        """Close every connection; a request that is under way is cut. Idempotent."""
+        """Close every connection, also those with a request under way. Idempotent."""
         session, self._session = self._session, None
         if session is not None:
             await session.close()
 
-    async def send(self, request: Request) -> Json:
-        """Send a request as often as it may be sent, and return the answer of success. Raises: GraphError."""
+    async def send(self, request: GraphRequest) -> Json:
+        """Send a request, retry it as its `repeat` allows, and return the answer. Raises: GraphError."""
         begun = asyncio.get_running_loop().time()
         try:
-            return await self._try(request, begun)
+            return await self._send_once(request, begun)
         except GraphError as error:
             if request.repeat is Repeat.NEVER:
                 raise
-            return await self._after(error, request, begun)
+            return await self._retry(error, request, begun)
 
-    async def _after(self, first: GraphError, request: Request, begun: float) -> Json:
-        """Go on after a first try that failed: most requests need nothing of this."""
+    async def _retry(self, first: GraphError, request: GraphRequest, begun: float) -> Json:
+        """Retry after a first try that failed; most requests never come here."""
         failed: GraphError | None = first
         doubtful = False
         plan = self._retries
         attempts = stamina.retry_context(
-            on=partial(_again, request.repeat, clock=self._clock, plan=plan, begun=begun),
+            on=partial(_retry_wait, request.repeat, clock=self._clock, plan=plan, begun=begun),
             attempts=plan.tries,
             timeout=plan.within_s,
             wait_initial=plan.first_wait_s,
@@ -147,7 +146,7 @@ class GraphHttp:
                 try:
                     if failed is not None:
                         raise failed
-                    return await self._try(request, begun)
+                    return await self._send_once(request, begun)
                 except GraphUnreachable as error:
                     doubtful = doubtful or error.maybe_sent
                     raise
@@ -159,11 +158,11 @@ class GraphHttp:
                     failed = None
         raise AssertionError("unreachable: the last try returns or raises")
 
-    async def _try(self, request: Request, begun: float) -> Json:
-        """Send a request once, if it is worth it."""
+    async def _send_once(self, request: GraphRequest, begun: float) -> Json:
+        """Send a request once if `MetaHealth` permits it, and report the result to it."""
         permit = self._health.begin(request.op, request.number)
         try:
-            answer = await self._ask(request, permit.token, begun)
+            answer = await self._send_and_read(request, permit.token, begun)
         except GraphError as error:
             self._health.end(permit, error)
             raise
@@ -173,13 +172,13 @@ class GraphHttp:
         self._health.end(permit, None)
         return answer
 
-    async def _ask(self, request: Request, token: str, begun: float) -> Json:
+    async def _send_and_read(self, request: GraphRequest, token: str, begun: float) -> Json:
         loop = asyncio.get_running_loop()
         started, asked_at = loop.time(), self._health.steady()
         timeout = self._timeout(request.repeat, left_s=begun + self._timeout_s + SPARE_S - started)
         status = "cut"
         try:
-            reply = await self._once(request, token, timeout)
+            reply = await self._exchange(request, token, timeout)
             status = str(reply.status)
         except GraphUnreachable as error:
             status = error.status
@@ -187,7 +186,7 @@ class GraphHttp:
         finally:
             self._observe(request.op, status, loop.time() - started)
         body = error_codes.read_json(reply.raw)
-        if body is not None:  # whatever stands between us and Meta has a clock of its own
+        if body is not None:  # else it may be from a proxy, with a clock of its own
             self._health.heard(reply.headers.get("Date"), asked_at=asked_at)
         answer = error_codes.Answer(op=request.op, status=reply.status, body=body, headers=reply.headers)
         failure = error_codes.error_from(answer, token=token, now=self._clock.now())
@@ -195,8 +194,8 @@ class GraphHttp:
             raise failure
         return body or {}
 
-    async def _once(self, request: Request, token: str, timeout: aiohttp.ClientTimeout) -> Reply:
-        """Exchange one request for one answer; whatever goes wrong becomes `GraphUnreachable`."""
+    async def _exchange(self, request: GraphRequest, token: str, timeout: aiohttp.ClientTimeout) -> RawAnswer:
+        """Send the HTTP request and read the response; every failure becomes `GraphUnreachable`."""
         op = request.op
         if self._session is None:
             raise GraphUnreachable("the client is closed", op=op, maybe_sent=False, status="not_connected")
@@ -211,7 +210,7 @@ class GraphHttp:
                 timeout=timeout,
                 allow_redirects=False,
             ) as response:
-                return Reply(status=response.status, raw=await _read(response, op), headers=response.headers)
+                return RawAnswer(status=response.status, raw=await _read(response, op), headers=response.headers)
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL) as error:
             raise GraphUnreachable(_kind(error), op=op, maybe_sent=False, status="not_connected") from error
         except TimeoutError as error:
@@ -220,8 +219,8 @@ class GraphHttp:
             raise GraphUnreachable(_kind(error), op=op, maybe_sent=True, status="cut") from error
 
     def _timeout(self, repeat: Repeat, *, left_s: float) -> aiohttp.ClientTimeout:
-        # What is repeated gets half the time for each try: a hanging first try leaves room for a second, and the
-        # caller has an answer in about the same time as of a request that is sent once.
+        # A request that may be retried gets half the time for each try: a first try that hangs leaves time for a
+        # second, and the caller waits about as long as for a request that is sent once.
         total_s = min(self._timeout_s / 2 if repeat is Repeat.ALWAYS else self._timeout_s, left_s)
         return _limits(total_s)
 
@@ -231,16 +230,17 @@ def _limits(total_s: float) -> aiohttp.ClientTimeout:
     return aiohttp.ClientTimeout(total=total_s, connect=min(CONNECT_S, total_s))
 
 
-def _again(repeat: Repeat, error: Exception, *, clock: Clock, plan: Retries, begun: float) -> bool | float:
-    """Say whether to try again after an error, or in how many seconds."""
-    again = _worth_it(repeat, error, clock=clock, longest_s=plan.max_wait_s)
+def _retry_wait(repeat: Repeat, error: Exception, *, clock: Clock, plan: Retries, begun: float) -> bool | float:
+    """Return whether to retry after an error, or after how many seconds, with no try later than `within_s`."""
+    again = _may_retry(repeat, error, clock=clock, longest_s=plan.max_wait_s)
     if again is False:
         return False
     wait_s = plan.first_wait_s + plan.jitter_s if again is True else again
     return again if asyncio.get_running_loop().time() + wait_s <= begun + plan.within_s else False
 
 
-def _worth_it(repeat: Repeat, error: Exception, *, clock: Clock, longest_s: float) -> bool | float:
+def _may_retry(repeat: Repeat, error: Exception, *, clock: Clock, longest_s: float) -> bool | float:
+    """Return whether an error allows a retry, or after how many seconds."""
     if isinstance(error, GraphUnreachable):
         return repeat is Repeat.ALWAYS or not error.maybe_sent
     if not isinstance(error, GraphRefused) or not (error.transient or error.http_status == 429):
@@ -251,14 +251,14 @@ def _worth_it(repeat: Repeat, error: Exception, *, clock: Clock, longest_s: floa
     return max(wait_s, 0.0) if wait_s <= longest_s else False
 
 
-def _is_settled(request: Request, error: GraphRefused, *, doubtful: bool) -> bool:
+def _is_settled(request: GraphRequest, error: GraphRefused, *, doubtful: bool) -> bool:
     if request.settled is None or (request.settled_if_doubtful and not doubtful):
         return False
     return request.settled(error)
 
 
 async def _read(response: aiohttp.ClientResponse, op: str) -> bytes:
-    """Read an answer up to the size that any of Meta's has."""
+    """Read a response body of at most `MAX_ANSWER_BYTES`, more than any of Meta's answers has."""
     raw = bytearray()
     while chunk := await response.content.readany():
         raw += chunk
@@ -269,5 +269,5 @@ async def _read(response: aiohttp.ClientResponse, op: str) -> bytes:
 
 
 def _kind(error: Exception) -> str:
-    """Name an error without its text, which may hold an address with a query."""
+    """Return an error's type name; its text may contain a URL with a query."""
     return type(error).__name__

@@ -1,13 +1,12 @@
-"""What the answers of the Graph API say of Meta as a whole: whether it answers, takes our token, and what time it is.
+"""The state of Meta as its answers show it: whether it answers, whether it accepts our tokens, and what time it is.
 
-Responsible for which requests are not worth sending now, for saying so in words, and for Meta's clock. Not responsible
-for sending (see `graph_http`) nor for what one answer means to the one who asked (see `graph`).
+This module decides which requests are not worth sending now, explains it to people, and feeds Meta's clock.
 
-Theory of operation. Each number has a breaker: other numbers may work while Meta has one in maintenance. Each token
-has a record of what it was refused for: everything, or one area of the API (a permission that it lacks). What was
-refused is tried again once in `TOKEN_PAUSE_S`, whoever asks; any success takes it back. Requests that end a call are
-never held back, since a call that is not ended costs money; answers to a ringing call pass the breaker, since in a
-few seconds they will be worth nothing, and tell it how they went.
+Theory of operation. Each number has a circuit breaker: other numbers may work while one is in maintenance at Meta. For
+each token we record what it was refused for: everything, or one area of the API (a permission that it lacks). A refused
+token is tried again once per `TOKEN_PAUSE_S`, by the next request that comes; any success clears the record. Requests
+that end a call are never held back, because a call that is not ended costs money. Answers to a ringing call ignore the
+breaker, because they are useless a few seconds later, but they report their result to it.
 """
 
 import asyncio
@@ -33,15 +32,15 @@ from policy.reasons import Reason, Remedy
 
 log = structlog.get_logger()
 
-#: A token that was refused is tried again so often, by whoever asks first.
+#: A refused token is tried again after this time, by the next request.
 TOKEN_PAUSE_S: Final = 30.0
-#: Requests that are always sent, and those that are sent though Meta seems to be away.
+#: `ENDING` requests are always sent; `ANSWERING` requests are sent even if Meta seems to be away.
 ENDING: Final = frozenset({"terminate", "reject"})
 ANSWERING: Final = frozenset({"pre_accept", "accept"})
 
 
 class Area(StrEnum):
-    """What a token can lack the permission for."""
+    """The areas of the API for which a token can lack the permission."""
 
     CALLS = "calls"
     MESSAGES = "messages"
@@ -50,7 +49,7 @@ class Area(StrEnum):
     NUMBER = "the number itself"
 
 
-#: A token for calls and messages alone is a choice.
+#: Not an error: an administrator may choose a token for calls and messages only.
 _MAY_LACK: Final = frozenset({Area.SETTINGS, Area.NUMBER})
 
 _AREA: Final = {
@@ -64,7 +63,7 @@ _AREA: Final = {
 
 @dataclass(slots=True, kw_only=True)
 class _Refused:
-    """A token was refused, for an area or altogether."""
+    """A refusal of a token, for one area or for everything."""
 
     code: int
     since: datetime
@@ -73,7 +72,7 @@ class _Refused:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Permit:
-    """A request that may be sent; given back with how it went."""
+    """The permit to send one request; give it back to `MetaHealth` with the result."""
 
     number: PhoneNumberId
     token: str
@@ -82,14 +81,14 @@ class Permit:
 
 
 class Pauses(TypedDict):
-    """Until when requests are not sent; None: they are. The fields of the gate's requests."""
+    """Until when requests are not sent; None: they are sent. The keys are fields of the gate's requests."""
 
     meta_away_until: datetime | None
     token_refused_until: datetime | None
 
 
 class MetaHealth:
-    """One for all numbers. Everything but `degraded` and `offset_s` is asked inside the loop."""
+    """The health of Meta for all numbers. Call everything but `degraded` and `offset_s` inside the event loop."""
 
     def __init__(
         self,
@@ -108,7 +107,7 @@ class MetaHealth:
     # --- around each request -----------------------------------------------------------------------
 
     def begin(self, op: str, number: PhoneNumberId) -> Permit:
-        """Let a request go, or not. Raises: GraphPaused."""
+        """Permit a request. Raises: GraphPaused."""
         paused = self.paused(op, number)
         if paused is not None:
             wait_s = ceil((paused.retry_at - self._clock.now()).total_seconds()) if paused.retry_at else 0
@@ -117,13 +116,13 @@ class MetaHealth:
         now, token, area = asyncio.get_running_loop().time(), self._token_for(number), _area(op)
         if op not in ENDING:
             for refused in self._refusals(token, area):
-                refused.again_at = now + TOKEN_PAUSE_S  # this is the one try
+                refused.again_at = now + TOKEN_PAUSE_S  # this request is the one try
         breaker = self._breaker(number)
         probe = breaker.wait_s(now=now) == 0 and breaker.begin()
         return Permit(number=number, token=token, area=area, probe=probe)
 
     def end(self, permit: Permit, error: GraphError | None) -> None:
-        """Take what came of a request."""
+        """Record the result of a request."""
         now, breaker = asyncio.get_running_loop().time(), self._breaker(permit.number)
         was_open = breaker.is_open
         breaker.end(ok=_answered(error), probe=permit.probe, now=now)
@@ -134,11 +133,11 @@ class MetaHealth:
         self._judge_token(permit, error, now=now)
 
     def cut(self, permit: Permit) -> None:
-        """A request was given up by whoever sent it: it says nothing."""
+        """Record that a request was cancelled by its caller, which says nothing about Meta."""
         self._breaker(permit.number).end(ok=None, probe=permit.probe, now=asyncio.get_running_loop().time())
 
     def paused(self, op: str, number: PhoneNumberId) -> Refusal | None:
-        """Say why a request would not be sent now, and when the next one will be; None: it would."""
+        """Return why a request would not be sent now and when the next try is; None if it would be sent."""
         if op in ENDING:
             return None
         now = asyncio.get_running_loop().time()
@@ -151,13 +150,13 @@ class MetaHealth:
         return self._refusal(Reason.META_AWAY, "gateway/meta", Remedy.WAIT, wait_s) if wait_s > 0 else None
 
     def pauses(self, op: str, number: PhoneNumberId) -> Pauses:
-        """Say what the gate wants to know of `paused`."""
+        """Return the same as `paused`, as the fields that the gate needs."""
         paused = self.paused(op, number)
         until = {} if paused is None else {paused.reason: paused.retry_at}
         return Pauses(meta_away_until=until.get(Reason.META_AWAY), token_refused_until=until.get(Reason.TOKEN_REFUSED))
 
     def heard(self, date: str | None, *, asked_at: float) -> None:
-        """Listen to the `Date` of an answer of Meta's; `asked_at` as `steady` told it."""
+        """Feed Meta's clock with the `Date` header of an answer; `asked_at` is what `steady` returned before."""
         if not isinstance(self._clock, MetaClock):
             return
         self._clock.heard(date, asked_at=asked_at)
@@ -167,13 +166,13 @@ class MetaHealth:
         self._clock_warned = wrong
 
     def steady(self) -> float:
-        """Return the instant that `heard` wants for a request which is sent now."""
+        """Return the `asked_at` for `heard` of a request that is sent now."""
         return self._clock.steady() if isinstance(self._clock, MetaClock) else 0.0
 
-    # --- what is shown -----------------------------------------------------------------------------
+    # --- reports -----------------------------------------------------------------------------------
 
     def show_in(self, metrics: Metrics, numbers: Iterable[PhoneNumberId]) -> None:
-        """Let the gauges look here whenever somebody looks at them."""
+        """Let the gauges read their values here on each scrape."""
         metrics.clock_offset_seconds.set_function(lambda: self.offset_s)
         for number in numbers:
             metrics.meta_away.labels(number=number).set_function(partial(self.is_away, number))
@@ -181,23 +180,23 @@ class MetaHealth:
 
     @property
     def offset_s(self) -> float:
-        """Meta's clock minus the machine's; 0 while nothing is known."""
+        """Meta's clock minus the machine's; 0 while Meta's is not known."""
         return self._clock.offset_s if isinstance(self._clock, MetaClock) else 0.0
 
     def is_away(self, number: PhoneNumberId) -> bool:
-        """Tell whether Meta has left the last requests of this number unanswered."""
+        """Tell whether Meta has not answered the last requests of this number."""
         return self._breaker(number).is_open
 
     def is_token_refused(self, number: PhoneNumberId) -> bool:
-        """Tell whether calls or messages of a number fail for its token."""
+        """Tell whether calls or messages of a number fail because of its token."""
         return bool(self._refused.get(self._token_for(number), {}).keys() - _MAY_LACK)
 
     def in_trouble(self, number: PhoneNumberId) -> bool:
-        """Tell whether somebody should find out by and by if Meta works again."""
+        """Tell whether Meta should be probed from time to time until it works again."""
         return self.is_away(number) or None in self._refused.get(self._token_for(number), ())
 
     def degraded(self, numbers: Iterable[PhoneNumberId]) -> list[str]:
-        """Say in words what does not work and what to do about it."""
+        """Return sentences that say what does not work and what to do about it."""
         said = []
         for number in numbers:
             for area, refused in self._refused.get(self._token_for(number), {}).items():
@@ -205,13 +204,16 @@ class MetaHealth:
                     said.append(_token_words(number, area, refused))
             if self.is_away(number):
                 failed = self._breaker(number).failed
-                said.append(f"number {number}: Meta has not answered the last {failed} requests; it is tried again")
+                said.append(f"number {number}: Meta has not answered the last {failed} requests; retrying")
         if self._clock_is_wrong():
             side = "behind" if self.offset_s > 0 else "ahead of"
-            said.append(f"the machine's clock is {abs(self.offset_s):.0f} s {side} Meta's, whose is used: set it (NTP)")
+            said.append(
+                f"this machine's clock is {abs(self.offset_s):.0f} s {side} Meta's; the gateway uses Meta's time. "
+                "Set the clock (NTP)"
+            )
         return said
 
-    # --- pieces ------------------------------------------------------------------------------------
+    # --- helpers -----------------------------------------------------------------------------------
 
     def _breaker(self, number: PhoneNumberId) -> Breaker:
         if number not in self._breakers:
@@ -239,7 +241,7 @@ class MetaHealth:
         which = None if refused else permit.area
         if which not in known:
             log.error("token_refused", number_id=permit.number, code=error.code, area=which or "everything")
-            # A further refusal does not put off the next try: it is that try, or the end of a call.
+            # A repeated refusal does not postpone the next try: it was that try, or a request that ends a call.
             known[which] = _Refused(code=error.code, since=self._clock.now(), again_at=now + TOKEN_PAUSE_S)
 
     def _refusal(self, reason: Reason, rule: str, remedy: Remedy, wait_s: float) -> Refusal:
@@ -260,7 +262,7 @@ def _area(op: str) -> Area:
 
 
 def _answered(error: GraphError | None) -> bool:
-    """Tell whether Meta works. A refusal is an answer, unless Meta itself says that it is broken."""
+    """Tell whether Meta works. A refusal counts as an answer, unless it says that Meta itself is broken."""
     if isinstance(error, GraphRefused):
         return not (error.transient and error.http_status >= 500)
     return error is None
@@ -269,8 +271,8 @@ def _answered(error: GraphError | None) -> bool:
 def _token_words(number: PhoneNumberId, area: Area | None, refused: _Refused) -> str:
     meaning = error_codes.lookup(refused.code, 400).meaning
     since = refused.since.strftime("%Y-%m-%d %H:%M:%S UTC")
-    what = "a new token" if area is None else f"a token that may do this ({area})"
+    what = "a new token" if area is None else f"a token that has this permission ({area})"
     return (
-        f"number {number}: Meta refuses the access token since {since}, code {refused.code}: {meaning}. "
+        f"number {number}: Meta has refused the access token since {since}, code {refused.code}: {meaning}. "
         f"Set {what} in GATEWAY_ACCESS_TOKEN, or in the number's own settings, and restart"
     )

@@ -1,8 +1,7 @@
-"""Webhook changes that speak of a business number itself, as frozen events: `account_update`,
-`account_settings_update`. [P]
+"""Read webhook changes about a business number itself as frozen events. [P]
 
-Responsible for reading them. What they mean to the number is in `number_facts`; a kind that is not read here stays an
-`UnknownEvent` of `events`.
+The fields are `account_update` and `account_settings_update`; any other change becomes an `UnknownEvent` of `events`.
+`numbers.facts` says what the events mean for the number.
 
 Source: Meta, "Configure call settings" (quality, restrictions, settings webhooks), read 2026-11-22.
 """
@@ -20,7 +19,7 @@ from gateway.meta import shapes
 from gateway.meta.shapes import BaseEvent, Id, Instant, Text, WaId
 from policy.number import Restriction, RestrictionType
 
-#: A violation of a kind that we do not know is told by its name.
+#: Any violation type, also those that we do not know: it is shown as it is.
 Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Z0-9_]{1,64}\Z")]
 
 _RESTRICTIONS: Final = frozenset(RestrictionType)
@@ -28,7 +27,7 @@ _RESTRICTIONS: Final = frozenset(RestrictionType)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NumberWarned(BaseEvent):
-    """Meta is not content with a number's calls: a restriction may follow."""
+    """Meta warns about a number's calls: a restriction may follow."""
 
     display_number: str  #: digits
     violation: str
@@ -37,7 +36,7 @@ class NumberWarned(BaseEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NumberRestricted(BaseEvent):
-    """Meta has taken something away from a number."""
+    """Meta has restricted a number."""
 
     display_number: str
     restrictions: tuple[Restriction, ...]
@@ -45,7 +44,7 @@ class NumberRestricted(BaseEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NumberSettingsChanged(BaseEvent):
-    """The calling settings were changed, here or in Meta's console. Holds what changed, perhaps nothing else."""
+    """The calling settings were changed, here or in Meta's console. May hold only what changed."""
 
     at: datetime
     calling: Mapping[str, Any]
@@ -83,14 +82,14 @@ class _SettingsUpdate(msgspec.Struct):
 
 
 def read_number_change(change: object, *, sent_at: object) -> NumberEvent | None:
-    """Read a change of a field that speaks of the number; None: nothing that is known. `sent_at`: the entry's time.
+    """Read a change about a number; None if we do not know its kind. `sent_at` is the entry's time.
 
     Raises: ValueError (msgspec.ValidationError is one).
     """
     field, value = shapes.get(change, "field"), shapes.get(change, "value")
     if field not in ("account_update", "account_settings_update"):
         return None
-    # The same warning months later is another one: the entry's time is part of what it is known by.
+    # The same warning months later is a new one, so the entry's time is part of the dedupe key.
     key = shapes.hashed(orjson.dumps([change, sent_at]))
     common: dict[str, Any] = {"dedupe_key": key, "body": orjson.dumps(change)}
     if field == "account_update":
@@ -117,7 +116,7 @@ def _read_account(update: _AccountUpdate, common: dict[str, Any]) -> NumberEvent
 
 
 def _read_restriction(raw: object) -> Restriction | None:
-    """Read one entry; None: not of calling, or not readable. An expiry that is no instant is not known."""
+    """Read one restriction; None if it is not about calling or not readable. An unreadable expiry becomes None."""
     try:
         info = msgspec.convert(raw, _Restricted, strict=False)
     except msgspec.ValidationError:
@@ -127,7 +126,7 @@ def _read_restriction(raw: object) -> Restriction | None:
 
 
 def _read_settings(update: _SettingsUpdate, common: dict[str, Any]) -> NumberEvent | None:
-    # The sample writes the type small, the table in capitals. `calling` is null where something else changed.
+    # Meta's sample has the type in lower case, its table in capitals. `calling` is null if something else changed.
     found, number_id = update.phone_number_settings, shapes.number_id(update.phone_number_settings.phone_number_id)
     if update.type.lower() != "phone_number_settings" or not number_id:
         return None

@@ -1,8 +1,8 @@
-"""The parts of Meta's webhooks that the gateway reads, and what all readers of them share. [P]
+"""The parts of Meta's webhooks that the gateway reads, as structs, and helpers for all readers. [P]
 
-First ways to look into JSON that may be anything, and the base of events; then the parts as structs. A field is
-optional if Meta's pages call it optional or one of their samples leaves it out. What the parts mean is in `events` and
-`number_events`. Source: as for `events`.
+First the base class of events and helpers for JSON of any shape, then the structs. A field is optional if Meta's pages
+call it optional or one of their samples leaves it out. `events` and `number_events` give the parts their meaning.
+Source: as for `events`.
 """
 
 import hashlib
@@ -21,17 +21,17 @@ NUMBER_ID: Final = re.compile(r"[0-9]{1,32}\Z")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BaseEvent:
-    """What every event has."""
+    """The fields of every event."""
 
-    number_id: PhoneNumberId  #: "" where the change names none
+    number_id: PhoneNumberId  #: "" if the change names no number
     at: datetime | None
-    kind: str  #: a metric label: from a closed set
+    kind: str  #: a metric label, from a closed set
     dedupe_key: str
-    body: bytes  #: the JSON of this one item, as kept in the journal
+    body: bytes  #: the JSON of this one item, as stored in the journal
 
 
 def hashed(body: bytes) -> str:
-    """Return the dedupe key of what has no id of its own."""
+    """Return the dedupe key for a body that has no id of its own."""
     return "hash/" + hashlib.sha256(body).hexdigest()
 
 
@@ -40,27 +40,27 @@ def get(value: object, key: str) -> Any:
 
 
 def each(value: object) -> list[Any]:
-    """Return a list's elements; one that stands without its list is taken for a list of one."""
+    """Return a list's elements; a single value counts as a list of one, None as an empty list."""
     if isinstance(value, list):
         return value
     return [] if value is None else [value]
 
 
 def instant(seconds: int) -> datetime:
-    """Read UNIX seconds. Raises: ValueError."""
+    """Convert Unix seconds. Raises: ValueError."""
     at = datetime.fromtimestamp(seconds, UTC)
     if at < NOT_BEFORE:
-        raise ValueError("a time before the Calling API")
+        raise ValueError("a time before the Calling API existed")
     return at
 
 
 def number_id(found: object) -> PhoneNumberId:
-    """Return Meta's id of a number, "" for what is none."""
+    """Return Meta's id of a business number; "" if `found` is not one."""
     return PhoneNumberId(found if isinstance(found, str) and NUMBER_ID.match(found) else "")
 
 
-Instant = Annotated[int, msgspec.Meta(ge=0, le=4_102_444_800)]  #: UNIX seconds up to the year 2100; Meta writes strings
-#: Printable ASCII without spaces: what is not, PostgreSQL or a log line might not take.
+Instant = Annotated[int, msgspec.Meta(ge=0, le=4_102_444_800)]  #: Unix seconds up to the year 2100; Meta sends strings
+#: Printable ASCII without spaces: other characters may be invalid in PostgreSQL or in a log line.
 Id = Annotated[str, msgspec.Meta(pattern=r"^[\x21-\x7e]{1,512}\Z")]
 WaId = Annotated[str, msgspec.Meta(pattern=r"^\+?[0-9]{5,20}\Z")]
 Text = Annotated[str, msgspec.Meta(max_length=4096)]
@@ -79,7 +79,7 @@ class MetaError(msgspec.Struct):
     error_data: Any = None
 
 
-class Call(msgspec.Struct):
+class WebhookCall(msgspec.Struct):
     id: Id
     event: str
     timestamp: Instant
@@ -94,20 +94,20 @@ class Call(msgspec.Struct):
     end_time: Instant | None = None
     duration: Seconds | None = None
     biz_opaque_callback_data: str | None = None
-    errors: Any = None  #: never worth losing a `terminate` for
+    errors: Any = None  #: not validated: an unreadable error must not lose a `terminate`
 
 
-class Status(msgspec.Struct):
+class WebhookStatus(msgspec.Struct):
     id: Id
     status: str
     timestamp: Instant
     type: str | None = None
-    recipient_id: Any = None  #: never worth losing an ACCEPTED for
+    recipient_id: Any = None  #: not validated: an unreadable recipient must not lose an ACCEPTED
     recipient_user_id: Any = None
     biz_opaque_callback_data: str | None = None
 
 
-class Reply(msgspec.Struct):
+class WebhookReply(msgspec.Struct):
     response: str
     is_permanent: bool = False
     expiration_timestamp: Instant | None = None
@@ -116,14 +116,14 @@ class Reply(msgspec.Struct):
 
 class Interactive(msgspec.Struct):
     type: str = ""
-    call_permission_reply: Reply | None = None
+    call_permission_reply: WebhookReply | None = None
 
 
 class Context(msgspec.Struct):
     id: Id | None = None
 
 
-class Message(msgspec.Struct):
+class WebhookMessage(msgspec.Struct):
     id: Id
     timestamp: Instant
     from_: WaId | None = msgspec.field(default=None, name="from")

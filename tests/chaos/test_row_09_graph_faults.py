@@ -14,7 +14,7 @@ from gateway.calls.driver import CallDriver
 from gateway.calls.owed_hangups import OwedHangups
 from gateway.common.ids import UserRef
 from gateway.meta.answers import Json
-from gateway.meta.graph_http import GraphHttp, Repeat, Request
+from gateway.meta.graph_http import GraphHttp, GraphRequest, Repeat
 from loadtest.operators.signalling_bot import Crew, Policy
 from loadtest.operators.softphone_wire import RequestFailed
 from loadtest.simulator.config import Behaviour, Timers, crowd
@@ -62,7 +62,7 @@ def test_calls_over_a_line_that_fails_hangs_and_cuts(chaos: Chaos) -> None:
 
 def test_a_connect_that_is_repeated_would_be_seen(chaos: Chaos) -> None:
     class Repeating(FaultyHttp):
-        async def send(self, request: Request) -> Json:
+        async def send(self, request: GraphRequest) -> Json:
             return await super().send(replace(request, repeat=Repeat.ALWAYS))
 
     async def run() -> None:
@@ -190,7 +190,7 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     slowest: list[float] = []
     send = GraphHttp.send
 
-    async def measured(self: GraphHttp, request: Request) -> Json:
+    async def measured(self: GraphHttp, request: GraphRequest) -> Json:
         loop = asyncio.get_running_loop()
         begun = loop.time()
         try:

@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.contacts.drift import drifts
-from gateway.meta.answers import Action as MetasAction
-from gateway.meta.answers import ActionLimit, Permissions, PermissionStatus
+from gateway.meta.answers import ActionLimit, Permissions, ReportedAction, ReportedPermission
 from policy.contact import ContactState, apply, fold
 from policy.decision import Allow, Refusal
 from policy.facts import Action, Fact, LimitReported, PermissionGranted, PermissionRevoked, ReplySource, UsageReported
@@ -40,11 +39,11 @@ from tests.policy.make import (
 from tests.policy.strategies import histories
 
 GUIDE, META, SANDBOX = (load_pack(name) for name in ("guide", "meta", "sandbox"))
-NO, TEMPORARY, PERMANENT = PermissionStatus.NO_PERMISSION, PermissionStatus.TEMPORARY, PermissionStatus.PERMANENT
+NO, TEMPORARY, PERMANENT = ReportedPermission.NO_PERMISSION, ReportedPermission.TEMPORARY, ReportedPermission.PERMANENT
 MINUTE = timedelta(minutes=1)
 
 
-def counted(day: int | None, week: int | None = None, *, allowed: bool | None = None, **more: object) -> MetasAction:
+def counted(day: int | None, week: int | None = None, *, allowed: bool | None = None, **more: object) -> ReportedAction:
     """What Meta says of an action; `day_max`, `day_until`, `week_max`, `week_until` say that a limit is reached."""
     found = []
     for name, seconds, used in (("day", 86_400, day), ("week", 604_800, week)):
@@ -54,21 +53,21 @@ def counted(day: int | None, week: int | None = None, *, allowed: bool | None = 
             most = more.get(f"{name}_max", 100)
             assert isinstance(most, int)
             found.append(ActionLimit(period_s=seconds, max_allowed=most, current_usage=used, expires_at=until))
-    return MetasAction(allowed=allowed, limits=tuple(found))
+    return ReportedAction(allowed=allowed, limits=tuple(found))
 
 
 def says(
-    status: PermissionStatus = NO,
+    status: ReportedPermission = NO,
     expires_at: datetime | None = None,
     *,
-    calls: MetasAction | None = None,
-    requests: MetasAction | None = None,
+    calls: ReportedAction | None = None,
+    requests: ReportedAction | None = None,
 ) -> Permissions:
     return Permissions(
         status=status,
         expires_at=expires_at,
-        start_call=calls or MetasAction(),
-        send_request=requests or MetasAction(),
+        start_call=calls or ReportedAction(),
+        send_request=requests or ReportedAction(),
     )
 
 
@@ -92,7 +91,7 @@ PERMISSIONS: list[tuple[str, list[Fact], Permissions, str | None]] = [
     ("nobody, nothing", [], says(NO), None),
     ("nobody, granted", [], says(TEMPORARY, hours(50)), "temporary"),
     ("nobody, permanent", [], says(PERMANENT), "permanent"),
-    ("nobody, a word we do not know", [], says(PermissionStatus.UNKNOWN), None),
+    ("nobody, a word we do not know", [], says(ReportedPermission.UNKNOWN), None),
     ("nobody, granted and over on the way", [], says(TEMPORARY, T0), None),
     ("asked, nothing", [requested(hours(-1))], says(NO), None),
     ("asked, granted", [requested(hours(-1))], says(TEMPORARY, hours(160)), "temporary"),
@@ -261,12 +260,12 @@ def test_the_latest_of_two_limits_that_are_reached_holds_and_none_longer_than_a_
         counted(1, allowed=False, day_max=1, day_until=T0),  # over on the way
         counted(1, allowed=False, day_max=1),  # no end told
         counted(1, allowed=True, day_max=1, day_until=hours(5)),  # Meta contradicts itself
-        MetasAction(
+        ReportedAction(
             allowed=False, limits=(ActionLimit(period_s=None, max_allowed=None, current_usage=1, expires_at=hours(5)),)
         ),
     ],
 )
-def test_what_is_no_reached_limit_limits_nothing(calls: MetasAction) -> None:
+def test_what_is_no_reached_limit_limits_nothing(calls: ReportedAction) -> None:
     known = contact(LIVE, answered(hours(-1)))
     assert rules(META, known, says(TEMPORARY, hours(100), calls=calls)) == []
 
@@ -313,7 +312,7 @@ def test_the_end_of_a_limit_is_the_one_that_meta_tells_now(until: datetime) -> N
 
 
 @st.composite
-def actions(draw: st.DrawFn) -> MetasAction:
+def actions(draw: st.DrawFn) -> ReportedAction:
     found = [
         ActionLimit(
             period_s=seconds,
@@ -323,12 +322,12 @@ def actions(draw: st.DrawFn) -> MetasAction:
         )
         for seconds in draw(st.lists(st.sampled_from([86_400, 604_800, None]), unique=True))
     ]
-    return MetasAction(allowed=draw(st.none() | st.booleans()), limits=tuple(found))
+    return ReportedAction(allowed=draw(st.none() | st.booleans()), limits=tuple(found))
 
 
 @st.composite
 def answers(draw: st.DrawFn) -> Permissions:
-    status = draw(st.sampled_from(PermissionStatus))
+    status = draw(st.sampled_from(ReportedPermission))
     ends = draw(st.none() | st.integers(-30, 200).map(hours)) if status is TEMPORARY else None
     return Permissions(status=status, expires_at=ends, start_call=draw(actions()), send_request=draw(actions()))
 

@@ -14,8 +14,7 @@ from gateway.common.rate_limit import Rate
 from gateway.contacts import reconciler
 from gateway.contacts.directory import Contact
 from gateway.contacts.reconciler import TooOften
-from gateway.meta.answers import Action as MetasAction
-from gateway.meta.answers import ActionLimit, Permissions, PermissionStatus
+from gateway.meta.answers import ActionLimit, Permissions, ReportedAction, ReportedPermission
 from gateway.store.records import ContactRecord, FactRecord
 from gateway.wire import messages as msg
 from policy.decision import Allow, Refusal
@@ -29,9 +28,9 @@ TO = "+5511900000001"
 RECONCILE = f"/v1/numbers/{NUMBER_ID}/contacts/{TO}/reconcile"
 
 
-def meta_knows(world: World, status: PermissionStatus = PermissionStatus.TEMPORARY, **more: Any) -> None:
+def meta_knows(world: World, status: ReportedPermission = ReportedPermission.TEMPORARY, **more: Any) -> None:
     """Let Meta answer this about whoever is asked for by ANA's number."""
-    ends = world.clock.now() + timedelta(days=3) if status is PermissionStatus.TEMPORARY else None
+    ends = world.clock.now() + timedelta(days=3) if status is ReportedPermission.TEMPORARY else None
     assert ANA.wa_id is not None
     for name in (ANA.wa_id, ANA.key):
         world.graph.permissions[name] = Permissions(status=status, expires_at=ends, **more)
@@ -242,7 +241,7 @@ async def test_where_meta_agrees_nothing_is_kept() -> None:
 async def test_after_a_contradiction_meta_is_asked_about_all() -> None:
     async with a_world() as world:
         contact = await known(world)
-        usage = MetasAction(
+        usage = ReportedAction(
             limits=(ActionLimit(period_s=86_400, max_allowed=5, current_usage=5, expires_at=None),), allowed=False
         )
         meta_knows(world, start_call=usage)
@@ -273,7 +272,7 @@ async def test_a_dial_that_meta_refuses_although_the_gate_let_it_through_is_look
 async def test_a_request_that_meta_refuses_although_the_gate_let_it_through_is_looked_into() -> None:
     async with a_world() as world:
         await known(world, granted=False)
-        meta_knows(world, PermissionStatus.PERMANENT)
+        meta_knows(world, ReportedPermission.PERMANENT)
         world.graph.fail("request_permission_template", refused("messages", 138017))
         with pytest.raises(GraphRefused):
             await world.admission.ask_permission(NUMBER_ID, TO, asked_by="ana")
@@ -287,7 +286,7 @@ async def test_while_a_call_is_on_its_way_counts_are_not_compared() -> None:
         await world.login()
         contact = await known(world)
         assert isinstance(await place(world), CallDriver)
-        usage = MetasAction(limits=(ActionLimit(period_s=86_400, max_allowed=5, current_usage=1, expires_at=None),))
+        usage = ReportedAction(limits=(ActionLimit(period_s=86_400, max_allowed=5, current_usage=1, expires_at=None),))
         meta_knows(world, start_call=usage)
         found = await world.reconciler.reconcile(world.number, contact)
         assert [drift.rule for drift in found] == ["contact/permission"]  # its end
@@ -315,7 +314,7 @@ async def test_what_changes_all_the_time_is_left_alone() -> None:
             now = world.clock.now()
             fact = CallConnected(at=now, key=f"connected/{now}", direction=Direction.USER_INITIATED)
             world.contacts.apply(contact, fact, seen_at=now)
-            return Permissions(status=PermissionStatus.PERMANENT)
+            return Permissions(status=ReportedPermission.PERMANENT)
 
         world.graph.call_permissions = changing  # type: ignore[method-assign]
         assert await world.reconciler.reconcile(world.number, contact) == ()

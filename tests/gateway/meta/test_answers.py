@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 
 from gateway.meta.answers import (
     UNLIMITED,
-    Action,
     ActionLimit,
     NumberCallingSettings,
     NumberInfo,
     Permissions,
-    PermissionStatus,
+    ReportedAction,
+    ReportedPermission,
     read_call_id,
     read_message_id,
     read_number_info,
@@ -86,13 +86,13 @@ def test_an_absent_id_is_none(body: dict[str, Any]) -> None:
 
 def test_permissions_are_read_as_in_metas_sample() -> None:
     assert read_permissions(PERMISSIONS) == Permissions(
-        status=PermissionStatus.TEMPORARY,
+        status=ReportedPermission.TEMPORARY,
         expires_at=AT,
-        start_call=Action(
+        start_call=ReportedAction(
             allowed=False,
             limits=(ActionLimit(period_s=86_400, max_allowed=100, current_usage=100, expires_at=AT),),
         ),
-        send_request=Action(
+        send_request=ReportedAction(
             allowed=True,
             limits=(ActionLimit(period_s=604_800, max_allowed=2, current_usage=1, expires_at=None),),
         ),
@@ -114,20 +114,20 @@ def test_an_expiry_that_makes_no_sense_is_unknown(value: object) -> None:
 @pytest.mark.parametrize(
     ("word", "status"),
     [
-        ("no_permission", PermissionStatus.NO_PERMISSION),
-        ("permanent", PermissionStatus.PERMANENT),
-        ("brand_new", PermissionStatus.UNKNOWN),
-        (None, PermissionStatus.UNKNOWN),
-        (5, PermissionStatus.UNKNOWN),
+        ("no_permission", ReportedPermission.NO_PERMISSION),
+        ("permanent", ReportedPermission.PERMANENT),
+        ("brand_new", ReportedPermission.UNKNOWN),
+        (None, ReportedPermission.UNKNOWN),
+        (5, ReportedPermission.UNKNOWN),
     ],
 )
-def test_a_status_is_a_word_of_metas_or_unknown(word: object, status: PermissionStatus) -> None:
+def test_a_status_is_a_word_of_metas_or_unknown(word: object, status: ReportedPermission) -> None:
     assert read_permissions({"permission": {"status": word}}).status is status
 
 
 def test_an_action_that_is_not_there_is_not_known() -> None:
     permissions = read_permissions({"permission": {"status": "permanent"}, "actions": [{"action_name": "dance"}]})
-    assert permissions.start_call == permissions.send_request == Action()
+    assert permissions.start_call == permissions.send_request == ReportedAction()
 
 
 @pytest.mark.parametrize(

@@ -131,7 +131,7 @@ def test_an_error_without_a_number_is_still_a_refusal(code: Any) -> None:
 
 def test_an_empty_error_is_still_a_refusal() -> None:
     error = refusal_of(Answer(op="accept", status=400, body={"error": {}}, headers={}))
-    assert error.public == "Meta refused: (-1) an error that is in no list of ours"
+    assert error.public == "Meta refused: (-1) an error code that the gateway does not know"
 
 
 def test_an_error_in_a_200_is_an_error() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from gateway.common.errors import GraphRefused, GraphUnreachable
 from gateway.common.ids import PhoneNumberId
-from gateway.meta.answers import NumberInfo, PermissionStatus
+from gateway.meta.answers import NumberInfo, ReportedPermission
 from gateway.meta.graph import GraphClient
 from policy.number import CallingStatus
 from tests.support.fakes.clock import FakeClock
@@ -180,7 +180,7 @@ async def test_a_permission_request_returns_the_messages_id(server: Server) -> N
 async def test_permissions_and_settings_come_typed(server: Server) -> None:
     server.answers = [ok({"permission": {"status": "permanent"}, "calling": {"status": "ENABLED"}})]
     async with client_of(server.url) as client:
-        assert (await client.call_permissions(NUMBER, USER)).status is PermissionStatus.PERMANENT
+        assert (await client.call_permissions(NUMBER, USER)).status is ReportedPermission.PERMANENT
         assert (await client.settings(NUMBER)).calling is CallingStatus.ENABLED
 
 

@@ -18,7 +18,7 @@ from gateway.common.ids import MetaCallId, PhoneNumberId, UserRef
 from gateway.config.settings import NumberSettings
 from gateway.meta.circuit_breaker import FAILURES
 from gateway.meta.graph import GraphClient
-from gateway.meta.graph_http import GraphHttp, Reply, Request
+from gateway.meta.graph_http import GraphHttp, GraphRequest, RawAnswer
 from gateway.meta.health import MetaHealth
 from gateway.numbers.number import Number
 from policy.pack import load_pack
@@ -30,14 +30,14 @@ USER = UserRef(wa_id="5511900000001")
 TOKEN = "CanaryToken0123456789"
 LONGEST_S = 6.0
 
-Answer = Callable[[Request, float], Awaitable[Reply]]
+Answer = Callable[[GraphRequest, float], Awaitable[RawAnswer]]
 
 
-def reply(body: object, status: int = 200, **headers: str) -> Reply:
-    return Reply(status=status, raw=orjson.dumps(body), headers=headers)
+def reply(body: object, status: int = 200, **headers: str) -> RawAnswer:
+    return RawAnswer(status=status, raw=orjson.dumps(body), headers=headers)
 
 
-def no(code: int, status: int = 400) -> Reply:
+def no(code: int, status: int = 400) -> RawAnswer:
     return reply({"error": {"code": code, "message": "no"}}, status)
 
 
@@ -51,7 +51,7 @@ class ScriptedHttp(GraphHttp):
     async def start(self) -> None:
         pass
 
-    async def _once(self, request: Request, token: str, timeout: aiohttp.ClientTimeout) -> Reply:
+    async def _exchange(self, request: GraphRequest, token: str, timeout: aiohttp.ClientTimeout) -> RawAnswer:
         self._sent.append(request.op)
         assert timeout.total is not None
         return await self._answer(request, timeout.total)
@@ -77,20 +77,20 @@ class Scripted:
         await self.client.connect(NUMBER, USER, "v=0", "trace")
 
 
-async def works(request: Request, limit_s: float) -> Reply:
+async def works(request: GraphRequest, limit_s: float) -> RawAnswer:
     return reply({"success": True, "calls": [{"id": CALL}], "messages": [{"id": "wamid.1"}]})
 
 
-async def cut(request: Request, limit_s: float) -> Reply:
+async def cut(request: GraphRequest, limit_s: float) -> RawAnswer:
     raise GraphUnreachable("cut", op=request.op, maybe_sent=True, status="cut")
 
 
-async def hangs(request: Request, limit_s: float) -> Reply:
+async def hangs(request: GraphRequest, limit_s: float) -> RawAnswer:
     await asyncio.sleep(limit_s)
     raise GraphUnreachable("no answer in time", op=request.op, maybe_sent=True, status="timeout")
 
 
-async def refuses_token(request: Request, limit_s: float) -> Reply:
+async def refuses_token(request: GraphRequest, limit_s: float) -> RawAnswer:
     return no(190, 401)
 
 
@@ -135,7 +135,7 @@ async def test_reads_and_permission_requests_are_held_back_too() -> None:
 
 
 async def test_a_token_that_may_not_read_settings_is_still_asked_about_the_number() -> None:
-    async def calls_alone(request: Request, limit_s: float) -> Reply:
+    async def calls_alone(request: GraphRequest, limit_s: float) -> RawAnswer:
         return (
             no(10, 403) if request.op == "settings" else reply({"whatsapp_business_manager_messaging_limit": "TIER_2K"})
         )
@@ -217,7 +217,7 @@ def after(first_s: float, rest: Answer) -> Answer:
     """Fail after so long, then go on like `rest`."""
     begun = False
 
-    async def answer(request: Request, limit_s: float) -> Reply:
+    async def answer(request: GraphRequest, limit_s: float) -> RawAnswer:
         nonlocal begun
         if begun:
             return await rest(request, limit_s)
@@ -254,7 +254,7 @@ async def test_whoever_asks_has_an_answer_within_six_seconds(op: str, first_s: f
 async def test_no_try_begins_after_four_seconds() -> None:
     begun: list[float] = []
 
-    async def late(request: Request, limit_s: float) -> Reply:
+    async def late(request: GraphRequest, limit_s: float) -> RawAnswer:
         begun.append(asyncio.get_running_loop().time())
         await asyncio.sleep(min(3.8, limit_s))
         return no(131016, 500)
@@ -271,7 +271,7 @@ async def test_no_try_begins_after_four_seconds() -> None:
 async def test_the_clock_of_metas_answers_is_listened_to_also_where_they_are_a_no() -> None:
     clock = MetaClock(FakeClock(START - timedelta(hours=1)))
 
-    async def dated(request: Request, limit_s: float) -> Reply:
+    async def dated(request: GraphRequest, limit_s: float) -> RawAnswer:
         return reply({"error": {"code": 138006}}, 401, Date="Sun, 22 Nov 2026 12:00:00 GMT")
 
     scripted = Scripted(dated, clock=clock)
@@ -285,8 +285,8 @@ async def test_the_clock_of_something_in_between_is_not() -> None:
     wall = FakeClock(START - timedelta(hours=1))
     clock = MetaClock(wall)
 
-    async def page(request: Request, limit_s: float) -> Reply:
-        return Reply(status=502, raw=b"<html>", headers={"Date": "Sun, 22 Nov 2026 12:00:00 GMT"})
+    async def page(request: GraphRequest, limit_s: float) -> RawAnswer:
+        return RawAnswer(status=502, raw=b"<html>", headers={"Date": "Sun, 22 Nov 2026 12:00:00 GMT"})
 
     scripted = Scripted(page, clock=clock)
     for _ in range(3):

@@ -258,10 +258,11 @@ async def test_trouble_is_told_with_the_number_the_time_and_what_to_do() -> None
     health.ask("connect", OWN, refused("connect", 190))
     health.lose_meta(ONE)
     away, token = health.meta.degraded(TOKENS)
-    assert away == f"number {ONE}: Meta has not answered the last 10 requests; it is tried again"
+    assert away == f"number {ONE}: Meta has not answered the last 10 requests; retrying"
     assert token == (
-        f"number {OWN}: Meta refuses the access token since 2026-11-22 12:00:00 UTC, code 190: the access token has "
-        "expired or was revoked. Set a new token in GATEWAY_ACCESS_TOKEN, or in the number's own settings, and restart"
+        f"number {OWN}: Meta has refused the access token since 2026-11-22 12:00:00 UTC, code 190: the access token "
+        "has expired or was revoked. Set a new token in GATEWAY_ACCESS_TOKEN, or in the number's own settings, and "
+        "restart"
     )
     assert "token-of" not in away + token
 
@@ -270,7 +271,7 @@ async def test_a_missing_permission_is_told_with_what_it_is_for() -> None:
     health = Health()
     health.ask("request_template", error=refused("request_template", 10))
     (told,) = health.meta.degraded([ONE])
-    assert "code 10: the access token lacks a permission. Set a token that may do this (messages)" in told
+    assert "code 10: the access token lacks a permission. Set a token that has this permission (messages)" in told
 
 
 async def test_the_gauges_show_it() -> None:
@@ -298,10 +299,14 @@ async def test_a_machine_whose_clock_is_wrong_is_told_of_and_logged_once() -> No
         for _ in range(3):
             meta.heard("Sun, 22 Nov 2026 12:00:00 GMT", asked_at=meta.steady())
     assert [(line["event"], line["offset_s"]) for line in logs] == [("clock_wrong", 3600.5)]
-    assert meta.degraded([ONE]) == ["the machine's clock is 3600 s behind Meta's, whose is used: set it (NTP)"]
+    assert meta.degraded([ONE]) == [
+        "this machine's clock is 3600 s behind Meta's; the gateway uses Meta's time. Set the clock (NTP)"
+    ]
     assert "wacg_clock_offset_seconds 3600.5" in (await metrics.render()).decode()
     wall.advance(7_200)
-    assert meta.degraded([ONE]) == ["the machine's clock is 3600 s ahead of Meta's, whose is used: set it (NTP)"]
+    assert meta.degraded([ONE]) == [
+        "this machine's clock is 3600 s ahead of Meta's; the gateway uses Meta's time. Set the clock (NTP)"
+    ]
     wall.advance(-3_600)
     assert meta.degraded([ONE]) == []
 

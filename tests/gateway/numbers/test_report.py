@@ -170,8 +170,8 @@ async def test_meta_that_cannot_be_reached_is_one_sentence_and_an_error(name: st
         (no(100, "Object does not exist"), "Meta refused: (100) Object does not exist. Check the phone number ID"),
         (no(4, "Too many calls"), "Meta refused: (4) Too many calls. Try again in a few minutes"),
         (no(190, f"Bad signature of {TOKEN}", 401), "Meta refused: (190) Bad signature of [hidden]. Set a new"),
-        (ok("Bad Gateway", 502), "Meta gave no clear answer: HTTP 502 without Meta's words. Try again"),
-        (ok("Not Found", 404), "Meta gave no clear answer: HTTP 404 without Meta's words. Try again"),
+        (ok("Bad Gateway", 502), "Meta gave no clear answer: HTTP 502 without an answer of the Graph API. Try again"),
+        (ok("Not Found", 404), "Meta gave no clear answer: HTTP 404 without an answer of the Graph API. Try again"),
     ],
 )
 async def test_a_no_of_metas_is_told_in_one_sentence_with_what_to_do(answer: web.Response, told: str) -> None:

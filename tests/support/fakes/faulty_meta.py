@@ -16,7 +16,7 @@ import aiohttp
 import orjson
 
 from gateway.common.errors import GraphUnreachable
-from gateway.meta.graph_http import GraphHttp, Reply, Request
+from gateway.meta.graph_http import GraphHttp, GraphRequest, RawAnswer
 
 Json = dict[str, Any]
 
@@ -80,7 +80,7 @@ class FaultyMeta:
 
     # --- the Graph API -----------------------------------------------------------------------------
 
-    async def answer(self, request: Request, timeout_s: float) -> Reply:
+    async def answer(self, request: GraphRequest, timeout_s: float) -> RawAnswer:
         """Carry out one request, or not. Raises: GraphUnreachable."""
         self.requests[request.op] += 1
         if self.token_refused:
@@ -99,19 +99,19 @@ class FaultyMeta:
         if thrown < shares.fail + shares.hang + shares.cut:
             self.faults["cut"] += 1
             raise GraphUnreachable("ServerDisconnectedError", op=request.op, maybe_sent=True, status="cut")
-        return Reply(status=status, raw=orjson.dumps(body), headers={})
+        return RawAnswer(status=status, raw=orjson.dumps(body), headers={})
 
-    async def _refused(self, request: Request) -> Reply:
+    async def _refused(self, request: GraphRequest) -> RawAnswer:
         self.refused_at.append((asyncio.get_running_loop().time(), request.op))
         await asyncio.sleep(self.rng.uniform(0.05, 0.3))
-        return Reply(status=401, raw=orjson.dumps(_error(190, "The access token has expired")), headers={})
+        return RawAnswer(status=401, raw=orjson.dumps(_error(190, "The access token has expired")), headers={})
 
-    async def _failed(self) -> Reply:
+    async def _failed(self) -> RawAnswer:
         self.faults["fail"] += 1
         await asyncio.sleep(self.rng.uniform(0.05, 0.3))
-        return Reply(status=500, raw=orjson.dumps(_error(131000, "Something went wrong")), headers={})
+        return RawAnswer(status=500, raw=orjson.dumps(_error(131000, "Something went wrong")), headers={})
 
-    def _carry_out(self, request: Request) -> tuple[int, Json]:
+    def _carry_out(self, request: GraphRequest) -> tuple[int, Json]:
         body = dict(request.body or {})
         action = body.get("action")
         if action == "connect":
@@ -214,7 +214,7 @@ class FaultyHttp(GraphHttp):
     async def aclose(self) -> None:
         pass
 
-    async def _once(self, request: Request, token: str, timeout: aiohttp.ClientTimeout) -> Reply:
+    async def _exchange(self, request: GraphRequest, token: str, timeout: aiohttp.ClientTimeout) -> RawAnswer:
         assert timeout.total is not None
         return await self._meta.answer(request, timeout.total)
 

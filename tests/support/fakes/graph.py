@@ -8,7 +8,7 @@ from typing import Any
 
 from gateway.common.errors import GraphError, GraphRefused, GraphUnreachable
 from gateway.common.ids import MetaCallId, PhoneNumberId, UserRef
-from gateway.meta.answers import NumberCallingSettings, NumberInfo, Permissions, PermissionStatus
+from gateway.meta.answers import NumberCallingSettings, NumberInfo, Permissions, ReportedPermission
 from gateway.meta.error_codes import lookup
 from policy.number import CallingStatus
 
@@ -105,7 +105,7 @@ class FakeGraph:
 
     async def call_permissions(self, number: PhoneNumberId, user: UserRef) -> Permissions:
         await self._take("call_permissions", number, user=user)
-        return self.permissions.get(user.key, Permissions(status=PermissionStatus.NO_PERMISSION))
+        return self.permissions.get(user.key, Permissions(status=ReportedPermission.NO_PERMISSION))
 
     async def request_permission_free_form(self, number: PhoneNumberId, user: UserRef, text: str) -> str:
         await self._take("request_permission_free_form", number, user=user, text=text)
