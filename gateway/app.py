@@ -28,7 +28,7 @@ from gateway.meta.health import MetaHealth
 from gateway.numbers.number import preload_numbering_plans
 from gateway.shutdown import Stop
 from gateway.store.embedded import embedded_postgres
-from gateway.store.retention import Housekeeping
+from gateway.store.retention import Retention
 from gateway.store.store import PostgresStore
 from gateway.wire import messages as msg
 from gateway.wiring import Doors, Parts, Ports, wire, wire_doors, wire_replay
@@ -156,7 +156,7 @@ class Gateway:
         parts.inbox.remember(await ports.store.recent_event_keys(self.clock.now() - REMEMBERED))
         await parts.left_over.find()
         parts.left_over.close()
-        self._start(stack, Housekeeping(ports.store, self.clock).run())
+        self._start(stack, Retention(ports.store, self.clock).run())
         self._start(stack, wire_replay(ports, parts, self._spool).run())
         await parts.monitor.load(parts.numbers)
         self._start(stack, parts.monitor.run(parts.numbers))

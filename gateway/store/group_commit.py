@@ -1,20 +1,20 @@
-"""Group commit: one task writes everybody's changes, many groups to a transaction, in order.
+"""Group commit: one task writes the changes of all callers, many groups per transaction, in order.
 
-Theory of operation. A group is what one caller hands in; it is written whole or not at all. Groups queue; the writer
-closes a batch at 64 groups, 5 ms after the first group that somebody waits for, or 30 ms after the first that nobody
-waits for, whichever is earliest, and applies it as one transaction. What queued up during a commit does not wait again.
+Theory of operation. A group is the changes of one `write` or `write_soon`; it is written as a whole or not at all.
+Groups queue. The writer closes a batch at 64 groups, 5 ms after the first group with a waiting caller, or 30 ms after
+the first group without one, whichever comes first, and applies it as one transaction. Groups that queued up during a
+commit do not wait that long again.
 
-* The connection is cut: connect again at once and repeat the batch (every change may be applied twice: inserts do
-  nothing the second time, saves carry versions). Only if that fails too is the database *down*.
-* Down: whoever waits gets StoreDown, new `write`s get it at once, `write_soon` groups stay in line; every 200 ms the
-  writer tries again.
-* A group with bad data fails its batch: the groups are applied one by one, and the error goes to its own caller.
-* A call's record is saved at each step, and only the newest counts: while the database is away, one takes the place
-  of the one that still waits. The queue is bounded; decisions, which only tell what was, get no more than a part of it,
-  so that there is room for calls and facts.
-* Idle: a ping every second, so that `up` is right before somebody relies on it.
-
-Not responsible for SQL (see `gateway.sql`) nor for keeping what was refused (see the spool).
+* The connection breaks: reconnect at once and repeat the batch. Every change may be applied twice: an insert does
+  nothing the second time, a save carries a version. Only if that fails too is the database *down*.
+* Down: waiting callers and new `write`s get StoreDown, `write_soon` groups stay queued; the writer retries every
+  200 ms.
+* A group with bad data makes its batch fail: the groups are then applied one by one, and only its own caller gets the
+  error.
+* A call's record is saved at each step, and only the newest counts: while the database is down, a new record replaces
+  the queued one. The queue is bounded. Decisions are only a history, so they may fill just a part of it: the rest is
+  for calls and facts.
+* Idle: a ping every second keeps `up` correct.
 """
 
 import asyncio
@@ -44,29 +44,33 @@ class Link(Protocol):
     async def close(self) -> None: ...
 
 
-#: Opens a link; the argument is called when the link is lost.
+#: Opens a link; the argument is called when the connection is lost.
 Connect = Callable[[Callable[[], object]], Awaitable[Link]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WriterLimits:
+    """The limits of the writer's batches, queue and waits."""
+
     batch_groups: int = 64
-    batch_wait_s: float = 0.005  #: from the first group that somebody waits for
-    patience_s: float = 0.03  #: from the first group that nobody waits for: most of a call's; fewer commits cost less
-    timeout_s: float = 1.0  #: no answer for so long: down
+    batch_wait_s: float = 0.005  #: after the first group with a waiting caller
+    patience_s: float = 0.03  #: after the first group without one, as most of a call's: fewer commits cost less
+    timeout_s: float = 1.0  #: without an answer for this long, the database is down
     queue_groups: int = 20_000
-    queue_decisions: int = 12_000  #: with so many groups in the queue, decisions are dropped
+    queue_decisions: int = 12_000  #: with this many groups queued, decisions are dropped
     retry_s: float = 0.2
     heartbeat_s: float = 1.0
-    flush_s: float = 2.0  #: at the end, for what is still queued
+    flush_s: float = 2.0  #: time to write the queue at the end
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class _Group:
+    """Changes that are written together."""
+
     changes: Sequence[Change]
     queued_at: float  #: loop time
-    done: "asyncio.Future[None] | None"  #: None: nobody waits
-    abandoned: bool = False  #: its caller was told StoreDown
+    done: "asyncio.Future[None] | None"  #: None: no caller waits
+    abandoned: bool = False  #: its caller got StoreDown
 
     def finish(self) -> None:
         if self.done is not None and not self.done.done():
@@ -82,21 +86,21 @@ class _Group:
 
 
 class Writer:
-    """Runs in one task: `run()`, until `close()`."""
+    """The writer. Run it in one task with `run()`; it ends after `close()`."""
 
     def __init__(self, connect: Connect, limits: WriterLimits) -> None:
         self._connect = connect
         self._limits = limits
         self._link: Link | None = None
         self._queue: deque[_Group] = deque()
-        self._hurried = False  #: since the last batch a group came that somebody waits for
-        self._waiting_calls: dict[CallId, _Group] = {}  #: in the queue while the database is away, each with one record
+        self._hurried = False  #: a group with a waiting caller came since the last batch
+        self._waiting_calls: dict[CallId, _Group] = {}  #: groups of one call record, queued while the database is down
         self._wake = asyncio.Event()
         self._up = asyncio.Event()
         self._cuts = 0  #: connections lost in a row without a commit in between
         self._closing = False
         self._overflowing = False
-        self.dropped = 0  #: groups of `write_soon` lost: no room, bad data, or never written before the end
+        self.dropped = 0  #: lost groups of `write_soon`: queue full, bad data, or not written before the end
 
     @property
     def up(self) -> bool:
@@ -107,15 +111,15 @@ class Writer:
 
     @property
     def backlog(self) -> int:
-        """Groups that wait to be written."""
+        """The number of queued groups."""
         return len(self._queue)
 
     # --- callers --------------------------------------------------------------------------------
 
     async def write(self, changes: Sequence[Change]) -> None:
-        """Return when `changes` are durable, all of them.
+        """Write `changes` and return when all of them are durable.
 
-        Raises: StoreDown: not durable as far as we know; hand them in again. StoreError: they never will be
+        Raises: StoreDown: it is not known whether they are durable; write them again. StoreError: they are invalid
         """
         if not changes:
             return
@@ -124,7 +128,7 @@ class Writer:
         if len(self._queue) >= self._limits.queue_groups:
             raise StoreDown("the queue is full")
         loop = asyncio.get_running_loop()
-        group = self._put(changes, done := loop.create_future())
+        group = self._enqueue(changes, done := loop.create_future())
         late = loop.call_later(self._limits.timeout_s, group.abandon, self._limits.timeout_s)
         try:
             await done
@@ -132,10 +136,10 @@ class Writer:
             late.cancel()
 
     def write_soon(self, changes: Sequence[Change]) -> None:
-        """Queue `changes` behind everything handed in before; while the database is away they wait."""
+        """Queue `changes` behind all earlier ones, without waiting; while the database is down they stay queued."""
         if not changes:
             return
-        if not self.up and not self._closing and self._took_place(changes):
+        if not self.up and not self._closing and self._replaced_queued_call(changes):
             return
         if self._closing or self._is_full_for(changes):
             self.dropped += 1
@@ -143,13 +147,13 @@ class Writer:
                 self._overflowing = True
                 log.error("store_queue_full", groups=len(self._queue))
             return
-        group = self._put(changes, None)
+        group = self._enqueue(changes, None)
         call = _only_call(changes)
         if call is not None and not self.up:
             self._waiting_calls[call.call_id] = group
 
-    def _took_place(self, changes: Sequence[Change]) -> bool:
-        """Put a call's record where an older one of the same call waits; False: none does."""
+    def _replaced_queued_call(self, changes: Sequence[Change]) -> bool:
+        """Replace the queued record of the same call; return False if there is none."""
         call = _only_call(changes)
         group = self._waiting_calls.get(call.call_id) if call is not None else None
         if group is None:
@@ -163,7 +167,7 @@ class Writer:
             queued >= limits.queue_decisions and all(isinstance(change, DecisionRecord) for change in changes)
         )
 
-    def _put(self, changes: Sequence[Change], done: "asyncio.Future[None] | None") -> _Group:
+    def _enqueue(self, changes: Sequence[Change], done: "asyncio.Future[None] | None") -> _Group:
         group = _Group(changes=changes, queued_at=asyncio.get_running_loop().time(), done=done)
         self._queue.append(group)
         hurries = done is not None and not self._hurried
@@ -173,7 +177,7 @@ class Writer:
         return group
 
     def close(self) -> None:
-        """Take no more changes; `run` returns when the queue is empty."""
+        """Accept no more changes; `run` returns when the queue is empty."""
         self._closing = True
         self._wake.set()
 
@@ -182,16 +186,17 @@ class Writer:
     async def run(self) -> None:
         try:
             while self._queue or not self._closing:
-                if await self._linked():
-                    await self._turn()
+                if await self._connected():
+                    await self._write_batch_or_ping()
             if self._link is not None:
                 with suppress(StoreError, TimeoutError):
                     async with asyncio.timeout(self._limits.timeout_s):
                         await self._link.close()
         finally:
-            self._end()
+            self._fail_queued()
 
-    def _end(self) -> None:
+    def _fail_queued(self) -> None:
+        """Close the link and fail every group that is still queued."""
         self._closing = True
         self._up.clear()
         if self._link is not None:
@@ -204,21 +209,21 @@ class Writer:
             self.dropped += lost
             log.error("store_changes_lost", groups=lost)
 
-    async def _linked(self) -> bool:
-        """Connect if need be; after a failure pause and return False."""
+    async def _connected(self) -> bool:
+        """Connect if needed; after a failure, pause and return False."""
         if self._link is not None and not self._link.closed:
             return True
         try:
             async with asyncio.timeout(self._limits.timeout_s):
                 self._link = await self._connect(self._wake.set)
-        except Exception as error:  # whatever it is, a dead writer would be worse
+        except Exception as error:  # any kind: the writer must not die
             await self._go_down(error)
             return False
         if self._cuts == 0 or (self._cuts > 1 and not self._queue):
-            self._go_up()  # else the next commit shows
+            self._go_up()  # else the next commit decides
         return True
 
-    async def _turn(self) -> None:
+    async def _write_batch_or_ping(self) -> None:
         batch = await self._next_batch()
         if batch:
             await self._commit(batch)
@@ -226,7 +231,7 @@ class Writer:
             await self._guarded(self._link.ping())
 
     async def _next_batch(self) -> list[_Group]:
-        """Wait for a batch; empty when idle for long, when the link was lost, or at the end."""
+        """Wait for a batch; it is empty when a ping is due, when the link was lost, or at the end."""
         loop, limits = asyncio.get_running_loop(), self._limits
         ping_at = loop.time() + limits.heartbeat_s
         while not self._queue:
@@ -238,18 +243,18 @@ class Writer:
             if not await self._woken(self._close_at() - loop.time()):
                 break
         self._hurried = False
-        self._waiting_calls.clear()  # what is taken out of the queue must not be changed any more
+        self._waiting_calls.clear()  # a group that left the queue must not change any more
         batch = [self._queue.popleft() for _ in range(min(len(self._queue), limits.batch_groups))]
         return [group for group in batch if not group.abandoned]
 
     def _close_at(self) -> float:
-        """Return until when the batch may wait for more groups."""
+        """Return the loop time until which the batch may wait for more groups."""
         patient_at = self._queue[0].queued_at + self._limits.patience_s
         hurried_at = (each.queued_at + self._limits.batch_wait_s for each in self._queue if each.done is not None)
         return min(patient_at, next(hurried_at, patient_at))
 
     async def _woken(self, timeout_s: float) -> bool:
-        """Wait for `_wake`, False after `timeout_s`. No await may stand between a caller's test and this call."""
+        """Wait for `_wake`; return False after `timeout_s`. The caller must not await between its test and this."""
         if timeout_s <= 0:
             return False
         self._wake.clear()
@@ -259,7 +264,7 @@ class Writer:
         return False
 
     async def _commit(self, batch: list[_Group]) -> None:
-        """Apply `batch`; what could not be tried is put back to the head of the queue."""
+        """Apply `batch`; if the database is down, put it back at the head of the queue."""
         assert self._link is not None
         error = await self._guarded(self._link.apply([group.changes for group in batch]), unsent=batch)
         if error is None:
@@ -269,7 +274,7 @@ class Writer:
             await self._isolate(batch, error)
 
     async def _isolate(self, batch: list[_Group], error: Exception) -> None:
-        """One of `batch` holds bad data: apply each alone, so that the error meets its own caller only."""
+        """Apply each group alone: one of `batch` holds bad data, and only its own caller must get the error."""
         if len(batch) == 1:
             self._refuse(batch[0], error)
             return
@@ -291,25 +296,25 @@ class Writer:
         group.fail(error)
 
     async def _guarded(self, work: Awaitable[None], unsent: Sequence[_Group] = ()) -> Exception | None:
-        """Do `work` within the time limit and return its error; StoreDown puts `unsent` back in line."""
+        """Await `work` within the time limit and return its error; on StoreDown put `unsent` back in the queue."""
         try:
             async with asyncio.timeout(self._limits.timeout_s):
                 await work
         except asyncio.CancelledError:
-            self._queue.extendleft(reversed(unsent))  # for `_end`
+            self._queue.extendleft(reversed(unsent))  # for `_fail_queued`
             raise
         except (StoreDown, TimeoutError) as error:
             self._queue.extendleft(reversed(unsent))
-            await self._cut(error)
+            await self._drop_link(error)
             return error if isinstance(error, StoreDown) else StoreDown("no answer")
-        except Exception as error:  # bad data, or a bug: either way it is this group's
+        except Exception as error:  # bad data or a bug: in either case it belongs to this group
             self._go_up()  # it answered
             return error
         self._go_up()
         return None
 
-    async def _cut(self, error: Exception) -> None:
-        """The link is lost or silent. One cut is repaired unseen; silence, or a second cut, means down."""
+    async def _drop_link(self, error: Exception) -> None:
+        """Drop a link that is lost or silent. Silence, or a second loss in a row, means that the database is down."""
         if self._link is not None:
             self._link.terminate()
             self._link = None
@@ -318,7 +323,7 @@ class Writer:
             await self._go_down(error)
 
     async def _go_down(self, error: Exception) -> None:
-        """Tell everybody who waits, then pause before the next try."""
+        """Fail all groups with a waiting caller, then pause before the next try."""
         self._cuts = max(self._cuts, 2)
         if self.up:
             log.error("store_down", error=str(error) or type(error).__name__)
@@ -337,6 +342,6 @@ class Writer:
 
 
 def _only_call(changes: Sequence[Change]) -> CallRecord | None:
-    """Return the record, where a group is a call's record and nothing else."""
+    """Return the record of a group that is one call record and nothing else."""
     (change,) = changes if len(changes) == 1 else (None,)
     return change if isinstance(change, CallRecord) else None

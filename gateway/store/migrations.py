@@ -1,9 +1,9 @@
 """Numbered migrations, applied by the gateway itself at start.
 
-`sql/migrations/0001_name.sql`, `0002_...`: each is applied once, in one transaction with its row in
-`schema_migrations`, under an advisory lock, so that processes that start together migrate once. A file that was
-changed after it was applied, and a database that is newer than this program, stop the start. There is no way back
-down: a mistake is corrected by the next migration.
+Each of `sql/migrations/0001_name.sql`, `0002_...` is applied once, in one transaction with its row in
+`schema_migrations`, under an advisory lock, so that processes that start together migrate once. The gateway does not
+start if a file was changed after it was applied, or if the database is newer than this program. There are no down
+migrations: a mistake is corrected by the next migration.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from typing import Final
 from gateway.common.errors import StoreDown, StoreError
 from gateway.store.postgres import Connection, connect_options, driver, translated
 
-#: Any number will do, as long as it is ours for ever.
+#: The key of the advisory lock: any number, but it must never change.
 _LOCK: Final = 7_240_913_551_862
 _FILE: Final = re.compile(r"(\d{4})_(\w+)\.sql")
 _TABLE: Final = """
@@ -43,11 +43,11 @@ class Migration:
 
 
 def parse(sources: Mapping[str, str]) -> tuple[Migration, ...]:
-    """Order the files of a folder (name to text); they must count from 0001 without a gap."""
+    """Order the files of a folder (name to text). Raises: StoreError unless they count from 0001 without a gap."""
     found = []
     for file_name, text in sources.items():
         if (match := _FILE.fullmatch(file_name)) is None:
-            raise StoreError(f"{file_name} is no name for a migration")
+            raise StoreError(f"{file_name} is not a valid name for a migration")
         sql = text.replace("\r\n", "\n")  # a checkout may have changed the line ends, not the content
         found.append(Migration(version=int(match[1]), name=match[2], sql=sql))
     found.sort(key=lambda migration: migration.version)
@@ -58,26 +58,26 @@ def parse(sources: Mapping[str, str]) -> tuple[Migration, ...]:
 
 @cache
 def bundled() -> tuple[Migration, ...]:
-    """Return the migrations that this program brings."""
+    """Return the migrations of this program."""
     folder = files("gateway.store").joinpath("sql/migrations")
     return parse({entry.name: entry.read_text("utf-8") for entry in folder.iterdir() if entry.name.endswith(".sql")})
 
 
 def pending(applied: Mapping[int, str], known: Sequence[Migration]) -> Sequence[Migration]:
-    """Return what is still to be applied; `applied` is version to checksum.
+    """Return the migrations still to be applied; `applied` maps version to checksum.
 
-    Raises: StoreError: the database is newer than this program, or was made from other files
+    Raises: StoreError: the database is newer than this program, or was created from other files
     """
     if newer := sorted(applied.keys() - {migration.version for migration in known}):
         raise StoreError(
-            f"the database has migration {newer[-1]:04}, this program knows {len(known):04} at most: "
-            "run the newer program"
+            f"the database has migration {newer[-1]:04}, but this program knows only up to {len(known):04}: "
+            "run the newer version of the gateway"
         )
     for migration in known:
         if applied.get(migration.version, migration.checksum) != migration.checksum:
             raise StoreError(
                 f"migration {migration.version:04}_{migration.name} was changed after it was applied to this "
-                "database: restore the file and put the change into a new migration"
+                "database: restore the file, and put the change into a new migration"
             )
     return [migration for migration in known if migration.version not in applied]
 
@@ -85,7 +85,7 @@ def pending(applied: Mapping[int, str], known: Sequence[Migration]) -> Sequence[
 async def migrate(
     dsn: str, migrations: Sequence[Migration] | None = None, *, timeout_s: float = 60.0
 ) -> Sequence[Migration]:
-    """Bring the database up to date and return what was applied.
+    """Bring the database up to date and return the applied migrations.
 
     Raises: StoreDown: no answer, or the lock was not free within `timeout_s`. StoreError: see `pending`
     """
@@ -100,7 +100,7 @@ async def migrate(
                 finally:
                     connection.terminate()  # which frees the lock
     except TimeoutError as error:
-        raise StoreDown(f"the migrations did not end within {timeout_s:g} s") from error
+        raise StoreDown(f"the migrations did not finish within {timeout_s:g} s") from error
 
 
 async def _migrate(connection: Connection, known: Sequence[Migration]) -> Sequence[Migration]:

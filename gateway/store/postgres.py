@@ -1,6 +1,6 @@
-"""Connections to PostgreSQL: one that writes, a few that read, and the driver's errors in our words.
+"""Connections to PostgreSQL: one for writing, a few for reading, and the driver's errors as ours.
 
-Not responsible for when to connect again (see `gateway.store.group_commit`) nor for rows (see `gateway.store.rows`).
+`group_commit` decides when to reconnect.
 """
 
 import asyncio
@@ -22,26 +22,26 @@ Connection = Any
 
 APPLICATION_NAME: Final = "whatsapp-call-gateway"
 
-#: The database is away, starting, full, read-only or too slow: the same statement may succeed later.
+#: The database is unreachable, starting, full, read-only or too slow: the same statement may succeed later.
 _AWAY: Final = (
     OSError,  # TimeoutError is one
     driver.PostgresConnectionError,
     driver.OperatorInterventionError,
     driver.InsufficientResourcesError,
-    driver.PostgresSystemError,  # class 58: the disk under it, its I/O workers gone
+    driver.PostgresSystemError,  # class 58: a disk error, or its I/O workers are gone
     driver.ReadOnlySQLTransactionError,
     driver.TransactionRollbackError,
     driver.InvalidAuthorizationSpecificationError,
     driver.InvalidCatalogNameError,
-    driver.InternalClientError,  # the driver lost its way: so it is when the connection breaks in the middle
-    driver.InterfaceError,  # "connection is closed"; DataError, its bad child, is sorted out before
+    driver.InternalClientError,  # raised when the connection breaks in the middle of an exchange
+    driver.InterfaceError,  # "connection is closed"; its subclass DataError is excluded below
 )
 
 
-def in_our_words(error: Exception) -> StoreError:
+def store_error_from(error: Exception) -> StoreError:
     """Return StoreDown if waiting may help, StoreError if the statement or its values are bad.
 
-    The text names no value: PostgreSQL's messages may quote them.
+    The text leaves out PostgreSQL's message, which may quote values.
     """
     if isinstance(error, StoreError):
         return error
@@ -56,15 +56,15 @@ def in_our_words(error: Exception) -> StoreError:
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Turn whatever the driver raises into StoreDown or StoreError; cancellation passes."""
+    """Convert every exception of the driver to StoreDown or StoreError; cancellation passes."""
     try:
         yield
     except Exception as error:
-        raise in_our_words(error) from error
+        raise store_error_from(error) from error
 
 
 async def prepare(connection: Connection) -> None:
-    """Read and write jsonb with orjson."""
+    """Make a connection read and write jsonb with orjson."""
     await connection.set_type_codec(
         "jsonb",
         schema="pg_catalog",
@@ -75,14 +75,14 @@ async def prepare(connection: Connection) -> None:
 
 
 def connect_options(*, timeout_s: float, statement_timeout_s: float | None = None) -> dict[str, Any]:
-    """Return what all our connections share."""
+    """Return the connect options that all our connections share."""
     limit_ms = round((statement_timeout_s if statement_timeout_s is not None else timeout_s) * 1000)
     return {
         "timeout": timeout_s,
         "server_settings": {
             "application_name": APPLICATION_NAME,
-            "statement_timeout": str(limit_ms),  # 0: none
-            "synchronous_commit": "on",  # a promise, so not left to the database's own default
+            "statement_timeout": str(limit_ms),  # 0: no limit
+            "synchronous_commit": "on",  # we promise durability, so we do not rely on the database's default
             "timezone": "UTC",
         },
     }
@@ -106,7 +106,7 @@ class PostgresLink:
 
     @classmethod
     async def open(cls, dsn: str, *, timeout_s: float, on_closed: Callable[[], object]) -> "PostgresLink":
-        """Connect to the server that takes writes; `on_closed` is called when the connection is lost.
+        """Connect to the server that accepts writes; `on_closed` is called when the connection is lost.
 
         Raises: StoreDown, StoreError
         """
@@ -122,7 +122,7 @@ class PostgresLink:
     async def apply(self, groups: Sequence[Sequence[Change]]) -> None:
         """Write all groups in one transaction, which is one statement.
 
-        Raises: StoreDown, StoreError; after either nothing is kept, unless the answer was lost
+        Raises: StoreDown, StoreError; after either nothing was written, unless only the answer was lost
         """
         with translated():
             argument = rows.argument(change for group in groups for change in group)
@@ -142,7 +142,7 @@ class PostgresLink:
 
 
 class PostgresReaders:
-    """Up to `count` connections, opened as they are needed and then kept."""
+    """A pool of up to `count` connections, opened when needed and then kept open."""
 
     def __init__(self, dsn: str, *, count: int, timeout_s: float) -> None:
         self._dsn = dsn
@@ -156,7 +156,7 @@ class PostgresReaders:
         """Run a query. Raises: StoreDown, StoreError"""
         with translated():
             async with self._turns:
-                connection = await self._take()
+                connection = await self._take_connection()
                 self._busy.add(connection)
                 try:
                     found: list[Any] = await connection.fetch(sql, *args)
@@ -164,17 +164,17 @@ class PostgresReaders:
                 except driver.PostgresError:
                     raise
                 except BaseException:
-                    connection.terminate()  # cancelled or cut: its state is unknown
+                    connection.terminate()  # cancelled or broken: its state is unknown
                     raise
                 finally:
                     self._busy.remove(connection)
                     if not connection.is_closed():
                         self._idle.append(connection)
 
-    async def _take(self) -> Connection:
+    async def _take_connection(self) -> Connection:
         while self._idle:
             connection = self._idle.pop()
-            if not connection.is_closed():  # it may have been cut while nobody used it
+            if not connection.is_closed():  # it may have been lost while idle
                 return connection
         connection = await _connect(self._dsn, self._timeout_s)
         if self._closed:
@@ -182,7 +182,7 @@ class PostgresReaders:
         return connection
 
     def terminate(self) -> None:
-        """Drop all connections at once; whoever reads gets StoreDown."""
+        """Drop all connections at once; running queries raise StoreDown."""
         self._closed = True
         for connection in (*self._idle, *self._busy):
             connection.terminate()

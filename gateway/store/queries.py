@@ -1,7 +1,4 @@
-"""The gateway's SQL: named statements and numbered migrations, read from the files in `sql/`.
-
-Not responsible for running them (see `gateway.store.store`, `gateway.store.migrations`).
-"""
+"""Read the named SQL statements from `sql/queries.sql`."""
 
 import re
 from collections.abc import Mapping
@@ -12,7 +9,7 @@ _NAME: Final = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
 
 
 def _named(text: str) -> dict[str, str]:
-    """Split a file of statements, each headed by `-- name: x`."""
+    """Split a file into statements, each headed by `-- name: x`. Raises: ValueError if two share a name."""
     _, *parts = _NAME.split(text)
     names, statements = parts[::2], parts[1::2]
     if len(set(names)) != len(names):

@@ -1,6 +1,6 @@
-"""What the gateway keeps: the rows of the store as frozen values. [P]
+"""Everything that the gateway stores, as frozen values. [P]
 
-Not responsible for SQL (see `store`) nor for what the values mean (see `call`, `policy`).
+`callflow` and `policy` define what the values mean.
 """
 
 from collections.abc import Mapping
@@ -13,13 +13,13 @@ from gateway.callflow.outcome import EndReason, Result
 from gateway.common.ids import CallId, MetaCallId, OperatorId, PhoneNumberId, UserRef
 from policy.facts import Direction
 
-Json = Mapping[str, Any]  #: a JSON object, only ever handed through
+Json = Mapping[str, Any]  #: a JSON object, stored without looking inside
 
 
 class EventRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """One change of a webhook delivery, kept as it came. Appending the same key twice keeps one."""
+    """One change of a webhook delivery, unchanged. Writing the same key twice stores one."""
 
-    phone_number_id: str  #: "" where the event names none
+    phone_number_id: str  #: "" if the event names no number
     dedupe_key: str
     kind: str
     received_at: datetime
@@ -27,7 +27,7 @@ class EventRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CallRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """One call; saved again at each step, the highest `version` wins."""
+    """One call, saved again at each step; the highest `version` wins."""
 
     call_id: CallId
     version: int
@@ -48,12 +48,12 @@ class CallRecord(msgspec.Struct, frozen=True, kw_only=True):
     meta_status: str | None = None  #: COMPLETED or FAILED, from `terminate`
     meta_start_at: datetime | None = None
     meta_end_at: datetime | None = None
-    duration_s: int | None = None  #: Meta's, from `terminate`; None: never picked up
+    duration_s: int | None = None  #: Meta's, from `terminate`; None: never accepted
     leg_stats: Json = msgspec.field(default_factory=dict)
 
 
 class TerminateFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """A `terminate` that came when the call had already ended here: fills the record's Meta columns only."""
+    """A `terminate` that came after the call had ended here: it fills only the Meta columns of the record."""
 
     meta_call_id: MetaCallId
     meta_status: str | None
@@ -63,13 +63,13 @@ class TerminateFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CallDeclined(msgspec.Struct, frozen=True, kw_only=True):
-    """The user declined a call of ours; when Meta says so after its `terminate`, "not answered" becomes "declined"."""
+    """The user declined a business-initiated call; after `terminate`, this turns "not answered" into "declined"."""
 
     meta_call_id: MetaCallId
 
 
 class EndOwed(msgspec.Struct, frozen=True, kw_only=True):
-    """Whether Meta still has to be told that a call is over; may also tell Meta's id, where that was not known."""
+    """Whether we still owe Meta a hang-up for a call; also stores Meta's call id if it was not known."""
 
     call_id: CallId
     owed: bool
@@ -77,7 +77,7 @@ class EndOwed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ContactRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A WhatsApp user as one business number knows them, with the folded policy state."""
+    """A WhatsApp user as known to one business number, with the folded policy state."""
 
     contact_id: str  #: ours, 32 hex digits
     phone_number_id: PhoneNumberId
@@ -88,9 +88,9 @@ class ContactRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FactRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """One policy fact of one contact; (contact_id, key) is unique, and of two with one key the later instant stays.
+    """One policy fact of one contact; (contact_id, key) is unique, and the later instant wins.
 
-    That is how `policy.contact` folds them, so that the facts lead to the snapshot whatever came first.
+    `policy.contact` folds facts by the same rule, so they lead to the stored snapshot in whatever order they came.
     """
 
     contact_id: str
@@ -100,14 +100,14 @@ class FactRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ContactsMerged(msgspec.Struct, frozen=True, kw_only=True):
-    """Two contacts turned out to be one person: the facts of the absorbed one become the kept one's, and it is gone."""
+    """Two contacts turned out to be one person: move the facts of `absorbed` to `kept` and delete `absorbed`."""
 
     kept: str
     absorbed: str
 
 
 class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """What the gate answered, to whom, and with which figures."""
+    """One answer of the gate: who asked, about whom, and the figures of a refusal."""
 
     decision_id: str
     phone_number_id: PhoneNumberId
@@ -121,14 +121,14 @@ class DecisionRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NumberSaved(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of a business number; the last one saved is kept."""
+    """The known facts of a business number; the last save wins."""
 
     phone_number_id: PhoneNumberId
     state: Json  #: gateway.numbers.facts.facts_to_json
     updated_at: datetime
 
 
-#: One row to write; a group of them is one transaction.
+#: One change to write; a group of them is one transaction.
 Change = (
     EventRecord
     | CallRecord

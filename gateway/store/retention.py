@@ -1,7 +1,6 @@
-"""Deletes what nobody asks for any more: old journal rows and old idempotency keys.
+"""Delete old journal rows and old idempotency keys.
 
-Responsible for the database not growing by what only guards against repetition. Not responsible for facts, calls and
-decisions: they are kept.
+Both only guard against duplicates, and only for a limited time. Facts, calls and decisions are kept.
 """
 
 import asyncio
@@ -16,16 +15,16 @@ from gateway.store.store import IDEMPOTENCY_TTL, Store
 
 log = structlog.get_logger()
 
-#: Meta repeats a webhook for up to seven days; one more for clocks. Source: Meta, "Webhooks", read 2026-11-22.
+#: Meta retries a webhook for up to seven days; one more for clock errors. Source: Meta, "Webhooks", read 2026-11-22.
 EVENTS_FOR: Final = timedelta(days=8)
 EVERY_S: Final = 3600.0
-#: Rows deleted by one statement, and the pause after it: nobody else waits for long.
+#: Rows deleted by one statement, and the pause after it: other statements never wait long.
 BATCH: Final = 1_000
 BREATH_S: Final = 0.1
 
 
-class Housekeeping:
-    """One task: `run`, until cancelled."""
+class Retention:
+    """Deletes old rows. Run it in one task with `run`, until cancelled."""
 
     def __init__(self, store: Store, clock: Clock, *, every_s: float = EVERY_S, batch: int = BATCH) -> None:
         self._store = store
@@ -34,7 +33,7 @@ class Housekeeping:
         self._batch = batch
 
     async def run(self) -> None:
-        """Clean up now and every hour. A database that is away is no reason to stop."""
+        """Delete old rows now and every hour; log an error of the database and go on."""
         while True:
             try:
                 gone = await self.clean()
@@ -46,7 +45,7 @@ class Housekeeping:
             await asyncio.sleep(self._every_s)
 
     async def clean(self) -> int:
-        """Delete all that is too old, a batch at a time; return how many rows. Raises: StoreError."""
+        """Delete all rows that are too old, in batches; return how many. Raises: StoreError."""
         now, total = self._clock.now(), 0
         while True:
             gone = await self._store.forget(

@@ -1,6 +1,6 @@
-"""Records to rows and back: the only place that knows both the columns and the dataclasses.
+"""Convert records to rows and back: the only module that knows both the columns and the records.
 
-Not responsible for connections (see `gateway.store.postgres`). Rows go as one JSON text, instants in it as aware UTC.
+Rows are sent to PostgreSQL as one JSON text, with all instants in UTC.
 """
 
 import re
@@ -31,12 +31,12 @@ from policy.facts import Direction
 
 Row = Mapping[str, Any]
 
-#: A JSON escape for U+0000 that is not itself escaped.
+#: Matches the JSON escape for U+0000, unless its backslash is itself escaped.
 _NUL_ESCAPE: Final = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
 
 
 def json_bytes(value: object) -> bytes:
-    """Encode for jsonb, which refuses U+0000: it becomes U+FFFD."""
+    """Encode for jsonb; U+0000, which jsonb refuses, becomes U+FFFD."""
     data = orjson.dumps(value, default=_plain)
     return _NUL_ESCAPE.sub(rb"\1\\ufffd", data) if rb"\u0000" in data else data
 
@@ -46,16 +46,16 @@ def _plain(value: object) -> object:
         return dict(value)
     if isinstance(value, frozenset | set):
         return sorted(value)
-    raise TypeError(f"{type(value).__name__} is no JSON")
+    raise TypeError(f"{type(value).__name__} cannot be encoded as JSON")
 
 
 def _text(value: str | None) -> str | None:
-    """Keep what people typed storable: PostgreSQL's text holds no U+0000."""
+    """Replace U+0000 in free text: PostgreSQL's text cannot hold it."""
     return value.replace("\0", "\ufffd") if value is not None else None
 
 
 def _utc(value: datetime | None) -> datetime | None:
-    """Refuse a naive instant: nobody knows which one it is."""
+    """Convert to UTC. Raises: StoreError if the instant has no time zone."""
     if value is None:
         return None
     if value.utcoffset() is None:
@@ -64,7 +64,7 @@ def _utc(value: datetime | None) -> datetime | None:
 
 
 def _json(value: Json | None) -> orjson.Fragment | None:
-    """Encode a column of its own, so that only there U+0000 is mended: in an identifier it is an error."""
+    """Encode one jsonb column on its own: U+0000 is replaced only here; in an identifier it is an error."""
     return orjson.Fragment(json_bytes(value)) if value is not None else None
 
 
@@ -77,7 +77,7 @@ def _event(record: EventRecord) -> Row:
         "dedupe_key": record.dedupe_key,
         "kind": record.kind,
         "received_at": _utc(record.received_at),
-        "body": f"\\x{record.body.hex()}",  # as bytea is written in text
+        "body": f"\\x{record.body.hex()}",  # the text form of bytea
     }
 
 
@@ -173,7 +173,7 @@ def _number(record: NumberSaved) -> Row:
     }
 
 
-#: The name of each kind in the argument of `save_changes`, and its row there.
+#: For each kind of record, its name in the argument of `save_changes` and the function that makes its row.
 _WRITES: Final[Mapping[type[Any], tuple[str, Callable[[Any], Row]]]] = {
     EventRecord: ("events", _event),
     ContactRecord: ("contacts", _contact),
@@ -189,7 +189,7 @@ _WRITES: Final[Mapping[type[Any], tuple[str, Callable[[Any], Row]]]] = {
 
 
 def argument(changes: Iterable[Change]) -> str:
-    """Return the argument of `save_changes` that writes `changes`; their order is kept within a kind."""
+    """Return the argument of `save_changes` that writes `changes`; it keeps their order within each kind."""
     by_kind: dict[str, list[Row]] = {}
     for change in _without_superseded(changes):
         kind, row = _WRITES[type(change)]
@@ -198,7 +198,7 @@ def argument(changes: Iterable[Change]) -> str:
 
 
 def _without_superseded(changes: Iterable[Change]) -> Iterator[Change]:
-    """Leave out a call's record where the next one says all that it says: only the newest is kept anyway."""
+    """Leave out a call's record if the next one of the same call contains all of it: only the newest is stored."""
     newest: dict[CallId, CallRecord] = {}
     for change in changes:
         if not isinstance(change, CallRecord):
@@ -211,7 +211,7 @@ def _without_superseded(changes: Iterable[Change]) -> Iterator[Change]:
     yield from newest.values()
 
 
-#: What a newer version fills in and never wipes.
+#: A newer version may fill these columns, but never clears them.
 _SAID_BY_META: Final = ("meta_call_id", "meta_status", "meta_start_at", "meta_end_at", "duration_s")
 
 

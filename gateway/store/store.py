@@ -1,7 +1,6 @@
-"""What the gateway keeps across restarts: the `Store` protocol, and PostgreSQL behind it.
+"""The `Store` protocol, and its implementation on PostgreSQL.
 
-Writes go through one group-committing task (see `group_commit`), reads through a few connections of their own.
-Not responsible for the spool that takes webhooks while the database is away, nor for what the records mean.
+One task writes, with group commit (see `group_commit`); reads use a few connections of their own.
 """
 
 import asyncio
@@ -24,65 +23,71 @@ from gateway.store.records import CallRecord, Change, ContactRecord, DecisionRec
 
 log = structlog.get_logger(__name__)
 
-#: The same key may be used for a new request after so long.
+#: After this time, a key may be used for a new request.
 IDEMPOTENCY_TTL: Final = timedelta(hours=24)
 
 
 class ReplayState(StrEnum):
-    IN_PROGRESS = "in_progress"  #: the first request has no answer yet, or a crash took it
+    """What became of the first request with an idempotency key."""
+
+    IN_PROGRESS = "in_progress"  #: it has no answer yet, or a crash lost it
     DONE = "done"
-    CONFLICT = "conflict"  #: same key, other request
+    CONFLICT = "conflict"  #: it was a different request
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replay:
-    """An idempotency key that was used before: what became of that request."""
+    """The result of an idempotency key that was used before."""
 
     state: ReplayState
     response: Json | None = None  #: with DONE
 
 
 class Store(Protocol):
-    """Every method but `write_soon`, `up` and `aclose` raises StoreDown while the database does not answer."""
+    """The gateway's persistent data.
+
+    Every method but `write_soon`, `up` and `aclose` raises StoreDown while the database does not answer.
+    """
 
     @property
     def up(self) -> bool:
-        """Whether the database answers; turns by itself, in both directions."""
+        """Whether the database answers; updated automatically."""
         ...
 
     async def start(self) -> None:
-        """Connect and migrate.
+        """Connect, and bring the schema up to date.
 
-        Raises: StoreDown, StoreError: the database is newer than the program, or was made from other files
+        Raises: StoreDown, StoreError: the database is newer than the program, or was created from other files
         """
         ...
 
     async def aclose(self) -> None:
-        """Write what is queued, as far as that takes no longer than a moment, and disconnect."""
+        """Write the queued changes, for a short time at most, and disconnect."""
         ...
 
     async def write(self, *changes: Change) -> None:
-        """Return when all of `changes` are durable, in one transaction and after everything written before.
+        """Write `changes` in one transaction, after all earlier ones; return when they are durable.
 
-        Each change may be handed in again. A StoreDown leaves open whether these were kept.
-        Raises: StoreDown, StoreError: the changes themselves cannot be kept (others are not affected)
+        After a StoreDown it is not known whether they were stored. Every change may be written again.
+
+        Raises: StoreDown, StoreError: these changes are invalid (others are not affected)
         """
         ...
 
     def write_soon(self, *changes: Change) -> None:
-        """Write in the same order as `write`, without waiting; kept in line while the database is away."""
+        """Queue `changes` in the same order as `write`, without waiting; they stay queued in an outage."""
         ...
 
     async def contact(self, phone_number_id: PhoneNumberId, user: UserRef) -> ContactRecord | None:
-        """Find a user, by BSUID first; by number only where the BSUIDs do not contradict."""
+        """Find a contact by BSUID first; by number only if the BSUIDs do not differ."""
         ...
 
     async def contacts_named(self, phone_number_id: PhoneNumberId, user: UserRef) -> list[ContactRecord]:
-        """Find everybody known by either name: who has the BSUID, then who has no BSUID, then who has another one."""
+        """Find all contacts with the BSUID or the number: with the BSUID, then without one, then with another one."""
         ...
 
     async def facts(self, contact_id: str) -> list[FactRecord]:
-        """Return all facts in the order they happened."""
+        """Return all facts of a contact in the order they happened."""
         ...
 
     async def call(self, call_id: CallId) -> CallRecord | None: ...
@@ -92,27 +97,27 @@ class Store(Protocol):
     async def recent_calls(
         self, *, phone_number_ids: Sequence[PhoneNumberId], limit: int, operator: OperatorId | None = None
     ) -> list[CallRecord]:
-        """Return calls of these numbers, the latest first."""
+        """Return calls of these numbers, latest first."""
         ...
 
     async def unfinished_calls(self) -> list[CallRecord]:
-        """Return the calls that have not ended or are owed an end, the oldest first: after a start, what was left."""
+        """Return the calls that have not ended or for which we owe Meta a hang-up, oldest first. Used after a start."""
         ...
 
     async def decisions(
         self, phone_number_id: PhoneNumberId, *, user_key: str | None = None, limit: int = 50
     ) -> list[DecisionRecord]:
-        """Return what the gate answered, the latest first."""
+        """Return the gate's answers, latest first."""
         ...
 
     async def numbers(self) -> list[NumberSaved]:
-        """Return what was known of each business number."""
+        """Return the stored facts of each business number."""
         ...
 
     async def placed_calls(
         self, phone_number_ids: Sequence[PhoneNumberId], since: datetime
     ) -> dict[PhoneNumberId, list[datetime]]:
-        """Return when each number placed a call that counts, later than `since`, in order."""
+        """Return for each number when it placed calls that count against its limits after `since`, in order."""
         ...
 
     async def recent_event_keys(self, since: datetime) -> set[str]:
@@ -120,15 +125,15 @@ class Store(Protocol):
         ...
 
     async def known_events(self, phone_number_id: str, keys: Sequence[str]) -> set[str]:
-        """Return which of these dedupe keys the journal holds for a number."""
+        """Return those of `keys` that the journal holds for a number."""
         ...
 
     async def forget(self, *, events_before: datetime, keys_before: datetime, limit: int) -> int:
-        """Delete events and idempotency keys that are older, at most `limit` of each; return how many went."""
+        """Delete older events and idempotency keys, at most `limit` of each; return how many were deleted."""
         ...
 
     async def idempotent(self, key: str, fingerprint: str, now: datetime) -> Replay | None:
-        """Claim `key`: None means go on and `save_idempotent` the answer, else see the Replay."""
+        """Claim `key`. None: it is ours, so do the request and `save_idempotent` its answer. Else return the Replay."""
         ...
 
     async def save_idempotent(self, key: str, fingerprint: str, response: Json) -> None: ...
@@ -140,14 +145,16 @@ class Store(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoreLimits:
+    """The limits of a `PostgresStore`."""
+
     timeout_s: float = 1.0  #: for each statement
-    start_timeout_s: float = 10.0  #: the database may be starting, too
+    start_timeout_s: float = 10.0  #: the database may still be starting
     readers: int = 4
     writer: WriterLimits = field(default_factory=WriterLimits)
 
 
 class PostgresStore:
-    """`Store` on PostgreSQL: one connection writes, up to `readers` read."""
+    """`Store` on PostgreSQL: one connection for writing, up to `readers` for reading."""
 
     def __init__(self, dsn: str, limits: StoreLimits | None = None) -> None:
         self._dsn = dsn
@@ -163,12 +170,12 @@ class PostgresStore:
 
     @property
     def backlog(self) -> int:
-        """Groups of changes that wait to be written."""
+        """The number of queued groups of changes."""
         return self._writer.backlog
 
     @property
     def dropped(self) -> int:
-        """Groups of `write_soon` that were lost."""
+        """The number of groups of `write_soon` that were lost."""
         return self._writer.dropped
 
     async def start(self) -> None:
@@ -182,11 +189,11 @@ class PostgresStore:
         except BaseException as error:
             await self.aclose()
             if isinstance(error, TimeoutError):
-                raise StoreDown("the database takes no writes") from error
+                raise StoreDown("the database does not accept writes") from error
             raise
 
     async def _migrate(self) -> None:
-        """Migrate as soon as the database answers."""
+        """Run the migrations, as soon as the database answers. Raises: StoreDown, StoreError."""
         loop = asyncio.get_running_loop()
         give_up_at = loop.time() + self._limits.start_timeout_s
         while True:
@@ -307,11 +314,11 @@ class PostgresStore:
                 found = await self._fetch("schema_version")
         except (StoreError, TimeoutError):
             return False
-        # A newer one is fine: a rolling upgrade must not take the old processes out of service.
+        # A newer schema is fine: a rolling upgrade must not take the old processes out of service.
         return self.up and (found[0][0] or 0) >= len(bundled())
 
     async def _fetch(self, name: str, *args: object) -> list[Any]:
-        """Run a named query; where the connection broke, once more on another.
+        """Run a named query; if the connection breaks, retry once on another.
 
         Raises: StoreDown, StoreError
         """

@@ -109,7 +109,7 @@ async def test_a_changed_migration_stops_the_start(postgres_server: Server) -> N
 async def test_a_newer_database_stops_the_start(postgres_server: Server) -> None:
     async with temporary_database(postgres_server, template="template0") as dsn:
         await migrate(dsn, [ONE, TWO])
-        with pytest.raises(StoreError, match="run the newer program"):
+        with pytest.raises(StoreError, match="run the newer version"):
             await migrate(dsn, [ONE])
 
 

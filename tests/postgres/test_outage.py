@@ -14,7 +14,7 @@ from msgspec import structs
 from gateway.common.errors import StoreDown, StoreError
 from gateway.store.embedded import EmbeddedServer, embedded_postgres
 from gateway.store.group_commit import WriterLimits
-from gateway.store.postgres import driver, in_our_words
+from gateway.store.postgres import driver, store_error_from
 from gateway.store.store import PostgresStore, StoreLimits
 from tests.support.generators import records as make
 from tests.support.generators.records import NUMBER, T0
@@ -242,7 +242,7 @@ async def test_bad_data_fails_its_own_caller_only(store: PostgresStore, database
 async def test_what_the_driver_says_of_a_server_that_is_gone_is_down_and_nothing_else_is(
     error: Exception, away: bool
 ) -> None:
-    assert isinstance(in_our_words(error), StoreDown) is away
+    assert isinstance(store_error_from(error), StoreDown) is away
 
 
 async def test_errors_quote_no_values(store: PostgresStore) -> None:

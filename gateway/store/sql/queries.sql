@@ -1,11 +1,11 @@
 -- Every statement of the store, by name.
 
 -- name: save_changes
--- See migrations/0006_save_changes.sql. As text: the driver's jsonb would mend a U+0000 in an identifier.
+-- See migrations/0006_save_changes.sql. Passed as text: the driver's jsonb codec would replace U+0000 in an identifier.
 select save_changes($1::text::jsonb);
 
 -- name: find_contact
--- The BSUID first; by number only where that is no other person's (numbers change hands), the latest one then.
+-- By BSUID first. By number only if the BSUIDs do not differ (numbers get new owners); then the latest contact.
 select contact_id, phone_number_id, wa_id, user_id, name, state, seen_at
 from contacts
 where phone_number_id = $1
@@ -14,7 +14,7 @@ order by (user_id = $2::text) desc nulls last, seen_at desc
 limit 1;
 
 -- name: find_contacts
--- Who has the BSUID, then who has the number and no BSUID, then who has the number and another BSUID.
+-- Contacts with the BSUID, then with the number and no BSUID, then with the number and another BSUID.
 select contact_id, phone_number_id, wa_id, user_id, name, state, seen_at
 from contacts
 where phone_number_id = $1 and (user_id = $2::text or wa_id = $3::text)
@@ -27,7 +27,7 @@ select contact_id, key, at, fact from facts where contact_id = $1 order by at, s
 select count(*) from contacts;
 
 -- name: contacts_after
--- Page by page through everybody, along the primary key.
+-- One page of all contacts, in order of the primary key.
 select contact_id, phone_number_id, wa_id, user_id, name, state, seen_at
 from contacts
 where contact_id > $1
@@ -38,7 +38,7 @@ limit $2;
 select contact_id, key, at, fact from facts where contact_id = any($1::text[]) order by contact_id, at, seq;
 
 -- name: correct_snapshot
--- Only if it is still what was compared.
+-- Only if the state is still the one that was compared.
 update contacts set state = $3, stored_at = now() where contact_id = $1 and state = $2 returning contact_id;
 
 -- name: other_gateways
@@ -53,7 +53,7 @@ select * from calls where call_id = $1;
 select * from calls where meta_call_id = $1 order by created_at desc limit 1;
 
 -- name: recent_calls
--- A lateral read for each number: each is the head of one index.
+-- A lateral join: for each number it reads only the first rows of one index.
 select c.*
 from unnest($1::text[]) as n (id)
 cross join lateral (
@@ -102,7 +102,7 @@ where key in (select key from idempotency where created_at < $1 order by created
 returning key;
 
 -- name: claim_idempotency
--- A row comes back if the key is ours now: it is new, or so old ($4) that it may be used again.
+-- Returns a row if we hold the key now: it is new, or old enough ($4) to be used again.
 insert into idempotency as old (key, fingerprint, created_at)
 values ($1, $2, $3)
 on conflict (key) do update set
@@ -122,7 +122,7 @@ update idempotency set response = $3 where key = $1 and fingerprint = $2;
 select phone_number_id, state, updated_at from numbers;
 
 -- name: placed_calls
--- A call counts if Meta took it, or may have: the answer is still to come, or never came.
+-- A call counts if Meta accepted it, or may have: its answer is still to come, or never came.
 select phone_number_id, created_at
 from calls
 where phone_number_id = any($1::text[])

@@ -301,7 +301,7 @@ async def test_a_folder_of_another_version_is_refused(folder: Path) -> None:
     pgdata = folder / "postgres"
     pgdata.mkdir(parents=True)
     (pgdata / "PG_VERSION").write_text("16\n")
-    with pytest.raises(StoreError, match=r"PostgreSQL 16, .* brings 18"):
+    with pytest.raises(StoreError, match=r"PostgreSQL 16, .* has 18"):
         async with embedded_postgres(folder):
             pass
 
@@ -310,7 +310,7 @@ async def test_a_folder_that_holds_something_else_is_refused_and_kept(folder: Pa
     pgdata = folder / "postgres"
     pgdata.mkdir(parents=True)
     (pgdata / "holiday.jpg").write_text("")
-    with pytest.raises(StoreError, match="no PostgreSQL data folder"):
+    with pytest.raises(StoreError, match="not a PostgreSQL data folder"):
         async with embedded_postgres(folder):
             pass
     assert (pgdata / "holiday.jpg").exists()
