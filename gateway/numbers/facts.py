@@ -1,12 +1,9 @@
-"""What is known of a business number, folded from whoever told it: Meta's settings, webhooks and errors. [P]
+"""What is known about a business number, folded from Meta's settings, webhooks and errors. [P]
 
-Theory of operation. `NumberFacts` keeps apart who said what: what Graph lists is the whole truth of that moment and
-replaces what it listed before; what only a webhook announced stands until its expiry, whatever Graph does not list.
-Restrictions expire by themselves: the gate looks at the instant (see `policy.rules`). `state_of` lays the settings
-written by hand (`ByHand`) over the facts; they win where they say something.
-
-Not responsible for asking Meta (see `number_keeper`) nor for reading JSON of Meta's (see `graph_answers`,
-`number_events`).
+Theory of operation. `NumberFacts` separates the sources. The restrictions that Graph lists are complete at that moment
+and replace those that it listed before. A restriction that only a webhook announced stays until it expires, even if
+Graph does not list it. Nothing has to remove expired restrictions: the gate compares instants (see `policy.rules`).
+`state_of` overrides the facts with the gateway's own settings (`ByHand`), where these are set.
 
 Source: Meta, "Configure call settings" and "Calling API troubleshooting", read 2026-11-22.
 """
@@ -26,26 +23,26 @@ from policy.facts import Direction
 from policy.hours import CallHours, Holiday, HoursError, Opening
 from policy.number import CallingStatus, NumberState, Restriction, RestrictionType
 
-#: Meta restricts for so long; taken where a restriction of calls came without its expiry.
+#: How long Meta restricts a number; used if a restriction of calls came without its expiry.
 RESTRICTED_FOR: Final = timedelta(days=7)
-#: A warning that nothing followed for so long is not shown any more.
+#: How long a warning is shown.
 WARNED_FOR: Final = timedelta(days=7)
 
-#: What expired is remembered a little longer: clocks are put back at times.
+#: How long an expired restriction is kept: a clock may be set back.
 KEPT_FOR: Final = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Announced:
-    """A restriction that a webhook told of."""
+    """A restriction that a webhook announced."""
 
     restriction: Restriction
-    at: datetime  #: when it came
+    at: datetime  #: when it was announced
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Warned:
-    """Meta's displeasure; nothing is forbidden yet."""
+    """A warning by Meta; nothing is restricted yet."""
 
     violation: str
     at: datetime
@@ -54,29 +51,29 @@ class Warned:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NumberFacts:
-    """Everything that Meta has told of a number."""
+    """Everything that Meta has said about a number."""
 
     calling: CallingStatus = CallingStatus.UNKNOWN
     sip_enabled: bool = False
     hours: CallHours | None = None
-    coexistence: bool | None = None  #: None: not told
+    coexistence: bool | None = None  #: None: not known
     messaging_limit: int | None = None
     eligibility_refused: bool = False
     country_refused: bool = False
     payment_ok: bool = True
     listed: tuple[Restriction, ...] = ()  #: by Graph
     announced: tuple[Announced, ...] = ()  #: by webhooks
-    restriction_met: bool = False  #: 138014 since Graph was last asked: no expiry is known
+    restriction_met: bool = False  #: Meta refused with 138014 since Graph was last read: the expiry is not known
     warned: tuple[Warned, ...] = ()
-    settings_at: datetime | None = None  #: of the newest word about settings
-    read_at: datetime | None = None  #: when Graph was last asked
+    settings_at: datetime | None = None  #: the instant of the newest information about settings
+    read_at: datetime | None = None  #: when Graph was last read
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ByHand:
-    """What the settings say of a number; None: nothing."""
+    """What the gateway's own settings say about a number; None: they say nothing."""
 
-    country: str | None = None  #: else by numbering plan: always given where there is one
+    country: str | None = None  #: from the settings, else from the numbering plan; None: neither knows it
     calling: CallingStatus | None = None
     sip_enabled: bool | None = None
     coexistence: bool | None = None
@@ -86,7 +83,7 @@ class ByHand:
 
 
 def state_of(facts: NumberFacts, hand: ByHand) -> NumberState:
-    """Return the number as the rules see it."""
+    """Return the state of a number for the rules of the gate."""
     met = (Restriction(type=RestrictionType.BUSINESS_INITIATED),) if facts.restriction_met else ()
     announced = tuple(each.restriction for each in facts.announced)
     return NumberState(
@@ -105,7 +102,7 @@ def state_of(facts: NumberFacts, hand: ByHand) -> NumberState:
 
 
 def live_restrictions(state: NumberState, *, now: datetime) -> tuple[Restriction, ...]:
-    """Return one restriction of each type that is in force, the one that ends last."""
+    """Return the restrictions in force, one of each type: the one that ends last."""
     found: dict[RestrictionType, Restriction] = {}
     for restriction in state.restrictions:
         known, until = found.get(restriction.type), restriction.expires_at
@@ -117,7 +114,7 @@ def live_restrictions(state: NumberState, *, now: datetime) -> tuple[Restriction
 
 
 def live_warnings(facts: NumberFacts, *, now: datetime) -> tuple[Warned, ...]:
-    """Return the warnings that are still worth showing."""
+    """Return the warnings that are recent enough to be shown."""
     return tuple(warned for warned in facts.warned if now - warned.at < WARNED_FOR)
 
 
@@ -125,7 +122,7 @@ def live_warnings(facts: NumberFacts, *, now: datetime) -> tuple[Warned, ...]:
 
 
 def with_settings(facts: NumberFacts, said: NumberCallingSettings, *, asked_at: datetime) -> NumberFacts:
-    """Take over all calling settings, as they were when they were asked for."""
+    """Replace all calling settings with those read from Graph at `asked_at`."""
     types = {restriction.type for restriction in said.restrictions}
     return replace(
         facts,
@@ -133,8 +130,8 @@ def with_settings(facts: NumberFacts, said: NumberCallingSettings, *, asked_at: 
         sip_enabled=said.sip_enabled,
         hours=said.hours,
         listed=said.restrictions,
-        # What Graph lists itself need not be remembered from a webhook: its end is then Graph's to tell.
-        announced=_alive(
+        # A restriction that Graph lists need not be kept from a webhook: Graph then tells its end.
+        announced=_unexpired(
             (each for each in facts.announced if each.restriction.type not in types or each.at >= asked_at),
             now=asked_at,
         ),
@@ -145,7 +142,7 @@ def with_settings(facts: NumberFacts, said: NumberCallingSettings, *, asked_at: 
 
 
 def with_info(facts: NumberFacts, said: NumberInfo) -> NumberFacts:
-    """Take over what Meta says of the number itself; what it leaves out stays."""
+    """Update the facts from Meta's record of the number; what it leaves out stays."""
     return replace(
         facts,
         coexistence=_first(said.coexistence, facts.coexistence),
@@ -155,7 +152,7 @@ def with_info(facts: NumberFacts, said: NumberInfo) -> NumberFacts:
 
 
 def asked_by_hand(facts: NumberFacts) -> NumberFacts:
-    """Forget what no settings tell and somebody may have mended: payment, country, a call button shown again."""
+    """Clear what Graph does not report and an administrator may have fixed: payment, country, a hidden call button."""
     announced = tuple(each for each in facts.announced if each.restriction.expires_at is not None)
     return replace(facts, payment_ok=True, country_refused=False, eligibility_refused=False, announced=announced)
 
@@ -164,33 +161,33 @@ def asked_by_hand(facts: NumberFacts) -> NumberFacts:
 
 
 def with_event(facts: NumberFacts, event: NumberEvent, *, now: datetime) -> NumberFacts:
-    """Fold a webhook; the same twice changes nothing."""
+    """Fold a webhook into the facts. Idempotent."""
     match event:
         case NumberWarned(violation=violation, remediation=remediation):
             warned = Warned(violation=violation, at=event.at or now, remediation=remediation)
             others = [w for w in live_warnings(facts, now=now) if w.violation != violation or w.at > warned.at]
-            if any(other.violation == violation for other in others):  # a newer one overtook this
+            if any(other.violation == violation for other in others):  # a newer one came before this
                 return facts
             return replace(facts, warned=(*others, warned))
         case NumberRestricted(restrictions=restrictions):
             told = [_announced(restriction, at=event.at or now) for restriction in restrictions]
             known = [each for each in facts.announced if each not in told]
-            return replace(facts, announced=_alive((*known, *told), now=now))
+            return replace(facts, announced=_unexpired((*known, *told), now=now))
         case NumberSettingsChanged(calling=calling, at=at):
             return _with_changes(facts, calling, at=at)
 
 
 def _announced(restriction: Restriction, *, at: datetime) -> Announced:
-    """Give what has no end the one that Meta's page names; a hidden button stays until it is shown again."""
+    """Give a restriction without an expiry the one in Meta's page; a hidden button stays until it is shown again."""
     if restriction.expires_at is None and restriction.type is not RestrictionType.CALL_BUTTON_HIDDEN:
         restriction = replace(restriction, expires_at=at + RESTRICTED_FOR)
     return Announced(restriction=restriction, at=at)
 
 
 def _with_changes(facts: NumberFacts, calling: Mapping[str, Any], *, at: datetime) -> NumberFacts:
-    """Take over the settings that the webhook names; it holds what was changed and perhaps no more.
+    """Update the settings that the webhook names: it may hold only what was changed.
 
-    One that was overtaken by a newer word changes nothing.
+    A webhook that is older than the newest information changes nothing.
     """
     if not calling or (facts.settings_at is not None and at < facts.settings_at):
         return facts
@@ -212,7 +209,7 @@ def _with_changes(facts: NumberFacts, calling: Mapping[str, Any], *, at: datetim
 
 # --- what errors and successes say -------------------------------------------------------------------
 
-#: Errors of `connect`, of permission requests and of `terminate` that speak of the number, not of the contact.
+#: Errors of `connect`, of permission requests and of `terminate` that concern the number, not the contact.
 NO_PAYMENT: Final = 131044
 ON_ERROR: Final[Mapping[int, Mapping[str, Any]]] = MappingProxyType(
     {
@@ -224,17 +221,17 @@ ON_ERROR: Final[Mapping[int, Mapping[str, Any]]] = MappingProxyType(
         131055: {"sip_enabled": True},
     }
 )
-#: After these Meta's settings are worth another look: they say more than the error does.
+#: After these errors we read Meta's settings again: they say more than the error.
 ASK_AGAIN: Final = frozenset({138000, 138014, 138015, 131055})
 
 
 def with_error(facts: NumberFacts, code: int) -> NumberFacts:
-    """Fold an error with which Meta refused a call or a permission request."""
+    """Fold an error with which Meta refused a call or a permission request into the facts."""
     return replace(facts, **ON_ERROR.get(code, {}))
 
 
 def with_success(facts: NumberFacts) -> NumberFacts:
-    """Meta took a call or a request: what was said against the number as such does not hold any more."""
+    """Clear what earlier errors said about the number: Meta has accepted a call or a permission request."""
     return replace(facts, payment_ok=True, country_refused=False, eligibility_refused=False, restriction_met=False)
 
 
@@ -249,20 +246,21 @@ def _latest(one: datetime | None, other: datetime) -> datetime:
     return other if one is None else max(one, other)
 
 
-def _alive(announced: Iterable[Announced], *, now: datetime) -> tuple[Announced, ...]:
+def _unexpired(announced: Iterable[Announced], *, now: datetime) -> tuple[Announced, ...]:
     since = now - KEPT_FOR
     ends = ((each, each.restriction.expires_at) for each in announced)
     return tuple(each for each, end in ends if end is None or end > since)
 
 
-# --- facts as JSON, as the store keeps them ----------------------------------------------------------
-# Payment trouble is not kept: only a success ends it, and while it lasts there is none, so a start tries anew.
+# --- facts as JSON, for the store --------------------------------------------------------------------
+# A payment problem is not stored: only a successful call clears it, and the gate refuses calls while it lasts. A
+# restart lets one call try.
 
 KEPT_VERSION: Final = 1
 
 
 class FactsError(ValueError):
-    """These are no facts of this version."""
+    """The stored facts are not readable by this version."""
 
 
 class _KeptHours(msgspec.Struct, frozen=True, kw_only=True):
@@ -272,7 +270,7 @@ class _KeptHours(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _KeptFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """The fields of `NumberFacts` that outlive a restart."""
+    """The fields of `NumberFacts` that are stored."""
 
     version: int
     calling: CallingStatus
@@ -294,7 +292,7 @@ _KEPT_AS_THEY_ARE: Final = tuple(name for name in _KeptFacts.__struct_fields__ i
 
 
 def facts_to_json(facts: NumberFacts) -> Json:
-    """Return what is kept of the facts."""
+    """Return the facts in the form that is stored."""
     hours = facts.hours
     kept = _KeptFacts(
         version=KEPT_VERSION,
@@ -306,7 +304,7 @@ def facts_to_json(facts: NumberFacts) -> Json:
 
 
 def facts_from_json(data: Json) -> NumberFacts:
-    """Read them again. Raises: FactsError."""
+    """Read stored facts. Raises: FactsError."""
     try:
         kept = msgspec.convert(data, _KeptFacts)
         if kept.version != KEPT_VERSION:

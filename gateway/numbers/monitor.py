@@ -1,12 +1,12 @@
-"""Keeps what is known of the business numbers: loads it, asks Meta, stores it, shows it.
+"""Keep the facts of the business numbers up to date: load them, read them from Meta, store them, show changes.
 
-Responsible for when Meta is asked (at the start, when its word is in doubt, by hand) and for telling store, metrics
-and softphones what changed, also where time alone changes it: a restriction that ends, hours that begin. Not
-responsible for what the facts mean (see `number_facts`).
+The monitor decides when Meta is asked: at start, when facts may be wrong, and on request. It tells the store, the
+metrics and the softphones about changes, including those that only time brings: a restriction ends, calling hours
+begin.
 
-Theory of operation. One task for each number looks every few seconds whether Meta is to be asked and whether what is
-shown has changed. Looking is cheap, knows no timers that a clock put back could mislead, and the gate does not depend
-on it: it judges by the instant.
+Theory of operation. One task per number checks every few seconds whether it is time to ask Meta and whether the shown
+status has changed. Polling is cheap and needs no timers that a clock set back could mislead. The gate does not depend
+on it: it compares instants itself.
 """
 
 import asyncio
@@ -34,28 +34,28 @@ from policy.windows import DAY
 
 log = structlog.get_logger()
 
-#: How often it is looked whether something changed.
+#: How often each number is checked for changes.
 LOOK_S: Final = 5.0
-#: When Meta is asked again after failures.
+#: The pauses after failures to read a number from Meta.
 AGAIN: Final = Backoff((5.0, 15.0, 60.0, 300.0))
-#: While Meta seems to be away, or refuses the token, it is found out so often whether it still does.
+#: How often Meta is probed while it does not answer or refuses the token.
 TROUBLE_S: Final = 30.0
-#: While something rules all calls out that no webhook may take back, Meta is asked so often.
+#: How often Meta is asked while all calls are ruled out by something whose end no webhook may announce.
 DOUBT_S: Final = 900.0
 
 
 class _Watch:
-    """What the keeper remembers of one number between two looks."""
+    """The state of the monitor for one number."""
 
     def __init__(self) -> None:
-        self.ask_at: float | None = 0.0  #: loop time; None: no need
+        self.ask_at: float | None = 0.0  #: when to ask Meta, loop time; None: no need
         self.failures = 0
-        self.shown: msg.NumberStatusView | None = None  #: as of the last look
+        self.shown: msg.NumberStatusView | None = None  #: the status that was last shown
         self.wake = asyncio.Event()
 
 
 class NumberMonitor:
-    """Looks after every number of this gateway. A `NumberListener`."""
+    """Monitors every number of this gateway. A `NumberListener`."""
 
     def __init__(
         self,
@@ -77,40 +77,40 @@ class NumberMonitor:
         self._watches: dict[PhoneNumberId, _Watch] = {}
 
     async def load(self, numbers: Numbers) -> None:
-        """Take over what an earlier process knew of the numbers and placed from them. Raises: StoreDown."""
+        """Load the facts of the numbers, and the calls placed from them, from the store. Raises: StoreDown."""
         for saved in await self._store.numbers():
             number = numbers.get(saved.phone_number_id)
             if number is None:
                 continue
             try:
                 number.learn(facts_from_json(saved.state))
-            except FactsError as error:  # Meta tells it again
+            except FactsError as error:  # they will be read from Meta again
                 log.warning("number_facts_unreadable", number_id=number.id, detail=str(error))
         placed = await self._store.placed_calls(numbers.ids, self._clock.now() - DAY)
         for number in numbers:
             number.placed.preload(placed[number.id])
-            self._look(number)
+            self._show_changes(number)
 
     async def run(self, numbers: Numbers) -> None:
-        """Look after all numbers until cancelled."""
+        """Monitor all numbers until cancelled."""
         count = len(numbers.ids)
         async with asyncio.TaskGroup() as tasks:
-            for place, number in enumerate(numbers, start=1):  # not all at once: hundreds would hold the loop
-                tasks.create_task(self._watch(number, self.look_s * place / count))
+            for place, number in enumerate(numbers, start=1):  # not all at once: hundreds would block the loop
+                tasks.create_task(self._watch_number(number, self.look_s * place / count))
 
     def in_doubt(self, number: Number) -> None:
-        """Ask Meta about a number without anybody waiting for it."""
+        """Have a number read from Meta soon, in the background."""
         watch = self._watch_of(number)
         watch.ask_at, watch.failures = asyncio.get_running_loop().time(), 0
         watch.wake.set()
 
     async def refresh(self, number: Number) -> None:
-        """Ask Meta now, for somebody who has mended something. Raises: GraphError."""
+        """Read a number from Meta now, because an administrator asks for it. Raises: GraphError."""
         await number.read_from_meta(self._graph, now=self._clock.now(), by_hand=True)
         log.info("number_read", number_id=number.id, calling=number.state.calling.value, by_hand=True)
 
     def status_of(self, number: Number) -> msg.NumberStatusView:
-        """Return what softphones are shown of a number: to make it anew for each who logs in would hold the loop."""
+        """Return the status that softphones are shown; computing it for each login would block the loop."""
         return self._watch_of(number).shown or status_view(number, now=self._clock.now())
 
     # --- one number --------------------------------------------------------------------------------
@@ -118,8 +118,8 @@ class NumberMonitor:
     def _watch_of(self, number: Number) -> _Watch:
         return self._watches.setdefault(number.id, _Watch())
 
-    async def _watch(self, number: Number, first_s: float) -> None:
-        """Look now, after `first_s`, and then every few seconds."""
+    async def _watch_number(self, number: Number, first_s: float) -> None:
+        """Check a number now, after `first_s`, and then every `look_s`, until cancelled."""
         watch, loop, pause_s = self._watch_of(number), asyncio.get_running_loop(), first_s
         while True:
             watch.wake.clear()
@@ -127,8 +127,8 @@ class NumberMonitor:
                 if watch.ask_at is None and self._in_trouble(number.id):
                     watch.ask_at = loop.time()
                 if watch.ask_at is not None and loop.time() >= watch.ask_at:
-                    await self._ask(number, watch)
-                self._look(number)
+                    await self._read_from_meta(number, watch)
+                self._show_changes(number)
             except Exception:  # a bug must not leave the number unwatched
                 log.exception("number_watch_broken", number_id=number.id)
             try:
@@ -138,8 +138,8 @@ class NumberMonitor:
                 pass
             pause_s = self.look_s
 
-    async def _ask(self, number: Number, watch: _Watch) -> None:
-        watch.ask_at = None  # whoever doubts from here on, doubts the answer too
+    async def _read_from_meta(self, number: Number, watch: _Watch) -> None:
+        watch.ask_at = None  # a doubt that comes from now on also concerns the answer
         try:
             await number.read_from_meta(self._graph, now=self._clock.now())
         except GraphPaused as error:
@@ -158,19 +158,19 @@ class NumberMonitor:
             watch.ask_at = asyncio.get_running_loop().time() + again_s
 
     def learned(self, number: Number) -> None:
-        """Keep and show new facts."""
+        """Store and show new facts."""
         now = self._clock.now()
         state = facts_to_json(number.facts)
         self._store.write_soon(NumberSaved(phone_number_id=number.id, state=state, updated_at=now))
-        self._look(number)
+        self._show_changes(number)
 
-    def _look(self, number: Number) -> None:
-        """Show a number whose state changed, by news or by time."""
+    def _show_changes(self, number: Number) -> None:
+        """Tell metrics and softphones about a number whose status changed, by new facts or by time."""
         watch, now = self._watch_of(number), self._clock.now()
         status = status_view(number, now=now)
         shown, watch.shown = watch.shown, status
         if shown is not None and status == msgspec.structs.replace(shown, read_at=status.read_at):
-            return  # to be asked alone is no news
+            return  # only `read_at` changed, which is not worth a push
         live = {restriction.type for restriction in live_restrictions(number.state, now=now)}
         for kind in RestrictionType:
             self._metrics.number_restricted.labels(number=number.id, type=kind.value).set(kind in live)
@@ -192,7 +192,7 @@ def _seconds_until(instant: datetime | None, *, now: datetime) -> float:
 
 
 def _is_in_doubt(state: NumberState) -> bool:
-    """Tell whether calls are ruled out by something whose end nobody announces."""
+    """Tell whether calls are ruled out by something whose end no webhook may announce."""
     off = state.calling not in (CallingStatus.ENABLED, CallingStatus.UNKNOWN)
     endless = any(restriction.expires_at is None for restriction in state.restrictions)
     return off or endless or state.sip_enabled or state.coexistence or state.eligibility_refused

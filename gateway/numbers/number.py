@@ -1,7 +1,6 @@
-"""The business numbers that this gateway serves: settings, policy pack, country, slots.
+"""A business number that this gateway serves: its settings, policy pack, facts and slots.
 
-Responsible for what is known of a business number, and for reading the numbers that people type. Not responsible for
-the rules (see `policy.gate`).
+Also reads phone numbers and user ids as operators type them.
 """
 
 import re
@@ -43,13 +42,13 @@ NUMBER_RATE: Final = META_CODE[Reason.NUMBER_RATE]
 
 
 class NumberListener(Protocol):
-    """Told what is learned of a number. `monitor.NumberMonitor` is one."""
+    """Listens for news about a number. `monitor.NumberMonitor` is one."""
 
     def learned(self, number: "Number") -> None:
-        """What is known of the number changed."""
+        """Handle new facts of a number."""
 
     def in_doubt(self, number: "Number") -> None:
-        """What is known of the number may be wrong: Meta is to be asked anew."""
+        """Handle that the facts of a number may be wrong and should be read from Meta again."""
 
 
 class _NoListener:
@@ -58,7 +57,7 @@ class _NoListener:
 
 
 class Number:
-    """One business number: what the settings and Meta say of it, its slots, and the calls it placed."""
+    """One business number: what the settings and Meta say about it, its slots, and the calls it placed."""
 
     def __init__(
         self,
@@ -68,7 +67,7 @@ class Number:
         listener: NumberListener | None = None,
         on_slots: Callable[["Number"], None] = lambda number: None,
     ) -> None:
-        """`on_slots` is told when a slot was taken or given back."""
+        """Create a number without facts. `on_slots` is called when a slot was taken or released."""
         self.id = PhoneNumberId(settings.phone_number_id)
         self.settings = settings
         self.pack = pack
@@ -83,10 +82,10 @@ class Number:
         self.outgoing = Slots(Direction.BUSINESS_INITIATED, outgoing, lambda: on_slots(self))
         self._listener = listener or _NoListener()
 
-    # --- what is learned of it -------------------------------------------------------------------
+    # --- learning facts --------------------------------------------------------------------------
 
     def learn(self, facts: NumberFacts) -> None:
-        """Take over new facts; from the next request on the gate knows them."""
+        """Replace the facts; the gate uses them from the next request on."""
         if facts == self.facts:
             return
         self.facts = facts
@@ -94,15 +93,15 @@ class Number:
         self._listener.learned(self)
 
     async def read_from_meta(self, graph: Graph, *, now: datetime, by_hand: bool = False) -> None:
-        """Take over what Meta says of this number; what it does not say stays. Raises: GraphError.
+        """Read this number's settings and record from Meta; what Meta does not say stays. Raises: GraphError.
 
-        `by_hand`: somebody asked for it, after mending what no settings tell.
+        `by_hand`: an administrator asks for it, and may have fixed problems that the settings do not show.
         """
         if by_hand:
             self.learn(asked_by_hand(self.facts))
         try:
             said = await graph.settings(self.id)
-        except GraphRefused as error:  # a token for messages alone may not read settings, but may read the rest
+        except GraphRefused as error:  # a token for messages only may not read settings, but may read the rest
             if not refuses_token(error.code):
                 self.learn(with_info(self.facts, await graph.number_info(self.id)))
             raise
@@ -110,13 +109,13 @@ class Number:
         self.learn(with_info(self.facts, await graph.number_info(self.id)))
 
     def told(self, event: NumberEvent, *, now: datetime) -> None:
-        """Take over what a webhook says. A change of settings names one or two of them: Meta is asked for the rest."""
+        """Fold a webhook into the facts. One about settings may name only some of them: then all are read from Meta."""
         self.learn(with_event(self.facts, event, now=now))
         if isinstance(event, NumberSettingsChanged) and event.calling:
             self._listener.in_doubt(self)
 
     def meta_refused(self, error: GraphError, *, now: datetime) -> None:
-        """Take over what an answer to `connect` or to a permission request says of the number."""
+        """Fold the refusal of a `connect` or of a permission request into the facts."""
         if error.code is None:
             return
         if error.code == NUMBER_RATE:
@@ -126,12 +125,12 @@ class Number:
             self._listener.in_doubt(self)
 
     def meta_reported(self, code: int | None) -> None:
-        """Take over the error of a call that Meta ended: of all, payment alone speaks of the number."""
+        """Fold the error of a call that Meta ended into the facts: only a payment error concerns the number."""
         if code == NO_PAYMENT:
             self.learn(with_error(self.facts, code))
 
     def meta_took(self) -> None:
-        """Meta took a call or a permission request."""
+        """Record that Meta accepted a call or a permission request."""
         self.learn(with_success(self.facts))
 
     @property
@@ -139,7 +138,7 @@ class Number:
         return f"{self.pack.name}/{self.pack.version}"
 
     def read_user(self, text: str) -> UserRef | None:
-        """Read what an operator typed: E.164, a national number of this number's country, or a BSUID."""
+        """Read what an operator typed: E.164, a national number in this number's country, or a BSUID; else None."""
         text = text.strip()
         if BSUID.match(text):
             return UserRef(user_id=text)
@@ -155,7 +154,7 @@ class Number:
 
 
 def by_hand(settings: NumberSettings) -> ByHand:
-    """Return what the settings say of a number."""
+    """Return what the gateway's settings say about a number."""
     return ByHand(
         country=settings.country or country_of(settings.phone_number),
         calling=CallingStatus(settings.calling) if settings.calling else None,
@@ -168,7 +167,7 @@ def by_hand(settings: NumberSettings) -> ByHand:
 
 
 def country_of(phone_number: str) -> str | None:
-    """Return the ISO-2 country by numbering plan (+1 876 is Jamaica), None if it has none.
+    """Return the ISO 3166 alpha-2 country by numbering plan (+1 876 is Jamaica); None if it has none.
 
     Source: guide R12; the country is the business number's, never the customer's.
     """
@@ -179,7 +178,7 @@ def country_of(phone_number: str) -> str | None:
 
 
 def preload_numbering_plans() -> None:
-    """Load every region's metadata now: the first use of a region costs the loop up to 1.8 ms."""
+    """Load every region's metadata now: the first use of a region blocks the loop for up to 1.8 ms."""
     for region in phonenumbers.SUPPORTED_REGIONS:
         phonenumbers.PhoneMetadata.metadata_for_region(region, None)
 
@@ -198,7 +197,7 @@ class Numbers:
         return self._by_id.get(PhoneNumberId(number_id))
 
     def by_digits(self, digits: str) -> Number | None:
-        """Find a number as Meta displays it, digits only: some webhooks name it in no other way."""
+        """Find a number by its digits as Meta displays them: some webhooks name it only so."""
         return self._by_digits.get(digits)
 
     @property

@@ -1,7 +1,8 @@
-"""What `gateway numbers` prints: each business number, what is known of it, and what it may do now.
+"""The report of `gateway numbers`: each business number, what is known about it, and what it may do now.
 
-Asks the gateway that runs with these settings, which also knows what webhooks told and what was placed today; where
-none answers, Meta itself. What could not be asked is not made up, and whoever reads it is told what to do.
+The report comes from the running gateway with these settings, which also knows what webhooks said and which calls were
+placed today. If no gateway answers, it comes from Meta. What could not be read is shown as not known, with a sentence
+that says what to do.
 """
 
 from collections import defaultdict
@@ -25,17 +26,17 @@ from gateway.wire import messages as msg
 
 #: How long a running gateway may take to answer.
 ANSWER_S = 3.0
-#: Of many numbers with the same trouble, so many are named.
+#: How many numbers with the same problem are named.
 NAMED = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """The numbers, and what came of asking."""
+    """The numbers, and the problems of reading them."""
 
     numbers: Sequence[msg.NumberView]
-    live: bool  #: from the running gateway
-    problems: dict[str, str]  #: by number: why it was not read from Meta, and what to do
+    live: bool  #: whether it comes from the running gateway
+    problems: dict[str, str]  #: by number: why it could not be read from Meta, and what to do
 
     def problems_told(self) -> Iterator[str]:
         """Yield one sentence for each problem, with the numbers that have it."""
@@ -48,7 +49,7 @@ class Report:
 
 
 async def ask(settings: Settings, clock: Clock) -> Report:
-    """Return what is known of the numbers. Never raises for somebody who does not answer."""
+    """Return the report. Does not raise if the gateway or Meta does not answer."""
     live = await _ask_gateway(settings)
     return live if live is not None else await _ask_meta(settings, clock)
 
@@ -67,7 +68,7 @@ async def _ask_gateway(settings: Settings) -> Report | None:
         return None
     if found is None:
         return None
-    unread = "the running gateway has not read it from Meta; its log, and `degraded` at /readyz, say why."
+    unread = "the running gateway has not read it from Meta; see its log, and `degraded` at /readyz."
     problems = {each.number_id: unread for each in found if each.status.read_at is None}
     return Report(numbers=found, live=True, problems=problems)
 
@@ -78,17 +79,21 @@ async def _ask_meta(settings: Settings, clock: Clock) -> Report:
     away: GraphError | None = None
     for given in settings.numbers:
         number = Number(given, given.pack_loaded(), on_slots=lambda _: None)
-        error = away or await _read(number, settings, clock)
+        error = away or await _read_from_meta(number, settings, clock)
         if error is not None:
-            problems[number.id] = _in_words(error, settings.graph_url)
+            problems[number.id] = _advice(error, settings.graph_url)
         if isinstance(error, GraphUnreachable) and error.http_status is None:
-            away = error  # it takes seconds to find out, and will be the same for the others
+            away = error  # the time limit takes seconds, and the other numbers would run into it, too
         views.append(number_view(number, now=clock.now()))
     return Report(numbers=views, live=False, problems=problems)
 
 
-async def _read(number: Number, settings: Settings, clock: Clock) -> GraphError | None:
-    """Ask Meta about a number, with a client of its own: each is told in Meta's words, also with the same token."""
+async def _read_from_meta(number: Number, settings: Settings, clock: Clock) -> GraphError | None:
+    """Read a number from Meta and return the error, if any.
+
+    Each number gets a client of its own: a shared one would pause after the first refused token, and hide Meta's text
+    about the other numbers.
+    """
     async with GraphClient(base_url=settings.graph_url, token_for=settings.access_token_for, clock=clock) as graph:
         try:
             await number.read_from_meta(graph, now=clock.now())
@@ -97,8 +102,8 @@ async def _read(number: Number, settings: Settings, clock: Clock) -> GraphError 
     return None
 
 
-def _in_words(error: GraphError, url: str) -> str:
-    """Say what is wrong and what to do about it."""
+def _advice(error: GraphError, url: str) -> str:
+    """Return sentences that say what is wrong and what to do about it."""
     said = error.public.removesuffix(".")
     if isinstance(error, GraphUnreachable) and error.http_status is None:
         return (
@@ -110,11 +115,11 @@ def _in_words(error: GraphError, url: str) -> str:
     if lacks_permission(error.code):
         return (
             f"{said}. Give the system user whatsapp_business_management and whatsapp_business_messaging, "
-            "make a new token and set it in GATEWAY_ACCESS_TOKEN, or in the number's own settings."
+            "create a new token, and set it in GATEWAY_ACCESS_TOKEN or in the number's own settings."
         )
     if isinstance(error, GraphRefused) and not error.retryable:
-        return f"{said}. Check the phone number ID, and at Meta that the token's system user may use the number."
-    return f"{said}. Try again in a few minutes; if it stays, check GATEWAY_GRAPH_URL and Meta's status page."
+        return f"{said}. Check the phone number ID, and in Meta's console that the token's system user may use it."
+    return f"{said}. Try again in a few minutes; if it persists, check GATEWAY_GRAPH_URL and Meta's status page."
 
 
 def tables(report: Report) -> Iterator[Table]:
@@ -132,26 +137,26 @@ def _rows(number: msg.NumberView, *, live: bool) -> Iterator[tuple[str, str]]:
     yield "id", number.number_id
     yield "country", status.country or "not known"
     yield "rules", escape(number.pack)
-    yield "calls at a time", f"{number.incoming.limit:,} in, {number.outgoing.limit:,} out"
+    yield "concurrent calls", f"{number.incoming.limit:,} in, {number.outgoing.limit:,} out"
     yield "calling", status.calling if status.calling == "ENABLED" else _red(status.calling)
-    yield "messaging limit", "not told" if status.messaging_limit is None else f"{status.messaging_limit:,}"
-    yield "coexistence", _red("yes: carries no calls") if status.coexistence else _if_read("no", read)
-    yield "SIP mode", _red("yes: carries no calls through this gateway") if status.sip else _if_read("no", read)
-    yield "payment", "no trouble known" if status.payment_ok else _red("refused by Meta")
+    yield "messaging limit", "not known" if status.messaging_limit is None else f"{status.messaging_limit:,}"
+    yield "coexistence", _red("yes: no calls possible") if status.coexistence else _if_read("no", read)
+    yield "SIP mode", _red("yes: no calls possible through this gateway") if status.sip else _if_read("no", read)
+    yield "payment", "no problem known" if status.payment_ok else _red("refused by Meta")
     yield "restrictions", "\n".join(_red(_restriction(each)) for each in status.restrictions) or _if_read("none", read)
     if status.warnings:
         yield "warnings", "\n".join(escape(f"{_when(each.at)}  {each.violation}") for each in status.warnings)
     yield "call hours", _hours(status.hours) if status.hours else _if_read("always open", read)
     yield (
         "placed in 24 h",
-        f"{placed.used:,} of {placed.limit:,}" if live else f"only the gateway knows, of {placed.limit:,}",
+        f"{placed.used:,} of {placed.limit:,}" if live else f"known only to the running gateway, of {placed.limit:,}",
     )
     yield "calls to users", _verdict(status.place, read=read)
     yield "calls from users", _verdict(status.receive, read=read)
 
 
 def _restriction(restriction: msg.RestrictionView) -> str:
-    return f"{restriction.type}, " + (f"until {_when(restriction.until)}" if restriction.until else "no end known")
+    return f"{restriction.type}, " + (f"until {_when(restriction.until)}" if restriction.until else "end not known")
 
 
 def _hours(hours: msg.CallHoursView) -> str:
@@ -164,7 +169,7 @@ def _hours(hours: msg.CallHoursView) -> str:
 def _verdict(refusal: msg.RefusalView | None, *, read: bool) -> str:
     if refusal is None:
         return _if_read("[green]possible[/green]", read)
-    again = f" From {_when(refusal.retry_at)} on." if refusal.retry_at else ""
+    again = f" Possible from {_when(refusal.retry_at)}." if refusal.retry_at else ""
     return _red(refusal.title + again)
 
 

@@ -1,7 +1,6 @@
-"""A number's concurrent calls: one `asyncio.Semaphore` for each direction, on which nobody ever waits.
+"""Limit a number's concurrent calls: one `asyncio.Semaphore` per direction, on which no task ever waits.
 
-No free slot means a refusal now: waiting would turn overload into latency. Not responsible for any other rule (see
-`policy.gate`).
+Without a free slot, a call is refused at once: waiting would turn overload into latency.
 """
 
 import asyncio
@@ -13,9 +12,9 @@ from policy.gate import slot_refusal
 
 
 class Lease:
-    """The right to one of a number's concurrent calls; given back once, however often `release` is called.
+    """The right to one of a number's concurrent calls. `release` is idempotent.
 
-    One that is dropped on the way to its call, because something there broke, is given back by itself.
+    A lease that is lost on the way to its call because of an error releases itself when it is collected.
     """
 
     __slots__ = ("_release",)
@@ -43,16 +42,16 @@ class Slots:
         self._on_change = on_change
 
     async def try_acquire(self) -> Lease | Refusal:
-        """Take a slot or say no, at once: this never suspends, so what was checked before it still holds after it."""
+        """Take a slot, or return the refusal. It never suspends, so what was checked before still holds afterwards."""
         if self._free.locked():
             return slot_refusal(self.direction, in_use=self.in_use, limit=self.limit)
-        await self._free.acquire()  # returns without waiting: a slot is free and nobody queues
+        await self._free.acquire()  # returns without waiting: a slot is free and no task is queued
         self.in_use += 1
-        lease = Lease(self._give_back)
+        lease = Lease(self._release_slot)
         self._on_change()
         return lease
 
-    def _give_back(self) -> None:
+    def _release_slot(self) -> None:
         self._free.release()
         self.in_use -= 1
         self._on_change()

@@ -1,7 +1,4 @@
-"""How a business number is shown: its slots, what it placed, what is known of it, and what that forbids. [P]
-
-Not responsible for the shapes (see `messages`) nor for what is known (see `number_facts`).
-"""
+"""Convert a business number to the views of `wire.messages`. [P]"""
 
 from dataclasses import replace
 from datetime import datetime
@@ -20,7 +17,7 @@ from policy.request import PlaceCall, ReceiveCall
 
 
 def number_view(number: Number, *, now: datetime, status: msg.NumberStatusView | None = None) -> msg.NumberView:
-    """Show everything; `status`: where that has been made already."""
+    """Show everything about a number; pass `status` if it was computed before."""
     return msg.NumberView(
         number_id=number.id,
         number=number.phone_number,
@@ -38,7 +35,7 @@ def number_view(number: Number, *, now: datetime, status: msg.NumberStatusView |
 
 
 def status_view(number: Number, *, now: datetime) -> msg.NumberStatusView:
-    """Show what changes seldom. Slots and counts are not in here: they would change it with every call."""
+    """Show what changes rarely. Slots and counts are not part of it: they change with every call."""
     state = number.state
     return msg.NumberStatusView(
         country=state.country,
@@ -76,7 +73,7 @@ def _hours_view(number: Number, *, now: datetime) -> msg.CallHoursView | None:
 
 
 def _refusal(number: Number, request: PlaceCall | ReceiveCall, *, now: datetime) -> msg.RefusalView | None:
-    """Ask the gate about somebody who has allowed calls for good: what is left are the number's own rules."""
+    """Ask the gate about a contact with a permanent permission: only the number's own rules can then refuse."""
     pack = replace(number.pack, permanent_permissions=True)
     willing = apply(EMPTY, PermissionGranted(at=now, key="willing", permanent=True))
     decision = evaluate(pack, number.state, willing, request, now=now)
@@ -84,5 +81,5 @@ def _refusal(number: Number, request: PlaceCall | ReceiveCall, *, now: datetime)
 
 
 def slots_view(slots: Slots) -> msg.SlotsView:
-    """Show how many slots of a direction are taken."""
+    """Show how many slots of one direction are in use."""
     return msg.SlotsView(used=slots.in_use, limit=slots.limit)

@@ -1,5 +1,6 @@
-"""What softphones and users of the REST API are told: one set of shapes for both.
+"""What softphones and REST clients receive: one set of structs for both.
 
-1. `messages.py`: the messages of `calls.v1` and the shapes in them, as structs. OpenAPI and JSON Schema come from them.
-2. `views.py`: records and decisions as these shapes, with the words that operators read.
+1. `messages.py`: the messages of `calls.v1` and the views in them, as structs. OpenAPI and JSON Schema are generated
+   from them.
+2. `views.py`: converts records and decisions to these views, with the sentences that operators read.
 """

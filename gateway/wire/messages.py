@@ -1,7 +1,7 @@
-"""The softphone's wire: every WebSocket message of subprotocol `calls.v1` as a typed struct. [P]
+"""The softphone protocol: every WebSocket message of the subprotocol `calls.v1` as a typed struct. [P]
 
-Requests carry `id`; each is answered once by `Ok` or `Failed` with the same id. Pushes carry none. The JSON tag
-is `type`. Not responsible for what the messages do (see `softphone`).
+A request has an `id`; the server answers it once, with `Ok` or `Failed` and the same id. A push has no id. The JSON
+tag is `type`. `softphone.server` handles the messages.
 """
 
 from datetime import datetime
@@ -20,11 +20,11 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", forbi
     """Base of all messages."""
 
 
-# --- views: what both the WebSocket and the REST API show --------------------------------------
+# --- views: used by both the WebSocket and the REST API ----------------------------------------
 
 
 class UserView(msgspec.Struct, frozen=True, kw_only=True):
-    number: str | None  #: E.164 with "+", None where only the BSUID is known
+    number: str | None  #: E.164 with "+"; None if only the BSUID is known
     user_id: str | None
     name: str | None
 
@@ -62,12 +62,12 @@ class RefusalView(msgspec.Struct, frozen=True, kw_only=True):
     limit: int | None
     retry_at: datetime | None
     remedy: str | None
-    title: str  #: one English sentence for logs and API users; the page translates `reason`
-    source: str | None = None  #: the guide's rule, or Meta's page and when it was read; None: this gateway's own rule
+    title: str  #: one English sentence for logs and REST clients; the page translates `reason`
+    source: str | None = None  #: the guide's rule, or Meta's page and when we read it; None: the gateway's own rule
 
 
 class DecidedView(msgspec.Struct, frozen=True, kw_only=True):
-    """What the gate once answered, and to whom."""
+    """A past answer of the gate."""
 
     decision_id: str
     phone_number_id: str
@@ -76,7 +76,7 @@ class DecidedView(msgspec.Struct, frozen=True, kw_only=True):
     request: str  #: place, receive or ask_permission
     at: datetime
     allowed: bool
-    pack: str  #: name and version of the rules then
+    pack: str  #: name and version of the rules at that time
     refusal: RefusalView | None
 
 
@@ -86,7 +86,7 @@ class RestrictionView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class NumberWarningView(msgspec.Struct, frozen=True, kw_only=True):
-    """Meta is not content with a number's calls; nothing is forbidden yet."""
+    """A warning by Meta about a number's calls; nothing is restricted yet."""
 
     violation: str  #: Meta's word
     at: datetime
@@ -95,26 +95,26 @@ class NumberWarningView(msgspec.Struct, frozen=True, kw_only=True):
 
 class CallHoursView(msgspec.Struct, frozen=True, kw_only=True):
     timezone: str
-    open: bool  #: now
-    opens_at: datetime | None  #: next, if it is closed; None: never
+    open: bool  #: whether it is open now
+    opens_at: datetime | None  #: when it opens next; None: it is open now, or never opens
     enforced: list[str]  #: directions of calls that are refused outside the hours
 
 
 class NumberStatusView(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known of a number, and what it may do: whoever the contact is."""
+    """What is known about a number, and what it may do regardless of the contact."""
 
     country: str | None
     calling: str  #: ENABLED, DISABLED, NOT_SET, UNKNOWN
     coexistence: bool
     sip: bool
     payment_ok: bool
-    messaging_limit: int | None  #: None: not told
+    messaging_limit: int | None  #: None: not known
     restrictions: list[RestrictionView]
     warnings: list[NumberWarningView]
-    hours: CallHoursView | None  #: None: open day and night
-    place: RefusalView | None  #: why no call may be placed; None: as far as the number goes, it may
-    receive: RefusalView | None  #: why no call is taken
-    read_at: datetime | None  #: when Meta was last asked
+    hours: CallHoursView | None  #: None: always open
+    place: RefusalView | None  #: why the number may not place calls; None: it may
+    receive: RefusalView | None  #: why the number does not take calls; None: it does
+    read_at: datetime | None  #: when the number was last read from Meta
 
 
 class NumberView(msgspec.Struct, frozen=True, kw_only=True):
@@ -133,12 +133,12 @@ class DecisionView(msgspec.Struct, frozen=True, kw_only=True):
     refusal: RefusalView | None
     warnings: list[str]
     permission_expires_at: datetime | None
-    ask_form: str | None  #: free_form or template: how permission would be asked now
-    ask: RefusalView | None  #: why it may not be asked now; None: it may
-    asked_at: datetime | None  #: when permission was last asked for
+    ask_form: str | None  #: free_form or template: the form of a permission request sent now
+    ask: RefusalView | None  #: why a permission request may not be sent now; None: it may
+    asked_at: datetime | None  #: when permission was last requested
     declined_at: datetime | None  #: when the contact last declined
     streak: int  #: unanswered calls in a row
-    streak_limit: int | None  #: at which the permission ends
+    streak_limit: int | None  #: the streak at which the permission ends
 
 
 class CounterView(msgspec.Struct, frozen=True, kw_only=True):
@@ -150,7 +150,7 @@ class CounterView(msgspec.Struct, frozen=True, kw_only=True):
 class PermissionRequestView(msgspec.Struct, frozen=True, kw_only=True):
     """A permission request and what became of it."""
 
-    message_id: str | None  #: None: Meta gave no clear answer, so it was perhaps sent
+    message_id: str | None  #: None: Meta gave no clear answer, so the request may have been sent
     form: str  #: free_form or template
     asked_at: datetime
     outcome: str  #: pending, granted, declined, lapsed, superseded
@@ -158,7 +158,7 @@ class PermissionRequestView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ContactView(msgspec.Struct, frozen=True, kw_only=True):
-    """All that the gate knows of a contact."""
+    """Everything that the gate knows about a contact."""
 
     user: UserView
     decision: DecisionView
@@ -170,7 +170,7 @@ class ContactView(msgspec.Struct, frozen=True, kw_only=True):
     ask_free_form: RefusalView | None  #: why a free-form request may not be sent now; None: it may
     ask_template: RefusalView | None
     checked_at: datetime
-    next_call_at: datetime | None  #: first instant of a yes, `checked_at` if it is yes now; None: waiting does not help
+    next_call_at: datetime | None  #: when a call is allowed: `checked_at` if it is now; None: waiting does not help
     next_free_form_at: datetime | None
     next_template_at: datetime | None
     requests: list[PermissionRequestView]  #: all permission requests, oldest first
@@ -180,7 +180,7 @@ class ContactView(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Hello(Message, frozen=True, kw_only=True, tag="hello"):
-    """First message on the socket, within 5 s. Exactly one of `ticket` and `resume`."""
+    """Log in: the first message on the socket, within 5 s. Has exactly one of `ticket` and `resume`."""
 
     id: RequestId
     ticket: ShortText | None = None
@@ -188,7 +188,7 @@ class Hello(Message, frozen=True, kw_only=True, tag="hello"):
 
 
 class Leg(Message, frozen=True, kw_only=True, tag="leg"):
-    """Offer of a (new) warm browser leg for one media worker; the reply carries the SDP answer."""
+    """Offer a (new) warm browser leg to one media worker; the reply has the SDP answer."""
 
     id: RequestId
     worker: int
@@ -201,7 +201,7 @@ class SetStatus(Message, frozen=True, kw_only=True, tag="status"):
 
 
 class Check(Message, frozen=True, kw_only=True, tag="check"):
-    """Ask the gate about a dial without dialling."""
+    """Ask the gate whether a call is allowed, without placing it."""
 
     id: RequestId
     number_id: ShortText
@@ -226,7 +226,7 @@ class Accept(Message, frozen=True, kw_only=True, tag="accept"):
 
 
 class Reject(Message, frozen=True, kw_only=True, tag="reject"):
-    """This operator declines; the others ring on."""
+    """Decline a ringing call; it keeps ringing at the other operators."""
 
     id: RequestId
     call_id: ShortText
@@ -249,15 +249,15 @@ class Recent(Message, frozen=True, kw_only=True, tag="recent"):
 
 
 class Bye(Message, frozen=True, kw_only=True, tag="bye"):
-    """The operator logs out: no grace, a call in progress ends."""
+    """Log out: a call in progress ends at once, without a grace period."""
 
     id: RequestId
 
 
 class Leaving(Message, frozen=True, kw_only=True, tag="leaving"):
-    """The page goes away, closed or reloaded: who is not back with `hello` in 5 s has closed it, and their call ends.
+    """Announce that the page is being closed or reloaded: without a new `hello` within 5 s, the call ends.
 
-    A socket that is lost without this is waited for 15 s.
+    If the socket is lost without this message, the grace period is 15 s.
     """
 
     id: RequestId
@@ -271,16 +271,18 @@ Request = (
 
 
 class Ok(Message, frozen=True, kw_only=True, tag="ok"):
-    """Fields present depend on the request (see `docs` of each request)."""
+    """The request succeeded; the fields of `data` depend on the request."""
 
     id: int
     data: Any = None
 
 
 class Failed(Message, frozen=True, kw_only=True, tag="error"):
+    """The request failed."""
+
     id: int | None  #: None: the message could not be read
     #: Stable: bad_message, unauthorized, refused, no_leg, busy, gone, already_taken, graph_error, unavailable, and
-    #: outcome_unknown: Meta gave no clear answer and may have done it.
+    #: outcome_unknown (Meta gave no clear answer and may have acted on the request).
     code: str
     title: str
     refusal: RefusalView | None = None
@@ -310,7 +312,7 @@ class LegAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Incoming(Message, frozen=True, kw_only=True, tag="incoming"):
-    """Ring. Ends with a `call` push for the same id (answered here) or `gone`."""
+    """Ring. It ends with a `call` push for the same id (accepted here) or with `gone`."""
 
     call: CallView
 
@@ -320,11 +322,11 @@ class Gone(Message, frozen=True, kw_only=True, tag="gone"):
 
     call_id: str
     reason: str  #: answered_elsewhere, hung_up_by_user, not_answered, declined, failed
-    detail: str | None = None  #: what Meta said, with `failed`
+    detail: str | None = None  #: Meta's text, if `reason` is `failed`
 
 
 class CallChanged(Message, frozen=True, kw_only=True, tag="call"):
-    """A call of this operator changed state; `ended` carries the outcome."""
+    """A call of this operator changed; in state `ended` it has an outcome."""
 
     call: CallView
 
@@ -336,14 +338,14 @@ class SlotsChanged(Message, frozen=True, kw_only=True, tag="slots"):
 
 
 class NumberChanged(Message, frozen=True, kw_only=True, tag="number"):
-    """What is known of a business number changed: a restriction came or ended, its hours began, Meta's settings."""
+    """The status of a business number changed: its restrictions, its calling hours or its settings at Meta."""
 
     number_id: str
     status: NumberStatusView
 
 
 class ContactChanged(Message, frozen=True, kw_only=True, tag="contact"):
-    """What the gate says about a contact changed (a permission reply came)."""
+    """The gate's decision about a contact changed, after a permission reply for example."""
 
     number_id: str
     user: UserView
@@ -351,27 +353,27 @@ class ContactChanged(Message, frozen=True, kw_only=True, tag="contact"):
 
 
 class LegLost(Message, frozen=True, kw_only=True, tag="leg_lost"):
-    """The warm leg of this worker is gone: make a new one."""
+    """The warm leg to this worker is lost: offer a new one."""
 
     worker: int
     reason: str
 
 
 class WorkersChanged(Message, frozen=True, kw_only=True, tag="workers"):
-    """The media workers there are now; a new one wants a leg, one that left takes its leg with it."""
+    """The list of media workers changed: offer a leg to each new one; legs to removed ones are gone."""
 
     workers: list[int]
 
 
 class Digit(Message, frozen=True, kw_only=True, tag="digit"):
-    """The user pressed a key."""
+    """The user pressed a key (DTMF)."""
 
     call_id: str
     digit: str
 
 
 class Notice(Message, frozen=True, kw_only=True, tag="notice"):
-    """Something the operator should know; `code` is translated by the page, `detail` is Meta's own text."""
+    """A message for the operator; the page translates `code`, `detail` is Meta's text."""
 
     level: str  #: info, warning, error
     code: str  #: media_worker_restarted, graph_error, replaced, draining, store_down
@@ -391,7 +393,7 @@ Push = (
     | Notice
 )
 
-#: Makes a frame's bytes: once for all phones that are sent the same.
+#: Encodes a message to a frame's bytes; call it once for all softphones that get the same message.
 encode = msgspec.json.Encoder().encode
 
 #: WebSocket close codes.

@@ -1,7 +1,4 @@
-"""Records, decisions and numbers as softphones and API users see them. [P]
-
-Not responsible for who may see them (see `hub`, `api`).
-"""
+"""Convert records and decisions to the views of `messages`. [P]"""
 
 from collections.abc import Iterable
 from datetime import datetime
@@ -30,7 +27,7 @@ from policy.overview import Counter, Overview, RequestView
 from policy.reasons import Reason
 
 _REASONS: Final = frozenset(Reason)
-#: What a person needs to know of a state.
+#: The state as shown to operators; any other one is shown as "connecting".
 _SHOWN: Final = {
     CallState.ACTIVE.value: "active",
     "held": "held",
@@ -40,34 +37,34 @@ _SHOWN: Final = {
     CallState.ENDED.value: "ended",
 }
 
-#: One sentence for each no. The page has its own words; these are for logs and API users.
+#: One sentence for each refusal, for logs and REST clients. The page has its own, translated texts.
 TITLES: Final[dict[Reason, str]] = {
     Reason.NO_PERMISSION: "The contact has not given permission to be called.",
     Reason.PERMISSION_EXPIRED: "The contact's permission has expired.",
     Reason.PERMISSION_REVOKED: "The contact's permission was revoked.",
     Reason.CONNECTED_LIMIT: "The limit of connected calls to this contact is reached.",
     Reason.REQUEST_LIMIT: "The limit of permission requests to this contact is reached.",
-    Reason.NUMBER_RATE: "The number has placed as many calls in 24 hours as Meta allows.",
-    Reason.NUMBER_BUSY: "All concurrent calls of the number are in use.",
-    Reason.USER_BUSY: "A call with this contact is already going on.",
+    Reason.NUMBER_RATE: "The number has reached Meta's limit of calls placed in 24 hours.",
+    Reason.NUMBER_BUSY: "The number has reached its limit of concurrent calls.",
+    Reason.USER_BUSY: "There is already a call with this contact.",
     Reason.NUMBER_RESTRICTED: "Meta has restricted calling on this number.",
     Reason.COUNTRY_EXCLUDED: "Numbers of this country cannot place calls.",
     Reason.CALLING_OFF: "Calling is switched off on this number.",
     Reason.NO_PAYMENT: "Meta has no valid payment method for this number.",
     Reason.OUTSIDE_HOURS: "The number is outside its calling hours.",
     Reason.DRAINING: "The gateway is shutting down and takes no new calls.",
-    Reason.OVERLOADED: "The gateway has more to do than it can: try again in a moment.",
-    Reason.STORE_DOWN: "The database is away: no call is placed that could not be counted.",
-    Reason.META_AWAY: "Meta has not answered the last requests and is asked again soon.",
+    Reason.OVERLOADED: "The gateway is overloaded: try again in a moment.",
+    Reason.STORE_DOWN: "The database does not answer, so the gateway cannot count calls and places none.",
+    Reason.META_AWAY: "Meta has not answered the last requests; the gateway retries soon.",
     Reason.TOKEN_REFUSED: "Meta refuses the number's access token.",
     Reason.NOT_ELIGIBLE: "The number's messaging limit is too low for calling.",
-    Reason.COEXISTENCE: "A number joined through Coexistence carries no calls.",
+    Reason.COEXISTENCE: "A number connected through Coexistence cannot make or take calls.",
     Reason.SIP_MODE: "The number is in SIP mode; calls through the Graph API are refused.",
     Reason.WINDOW_CLOSED: "The customer service window is closed: only a template may be sent.",
     Reason.AFTER_DECLINE: "The contact declined the last request; wait before asking again.",
     Reason.PERMISSION_EXISTS: "The contact has already given permission.",
     Reason.UNKNOWN_NUMBER: "This gateway does not serve that number.",
-    Reason.INVALID_USER: "That is neither a phone number nor a business-scoped user id.",
+    Reason.INVALID_USER: "This is neither a phone number nor a business-scoped user id.",
 }
 
 
@@ -108,7 +105,7 @@ def refusal_view(refusal: Refusal) -> RefusalView:
 
 
 def decided_view(record: DecisionRecord) -> DecidedView:
-    """Show a stored decision; its words are today's, its figures those of then."""
+    """Show a stored decision: with its stored figures, but with the current title."""
     return DecidedView(
         decision_id=record.decision_id,
         phone_number_id=record.phone_number_id,
@@ -123,14 +120,14 @@ def decided_view(record: DecisionRecord) -> DecidedView:
 
 
 def _stored_refusal_view(stored: Json) -> RefusalView:
-    """Read what `refusal_json` wrote, also a reason of another version: that one is its own title."""
+    """Show what `refusal_json` stored; a reason that this version does not know is its own title."""
     reason = str(stored["reason"])
     title = TITLES[Reason(reason)] if reason in _REASONS else reason
     return msgspec.convert({**stored, "title": title, "source": source_of(str(stored["rule"]))}, RefusalView)
 
 
 def decision_view(overview: Overview) -> DecisionView:
-    """Show whether a contact may be called, and if not, whether they may be asked."""
+    """Show whether a contact may be called, and whether a permission request may be sent."""
     place = overview.place
     ask = overview.ask_free_form if overview.form is RequestForm.FREE_FORM else overview.ask_template
     return DecisionView(
@@ -148,7 +145,7 @@ def decision_view(overview: Overview) -> DecisionView:
 
 
 def refused_view(refusal: Refusal) -> DecisionView:
-    """Show a no that holds for a call and for a request alike: no such number, no such user."""
+    """Show a refusal of both calls and permission requests: unknown number or invalid user."""
     return DecisionView(
         allowed=False,
         refusal=refusal_view(refusal),
@@ -166,7 +163,7 @@ def refused_view(refusal: Refusal) -> DecisionView:
 def contact_view(
     user: UserRef, name: str | None, overview: Overview, requests: Iterable[RequestView] = ()
 ) -> ContactView:
-    """Show all that the gate knows of a contact now."""
+    """Show everything that the gate knows about a contact now."""
     return ContactView(
         user=user_view(user, name),
         decision=decision_view(overview),
@@ -204,7 +201,7 @@ def _counter_view(counter: Counter) -> CounterView:
 
 
 def refusal_json(refusal: Refusal) -> Json:
-    """Return the refusal as it is stored with its decision."""
+    """Return a refusal in the form that is stored with its decision."""
     return {
         "reason": refusal.reason.value,
         "rule": refusal.rule,

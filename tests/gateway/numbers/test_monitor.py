@@ -313,7 +313,8 @@ async def test_payment_trouble_lasts_until_somebody_asks_anew_or_a_call_passes(m
     async with kept() as world:
         world.number.meta_refused(refused("connect", 131044), now=world.clock.now())
         before = world.number.state
-        await world.monitor._ask(world.number, world.monitor._watches[world.number.id])  # no settings tell it
+        watch = world.monitor._watches[world.number.id]
+        await world.monitor._read_from_meta(world.number, watch)  # no settings tell it
         assert (before.payment_ok, world.number.state.payment_ok) == (False, False)
         if mended == "refresh":
             await world.monitor.refresh(world.number)

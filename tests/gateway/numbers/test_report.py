@@ -87,12 +87,12 @@ def test_a_number_with_everything_against_it() -> None:
     text = shown(facts)
     for words in (
         "DISABLED",
-        "yes: carries no calls",
+        "yes: no calls possible",
         "refused by Meta",
         "RESTRICTED_BUSINESS_INITIATED_CALLING, until 2026-11-22 13:00 UTC",
-        "RESTRICTED_USER_INITIATED_CALLING, no end known",
+        "RESTRICTED_USER_INITIATED_CALLING, end not known",
         "LOW_QUALITY",
-        "A number joined through Coexistence carries no calls.",
+        "A number connected through Coexistence cannot make or take calls.",
     ):
         assert words in text
 
@@ -105,13 +105,13 @@ def test_hours_and_the_instant_of_the_next_yes() -> None:
     )
     text = shown(NumberFacts(), call_hours=hours, enforce_hours=("USER_INITIATED",))
     assert "closed, opens 2026-11-23 09:00 UTC (UTC); enforced: USER_INITIATED" in text
-    assert "The number is outside its calling hours. From 2026-11-23 09:00 UTC on." in text
+    assert "The number is outside its calling hours. Possible from 2026-11-23 09:00 UTC." in text
     never = shown(NumberFacts(), call_hours=HoursSettings(timezone="UTC"))
     assert "closed, never opens (UTC); enforced: for no calls" in never
 
 
 def test_what_only_a_running_gateway_knows_is_not_made_up() -> None:
-    assert "only the gateway knows" in shown(NumberFacts(), live=False)
+    assert "known only to the running gateway" in shown(NumberFacts(), live=False)
 
 
 async def test_a_running_gateway_is_asked_first() -> None:
@@ -123,9 +123,9 @@ async def test_a_running_gateway_is_asked_first() -> None:
 
 def test_of_a_number_that_was_not_read_nothing_is_promised() -> None:
     text = shown(NumberFacts())
-    assert text.count("not known") == 6
+    assert text.count("not known") == 7
     assert not any(words in text for words in ("possible", "none", "always open"))
-    assert "yes: carries no calls" in shown(NumberFacts(), coexistence=True)  # somebody set it
+    assert "yes: no calls possible" in shown(NumberFacts(), coexistence=True)  # somebody set it
 
 
 async def test_a_running_gateway_that_could_not_read_a_number_is_a_problem() -> None:
@@ -226,7 +226,7 @@ async def test_meta_that_cannot_be_reached_is_not_asked_about_every_number(monke
         asked.append(number.id)
         return unreachable("settings")
 
-    monkeypatch.setattr(report_module, "_read", read)
+    monkeypatch.setattr(report_module, "_read_from_meta", read)
     report = await ask(settings(**many()), FakeClock())
     assert (len(asked), len(report.problems)) == (1, 5)
 
