@@ -1,10 +1,10 @@
-"""The WhatsApp users that each number knows, and what the gate needs to know of them.
+"""The contacts of each number, and the facts about them that the gate needs.
 
-1. `directory.py`: `Contacts`, one `Contact` a person, in memory and behind it the store. Facts are folded here.
-2. `webhook_facts.py`, `refusal_facts.py`: which facts a webhook, or a refusal of Meta's, tells.
-3. `engagements.py`: calls and requests that are under way with a contact.
-4. `drift.py`, `reconciler.py`: where Meta's records contradict ours, and when Meta is asked.
+1. `directory.py`: `Contacts`, one `Contact` per person, in memory and in the store. Facts are folded here.
+2. `webhook_facts.py`, `refusal_facts.py`: the facts that a webhook, or a refusal by Meta, contains.
+3. `engagements.py`: calls and permission requests under way with a contact.
+4. `drift.py`, `reconciler.py`: where Meta's records differ from ours, and when Meta is asked.
 5. `refold.py`: folds all facts again, for `gateway rebuild`.
 
-What facts mean is in `policy.contact`.
+`policy.contact` defines what the facts mean.
 """

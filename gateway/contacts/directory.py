@@ -1,7 +1,6 @@
-"""The contacts of each number with their folded policy state: in memory, behind it the store.
+"""The contacts of each number with their folded policy state, in memory and in the store.
 
-Responsible for finding a contact by number or BSUID, for applying facts and for saying what must be written then.
-Not responsible for what facts mean (see `policy.contact`) nor for writing (see `store`).
+`Contacts` finds a contact by number or BSUID, applies facts, and returns the changes that the caller must write.
 """
 
 import uuid
@@ -29,7 +28,7 @@ CACHE_SIZE: Final = 50_000
 
 @dataclass(slots=True, kw_only=True, eq=False, weakref_slot=True)
 class Contact:
-    """One WhatsApp user as one number knows them; changed only by `Contacts`."""
+    """One WhatsApp user as known to one number; only `Contacts` changes it."""
 
     contact_id: str
     number_id: PhoneNumberId
@@ -37,37 +36,37 @@ class Contact:
     name: str | None
     state: ContactState = EMPTY
     seen_at: datetime | None = None  #: None: never written
-    former_ids: tuple[str, ...] = ()  #: of contacts that turned out to be this one
-    absorbed_by: "Contact | None" = None  #: this turned out to be that one
-    owed: dict[str, FactRecord] = field(default_factory=dict)  #: folded, and perhaps not in the store
+    former_ids: tuple[str, ...] = ()  #: ids of contacts that were merged into this one
+    absorbed_by: "Contact | None" = None  #: the contact that this one was merged into
+    owed: dict[str, FactRecord] = field(default_factory=dict)  #: facts that are folded, but may not be in the store
 
     @property
     def current(self) -> "Contact":
-        """The contact that this one has become; whoever waited for something may hold an old one."""
+        """The contact that this one was merged into, or itself. Code that awaited something may hold an old one."""
         return self if self.absorbed_by is None else self.absorbed_by.current
 
     @property
     def ids(self) -> tuple[str, ...]:
-        """Its id and those that it ever had."""
+        """The contact's id and those of the contacts merged into it."""
         return (self.contact_id, *self.former_ids)
 
 
 class ContactListener(Protocol):
-    """Told when the gate's answer about a contact may have changed, so that operators see it."""
+    """Listens for changes of the gate's decision about a contact, so that operators see them."""
 
     def contact_changed(self, number: Number, contact: Contact) -> None: ...
 
 
 class Contacts:
-    """A bounded cache; a contact that is not in it costs one indexed read.
+    """A bounded cache of contacts; a contact that is not in it costs one indexed read.
 
-    There is one `Contact` a person for as long as anybody holds it, also one that the cache has dropped. When an event
-    ties a number to a BSUID that was known by itself, the two become one: states merge (what both hold counts once),
-    the store moves the facts in the same transaction, and the contact known by BSUID is the one that stays, whichever
-    of the two was heard of first.
+    There is one `Contact` per person as long as a reference to it exists, even after the cache has dropped it. When an
+    event links a number to a BSUID that was known without it, the two contacts become one: their states are merged (a
+    fact that both have counts once), the store moves the facts in the same transaction, and the contact with the BSUID
+    stays, whichever of the two was created first.
 
-    A number belongs to one person at a time: to whom an event tied it last. Whoever had it before keeps their BSUID and
-    their history and loses the number, in memory and in the store: their permission must not ring somebody else.
+    A number belongs to one person at a time: the one that an event linked to it last. The previous owner keeps the
+    BSUID and the history but loses the number, in memory and in the store: a permission must not ring another person.
     """
 
     def __init__(self, store: Store, *, cache_size: int = CACHE_SIZE) -> None:
@@ -77,32 +76,33 @@ class Contacts:
         self._alive: WeakValueDictionary[str, Contact] = WeakValueDictionary()
 
     def __len__(self) -> int:
-        """Count the names in memory; most contacts have two."""
+        """Return the number of names (BSUIDs and numbers) in memory; most contacts have two."""
         return len(self._by_name)
 
     def peek(self, number_id: PhoneNumberId, user: UserRef) -> Contact | None:
         """Return the contact if it is in memory."""
-        for contact in self._named(number_id, user):
+        for contact in self._in_memory(number_id, user):
             self._remember(contact)
             return contact
         return None
 
     async def get(self, number: Number, user: UserRef, name: str | None = None) -> Contact:
-        """Return the contact, from memory, from the store, or new. Raises: StoreDown."""
+        """Return the contact from memory or from the store; create it if it is new. Raises: StoreDown."""
         found = self.peek(number.id, user)
-        if found is None or _is_news(found.user, user):
-            read = await self._read(number.id, user)
-            # From here on nothing suspends: what was read joins what somebody else may have learned meanwhile.
-            found = self._one_of(self._candidates(number.id, user, read), number.id, user)
-            self._name(found, user, read)
+        if found is None or _is_new_name(found.user, user):
+            read = await self._read_store(number.id, user)
+            # No await from here on: what was read is combined with what other tasks may have learned meanwhile.
+            found = self._merge_or_create(self._candidates(number.id, user, read), number.id, user)
+            self._assign_names(found, user, read)
         found.name = name or found.name
         self._remember(found)
         return found
 
     def apply(self, contact: Contact, *facts: Fact, seen_at: datetime) -> tuple[Change, ...]:
-        """Fold facts into the contact at once; return what is to be written, at once and in one transaction.
+        """Fold facts into the contact; return the changes, which the caller must write at once in one transaction.
 
-        A fact whose time cannot be (no clock error explains it) is logged and left out: it would outweigh true ones.
+        A fact with an impossible time (too far off for a clock error) is logged and left out: it would override true
+        ones.
         """
         contact = contact.current
         facts = tuple(fact for fact in facts if _is_plausible(fact, seen_at))
@@ -118,9 +118,9 @@ class Contacts:
         return (self._record(contact), *(row for key, row in owed.items() if key not in rows), *rows.values())
 
     def owe(self, changes: Iterable[Change]) -> None:
-        """These were perhaps not written though they are folded: they go along with whatever is written next.
+        """Remember folded facts that may not have been written; the next write of their contact includes them.
 
-        Else a snapshot would hold what no fact explains.
+        Otherwise a snapshot would contain something that no fact explains.
         """
         for change in changes:
             contact = self._alive.get(change.contact_id) if isinstance(change, FactRecord) else None
@@ -130,14 +130,14 @@ class Contacts:
 
     # --- finding -----------------------------------------------------------------------------------
 
-    def _named(self, number_id: PhoneNumberId, user: UserRef) -> Iterator[Contact]:
-        """Yield who is in memory under either name and may be this user; one known by both comes twice."""
+    def _in_memory(self, number_id: PhoneNumberId, user: UserRef) -> Iterator[Contact]:
+        """Yield the contacts in memory that have the BSUID or the number and may be this user; one with both twice."""
         for name in (user.user_id, user.wa_id):
             contact = self._by_name.get((number_id, name)) if name else None
             if contact is not None and _may_be(contact.user, user):
                 yield contact
 
-    async def _read(self, number_id: PhoneNumberId, user: UserRef) -> list[Contact]:
+    async def _read_store(self, number_id: PhoneNumberId, user: UserRef) -> list[Contact]:
         if user.user_id and user.wa_id:
             records = await self._store.contacts_named(number_id, user)
         else:
@@ -153,21 +153,21 @@ class Contacts:
             state = refold(await self._store.facts(record.contact_id))
         contact = self._alive.get(record.contact_id)
         if contact is None:
-            contact = self._new(record.contact_id, record.phone_number_id, record.user, record.name)
+            contact = self._new_contact(record.contact_id, record.phone_number_id, record.user, record.name)
             contact.state, contact.seen_at = state, record.seen_at
         return contact
 
     def _candidates(self, number_id: PhoneNumberId, user: UserRef, read: Iterable[Contact]) -> list[Contact]:
-        """List, once each, who may be this user. A single name leads to one of them: memory knows better whom."""
-        known = list(self._named(number_id, user))
+        """List the contacts that may be this user, once each. For a single name, memory takes precedence."""
+        known = list(self._in_memory(number_id, user))
         if not known or (user.user_id and user.wa_id):
             known += [contact.current for contact in read if _may_be(contact.current.user, user)]
         return list({contact.contact_id: contact for contact in known}.values())
 
-    def _one_of(self, candidates: list[Contact], number_id: PhoneNumberId, user: UserRef) -> Contact:
-        """Return the only one, or make one of them all; of nobody, make a stranger."""
+    def _merge_or_create(self, candidates: list[Contact], number_id: PhoneNumberId, user: UserRef) -> Contact:
+        """Merge all candidates into one contact and return it; without candidates, create a contact."""
         if not candidates:
-            return self._new(uuid.uuid4().hex, number_id, user, None)
+            return self._new_contact(uuid.uuid4().hex, number_id, user, None)
         kept, *others = sorted(candidates, key=_rank)
         if others:
             self._forget(kept)
@@ -176,8 +176,8 @@ class Contacts:
             self._absorb(kept, other)
         return kept
 
-    def _name(self, contact: Contact, user: UserRef, read: Iterable[Contact]) -> None:
-        """Name a contact as an event does, and take the number from whoever had it until now."""
+    def _assign_names(self, contact: Contact, user: UserRef, read: Iterable[Contact]) -> None:
+        """Give a contact the names in an event, and take the number from its previous owner."""
         if user.wa_id is not None:
             holder = self._by_name.get((contact.number_id, user.wa_id))
             others = (*read, *((holder,) if holder is not None else ()))
@@ -195,7 +195,7 @@ class Contacts:
             self._store.write_soon(*self.apply(former, seen_at=former.seen_at))
 
     def _absorb(self, kept: Contact, other: Contact) -> None:
-        """Make one of two, in memory at once and in the store behind everything that was written before."""
+        """Merge `other` into `kept`: in memory at once, in the store after everything that was queued before."""
         self._forget(other)
         kept.state = other.state = merge(kept.state, other.state)
         kept.name = kept.name or other.name
@@ -210,7 +210,7 @@ class Contacts:
 
     # --- small pieces ------------------------------------------------------------------------------
 
-    def _new(self, contact_id: str, number_id: PhoneNumberId, user: UserRef, name: str | None) -> Contact:
+    def _new_contact(self, contact_id: str, number_id: PhoneNumberId, user: UserRef, name: str | None) -> Contact:
         contact = Contact(contact_id=contact_id, number_id=number_id, user=user, name=name)
         self._alive[contact_id] = contact
         return contact
@@ -228,7 +228,7 @@ class Contacts:
         )
 
     def _remember(self, contact: Contact) -> None:
-        """Keep a contact under its names, but for one that is another's by now."""
+        """Cache a contact under its names, except a name that belongs to another contact by now."""
         for name in (contact.user.user_id, contact.user.wa_id):
             if not name:
                 continue
@@ -240,14 +240,14 @@ class Contacts:
             self._forget(next(iter(self._by_name.values())))
 
     def _forget(self, contact: Contact) -> None:
-        """Drop all names of a contact at once: half of them would lead to a second copy of it."""
+        """Drop all names of a contact from the cache: with only one dropped, a second copy could arise."""
         for name in (contact.user.user_id, contact.user.wa_id):
             if name and self._by_name.get((contact.number_id, name)) is contact:
                 del self._by_name[(contact.number_id, name)]
 
 
 def refold(records: Iterable[FactRecord]) -> ContactState:
-    """Make a state of stored facts. One that this version cannot read is logged and left out."""
+    """Fold stored facts into a state. A fact that this version cannot read is logged and left out."""
     state = EMPTY
     for record in records:
         try:
@@ -258,22 +258,22 @@ def refold(records: Iterable[FactRecord]) -> ContactState:
 
 
 def _rank(contact: Contact) -> tuple[bool, bool, str]:
-    """Order contacts that are one person by which of them stays."""
+    """Return a sort key for contacts that are one person: the first one stays."""
     return contact.user.user_id is None, contact.seen_at is None, contact.contact_id
 
 
 def _joined(user: UserRef, known: UserRef) -> UserRef:
-    """Name a user as an event does, and where it does not, as before; a BSUID never changes."""
+    """Combine the names in an event with the known ones; a known BSUID never changes."""
     return UserRef(wa_id=user.wa_id or known.wa_id, user_id=known.user_id or user.user_id)
 
 
-def _is_news(known: UserRef, user: UserRef) -> bool:
-    """Tell whether an event ties a name to a contact that was not known by it."""
+def _is_new_name(known: UserRef, user: UserRef) -> bool:
+    """Tell whether an event has a BSUID or a number that the contact did not have."""
     return user.wa_id not in (None, known.wa_id) or user.user_id not in (None, known.user_id)
 
 
 def _may_be(known: UserRef, asked: UserRef) -> bool:
-    """Tell whether both may name one person: a number changes hands, a BSUID does not."""
+    """Tell whether both may be the same person: a number can get a new owner, a BSUID cannot."""
     return known.user_id is None or asked.user_id is None or known.user_id == asked.user_id
 
 

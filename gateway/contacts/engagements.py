@@ -1,10 +1,10 @@
-"""What is under way with each contact: calls, and permission requests that Meta has not answered yet.
+"""Count what is under way with each contact: calls, and permission requests that Meta has not answered yet.
 
-The gate counts what is in flight, and Meta's counts are compared with ours only while nothing is.
+The gate counts what is in flight. Meta's counts are compared with ours only while nothing is in flight.
 
-A contact is found by every name. A call that came with a BSUID and a dial to the number are calls with one person as
-soon as anybody knows that they are, so a call counts under each name of its user. A request counts under the contact's
-id: it is sent to a contact that is loaded.
+A call counts under each name of its user (BSUID and number): a call that came with a BSUID and a call placed to the
+number belong to one contact as soon as both names are known to be one person. A permission request counts under the
+contact's id, because it is always sent to a loaded contact.
 """
 
 from collections import Counter
@@ -16,22 +16,22 @@ from gateway.contacts.directory import Contact
 
 
 class Engaged(Protocol):
-    """A call that keeps a contact busy."""
+    """A call that makes a contact busy."""
 
     @property
     def may_connect(self) -> bool:
-        """Tell whether this may still become a connected business-initiated call."""
+        """Whether this may still become a connected business-initiated call."""
         ...
 
 
 def contact_keys(number_id: PhoneNumberId, *users: UserRef) -> frozenset[str]:
-    """Return a key for each name of a user; two with one in common are one person."""
+    """Return a key for each name of the users; two users with a key in common are one person."""
     names = {name for user in users for name in (user.user_id, user.wa_id) if name}
     return frozenset(f"{number_id}/{name}" for name in names)
 
 
 class Engagements:
-    """One for all numbers."""
+    """The calls and permission requests under way, for all numbers."""
 
     def __init__(self) -> None:
         self._calls: dict[str, set[Engaged]] = {}  # by contact key
@@ -40,7 +40,7 @@ class Engagements:
     # --- calls -------------------------------------------------------------------------------------
 
     def engage(self, keys: Iterable[str], call: Engaged) -> None:
-        """Count a call for its contact, until it is released."""
+        """Count a call for its contact until `release`."""
         for key in keys:
             self._calls.setdefault(key, set()).add(call)
 
@@ -53,11 +53,11 @@ class Engagements:
                 self._calls.pop(key, None)
 
     def has_call(self, keys: Iterable[str]) -> bool:
-        """Tell whether a call of either direction is up or in the making with this contact."""
+        """Tell whether there is a call with this contact, in either direction, active or being set up."""
         return any(key in self._calls for key in keys)
 
     def calls_that_may_connect(self, keys: Iterable[str]) -> int:
-        """Count the business-initiated calls to this contact that may still become connected ones."""
+        """Count the business-initiated calls to this contact that may still be connected."""
         return sum(call.may_connect for call in set().union(*(self._calls.get(key, ()) for key in keys)))
 
     # --- permission requests -------------------------------------------------------------------------
@@ -73,7 +73,7 @@ class Engagements:
             del self._requests[contact_id]
 
     def requests_to(self, contact: Contact) -> int:
-        """Count the requests on their way, also to a contact that turned out to be this one."""
+        """Count the permission requests under way, including those to contacts merged into this one."""
         return sum(self._requests[contact_id] for contact_id in contact.current.ids)
 
     # --- both --------------------------------------------------------------------------------------
@@ -83,5 +83,5 @@ class Engagements:
         return self.has_call(contact_keys(contact.number_id, contact.user)) or self.requests_to(contact) > 0
 
     def __len__(self) -> int:
-        """Count the names and contacts that something is under way with."""
+        """Return the number of names and contacts with something under way."""
         return len(self._calls) + len(self._requests)

@@ -1,11 +1,9 @@
-"""Folds all facts of every contact again and compares with the stored snapshots: the proof that snapshot == fold.
+"""Fold the facts of every contact again, compare with the stored snapshots, and correct those that differ.
 
-Responsible for walking through the database and for correcting what differs. Not responsible for how facts fold (see
-`policy.contact`), nor for showing progress (see `__main__`).
-
-Each page is one read-only transaction that sees contacts and facts at one instant, and facts are written in one
-transaction with their snapshot: so comparing is right also beside a running gateway. Correcting is not, for that
-gateway would write its own state over it: it is refused while another one is connected to the database.
+Each page is one read-only transaction that sees contacts and facts at the same instant, and the gateway writes facts
+in one transaction with their snapshot. So comparing is correct even while a gateway runs. Correcting is not, because
+that gateway would overwrite the correction with its own state: it is refused while a gateway is connected to the
+database.
 """
 
 from collections import defaultdict
@@ -28,18 +26,18 @@ from policy.facts import FactError
 log = structlog.get_logger()
 
 PAGE: Final = 500
-#: A page of contacts with long histories may take its time.
+#: Statement timeout: a page of contacts with long histories takes time.
 STATEMENT_S: Final = 60.0
 
 
 @dataclass(slots=True, kw_only=True)
 class Rebuilt:
-    """What was found, and done about it."""
+    """The figures of a rebuild."""
 
     contacts: int = 0
     facts: int = 0
-    differing: int = 0  #: snapshots that were not what the facts lead to
-    outdated: int = 0  #: of those, of another version of the program
+    differing: int = 0  #: snapshots that differ from their folded facts
+    outdated: int = 0  #: of those, written by another version of the program
     corrected: int = 0
 
 
@@ -50,9 +48,9 @@ async def rebuild(
     page: int = PAGE,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Rebuilt:
-    """Compare every snapshot with its facts; correct it unless `check`. `progress` gets contacts done and in all.
+    """Compare every snapshot with its facts; correct it unless `check`. `progress` gets contacts done and in total.
 
-    Raises: StoreDown, StoreError: also if another gateway uses the database and something would be corrected
+    Raises: StoreDown, StoreError: also, without `check`, if a gateway uses the database
     """
     with translated():
         options = connect_options(timeout_s=10.0, statement_timeout_s=STATEMENT_S)
@@ -61,29 +59,29 @@ async def rebuild(
             await prepare(connection)
             if not check and await connection.fetchval(QUERIES["other_gateways"], APPLICATION_NAME):
                 raise StoreError(
-                    public="A gateway is running on this database: stop it first, or only compare with --check."
+                    public="A gateway is running on this database: stop it first, or use --check to compare only."
                 )
             await migrate(dsn)
-            return await _walk(connection, check, page, progress)
+            return await _compare_all(connection, check, page, progress)
         finally:
             connection.terminate()
 
 
-async def _walk(connection: Connection, check: bool, page: int, progress: Callable[[int, int], None]) -> Rebuilt:
+async def _compare_all(connection: Connection, check: bool, page: int, progress: Callable[[int, int], None]) -> Rebuilt:
     found, last = Rebuilt(), ""
     total = await connection.fetchval(QUERIES["count_contacts"])
     while True:
-        contacts, facts = await _read(connection, last, page)
+        contacts, facts = await _read_page(connection, last, page)
         if not contacts:
             return found
         for contact in contacts:
-            await _one(connection, contact, facts[contact.contact_id], found, check)
+            await _compare_contact(connection, contact, facts[contact.contact_id], found, check)
         found.contacts += len(contacts)
         last = contacts[-1].contact_id
         progress(found.contacts, max(total, found.contacts))
 
 
-async def _read(
+async def _read_page(
     connection: Connection, after: str, page: int
 ) -> tuple[list[ContactRecord], defaultdict[str, list[FactRecord]]]:
     facts: defaultdict[str, list[FactRecord]] = defaultdict(list)
@@ -95,7 +93,7 @@ async def _read(
     return contacts, facts
 
 
-async def _one(
+async def _compare_contact(
     connection: Connection, contact: ContactRecord, facts: list[FactRecord], found: Rebuilt, check: bool
 ) -> None:
     found.facts += len(facts)

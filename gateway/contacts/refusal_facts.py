@@ -1,11 +1,11 @@
-"""What Meta's refusal of a call or of a permission request says about the contact, as a fact. [P]
+"""Read Meta's refusal of a call or of a permission request as a fact about the contact. [P]
 
-Responsible for the errors that speak of a contact. Those that speak of the business number are in `number_facts`, what
-Meta says when it is asked in `drift`. Meta is the authority: where it refuses what the gate let through, the gate is
-wrong, and the fact makes it answer as Meta does.
+Errors about the business number are in `numbers.facts`. Meta is the authority: if it refuses what the gate allowed, the
+gate is wrong, and the fact makes the gate decide as Meta does.
 
-`drift` makes facts of the same kinds of more than an error tells: ends of permissions, figures, limits that were
-lifted. An error is one no, at one instant; so the two share when such a fact happened, and nothing else.
+`drift` creates facts of the same kinds from Meta's records, which say more than an error: expiries of permissions,
+counts, limits that were lifted. An error is one refusal at one instant. So the two modules share only the choice of the
+fact's instant (`instant_after`).
 
 Source: Meta, "Calling API troubleshooting" (138xxx) and "Error codes" (131047), read 2026-11-22.
 """
@@ -36,26 +36,26 @@ from policy.windows import DAY
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refused:
-    """One refusal of Meta's, and what we knew when it came."""
+    """One refusal by Meta, and our state when it came."""
 
     pack: Pack
     state: ContactState
-    at: datetime  #: after everything that is known, so that Meta's word outweighs it
+    at: datetime  #: after everything in `state`, so that Meta's answer overrides it
     key: str
-    retry_at: datetime | None  #: aware UTC, if Meta said when
+    retry_at: datetime | None  #: aware UTC; None: Meta did not say
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Told:
-    """A fact that Meta's refusal told, and the rule of the gate that would have known it."""
+    """A fact from Meta's refusal, and the rule of the gate that should have refused."""
 
     rule: str
     fact: Fact
 
 
 def told_by(error: GraphError, pack: Pack, state: ContactState, *, now: datetime) -> Told | None:
-    """Return what a refusal says that we did not know; None: nothing about the contact, or nothing new."""
-    rule_and_make = _TABLE.get(error.code or 0)
+    """Return the new fact in a refusal; None if it says nothing about the contact, or nothing new."""
+    rule_and_make = _RULE_AND_FACT.get(error.code or 0)
     if rule_and_make is None:
         return None
     rule, make = rule_and_make
@@ -98,7 +98,7 @@ def _requests(refused: Refused) -> Fact | None:
 
 
 def _limit(refused: Refused, action: Action) -> Fact | None:
-    """Take Meta's instant, or if it tells none, its shortest window."""
+    """Return a limit until the instant that Meta gave, or else for Meta's shortest window; None if it is known."""
     until = refused.retry_at
     if until is None or until <= refused.at:
         until = refused.at + DAY
@@ -109,7 +109,7 @@ def _limit(refused: Refused, action: Action) -> Fact | None:
     return LimitReported(at=refused.at, key=refused.key, action=action, until=until)
 
 
-_TABLE: Final[Mapping[int, tuple[str, Callable[[Refused], Fact | None]]]] = MappingProxyType(
+_RULE_AND_FACT: Final[Mapping[int, tuple[str, Callable[[Refused], Fact | None]]]] = MappingProxyType(
     {
         138006: ("contact/permission", _no_permission),
         138012: ("contact/connected_per_24h", _calls),

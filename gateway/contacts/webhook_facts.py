@@ -1,12 +1,10 @@
-"""Webhook events as facts about a contact, for the gate. [P]
+"""Read webhook events as facts about a contact, for the gate. [P]
 
-Theory of operation. Everything that Meta counts it also tells by webhook, with its own instant, so facts come from
-there wherever they can: they are written in one transaction with the journal, and the same facts come of the same
-webhooks in whatever order and however often they are delivered, also if the call that they speak of is long forgotten,
-or was never ours. A key names the call and what befell it, so that what a live call notes by itself (see `driver`) is
-the same fact.
-
-Not responsible for what facts mean (see `policy.contact`) nor for keeping them (see `contacts`).
+Theory of operation. Meta sends a webhook, with its own instant, for everything that it counts. So facts come from
+webhooks wherever possible. They are written in one transaction with the journal, and the same webhooks give the same
+facts in any order and however often they are delivered, even if the call is no longer in memory or was never ours. The
+key names the call and what happened to it, so a fact that a live call records itself (see `calls.driver`) has the same
+key.
 """
 
 from collections.abc import Callable
@@ -22,14 +20,14 @@ from policy.facts import Direction
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KnownCall:
-    """What this process knows of the call that an event speaks of."""
+    """What this process knows about the call of an event."""
 
     user: UserRef
     direction: Direction
 
 
 class Said(NamedTuple):
-    """A fact and whom it is about."""
+    """A fact and the user it is about."""
 
     user: UserRef
     name: str | None
@@ -37,10 +35,10 @@ class Said(NamedTuple):
 
 
 def said_by(event: ev.Event, known: Callable[[MetaCallId], KnownCall | None]) -> Said | None:
-    """Read an event as a fact about a contact; `known` looks up the call where the event leaves something open."""
+    """Read an event as a fact about a contact; None if it has none. `known` looks up the call of the event."""
     match event:
         case ev.CallOffered(at=at, meta_call_id=call_id):
-            # Source: Meta, pricing: a user's call opens the window whether or not it is taken. Read 2026-11-22.
+            # Source: Meta, pricing: a user's call opens the window whether or not it is accepted. Read 2026-11-22.
             fact: facts.Fact = facts.WindowOpened(at=at, key=f"window/{call_id}", source=facts.WindowSource.USER_CALL)
             return Said(event.user, event.user_name, fact)
         case ev.UserMessage(at=at, dedupe_key=key):
@@ -59,17 +57,17 @@ def said_by(event: ev.Event, known: Callable[[MetaCallId], KnownCall | None]) ->
 
 
 def connected(call_id: MetaCallId, direction: Direction, *, at: datetime) -> facts.Fact:
-    """People talk."""
+    """Return the fact that a call was connected."""
     return facts.CallConnected(at=at, key=f"connected/{call_id}", direction=direction)
 
 
 def unanswered(call_id: MetaCallId, *, at: datetime) -> facts.Fact:
-    """A call of ours ended before anybody picked up, whoever ended it: Meta cannot tell why we stopped ringing."""
+    """Return the fact that a business-initiated call ended unanswered, even if we ended it: Meta cannot tell why."""
     return facts.CallUnanswered(at=at, key=f"unanswered/{call_id}")
 
 
 def _about(user: UserRef | None, call: KnownCall | None, fact: facts.Fact | None) -> Said | None:
-    """Name the user by all that event and call know: one call has one user."""
+    """Pair a fact with its user, named by both the event and the known call: one call has one user."""
     ours = call.user if call is not None else None
     if user is not None and ours is not None:
         user = UserRef(wa_id=user.wa_id or ours.wa_id, user_id=user.user_id or ours.user_id)
@@ -93,13 +91,16 @@ def _end(event: ev.CallTerminated, call: KnownCall | None) -> facts.Fact | None:
         return None
     if event.start_at is not None:
         return connected(event.meta_call_id, direction, at=event.start_at)
-    if direction is Direction.USER_INITIATED or event.status == "FAILED":  # failed: it rang nowhere
+    if direction is Direction.USER_INITIATED or event.status == "FAILED":  # a failed call never rang
         return None
     return unanswered(event.meta_call_id, at=event.at)
 
 
 def _reply(event: ev.PermissionReply) -> facts.Fact:
-    """Source: Meta, user call permissions (table of replies), read 2026-11-22."""
+    """Return the fact in a permission reply.
+
+    Source: Meta, user call permissions (table of replies), read 2026-11-22.
+    """
     at, key = event.at, event.dedupe_key
     source = facts.ReplySource.AUTOMATIC if event.automatic else facts.ReplySource.USER_ACTION
     if event.accepted:

@@ -101,7 +101,7 @@ async def test_the_order_of_merges_does_not_matter() -> None:
                     state=state_to_dict(fold(facts[n])),
                     seen_at=START + timedelta(seconds=order[n]),
                 )
-                known = world.contacts._new(record.contact_id, NUMBER_ID, user, None)
+                known = world.contacts._new_contact(record.contact_id, NUMBER_ID, user, None)
                 known.state, known.seen_at = fold(facts[n]), START
                 rows = world.contacts.apply(known, *facts[n], seen_at=START)
                 await world.store.write(record, *rows)
