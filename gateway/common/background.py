@@ -1,4 +1,4 @@
-"""Work that outlives whoever asked for it, all of it in one TaskGroup."""
+"""Run background work that outlives its caller, all of it in one TaskGroup."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -17,7 +17,7 @@ class Start(Protocol):
 
 
 class Background:
-    """An async context manager; leaving it waits for all work, as a TaskGroup does."""
+    """An async context manager for background tasks; on exit it waits for all of them, as a TaskGroup does."""
 
     def __init__(self) -> None:
         self._tasks = asyncio.TaskGroup()
@@ -32,11 +32,11 @@ class Background:
         await self._tasks.__aexit__(kind, error, trace)
 
     def start(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
-        """Run `work` in a task. A bug in it ends that piece only, and not the gateway with all its calls."""
-        return self._tasks.create_task(_alone(work))
+        """Run `work` in a task. An exception in it is logged and ends only this task, not the gateway."""
+        return self._tasks.create_task(_log_exceptions(work))
 
 
-async def _alone(work: Coroutine[Any, Any, None]) -> None:
+async def _log_exceptions(work: Coroutine[Any, Any, None]) -> None:
     try:
         await work
     except Exception:

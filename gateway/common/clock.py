@@ -1,11 +1,10 @@
-"""The wall clock, as something that is handed in.
+"""The wall clock, as a dependency that is passed in.
 
-`SystemClock` is the only reader of the wall clock in this repository; timers use `loop.time()` instead. Not
-responsible for time zones or windows (see `policy`).
+`SystemClock` is the only reader of the wall clock in this repository; timers use `loop.time()` instead.
 
-`MetaClock` is what the gateway runs on: every instant that counts (permissions, windows, the age of a call) is set or
-counted by Meta, so it is judged by Meta's clock, as soon as an answer of Meta's has told it. The machine's clock may
-then be an hour off, or be put back and forth, and nothing is decided otherwise.
+The gateway uses `MetaClock`: Meta sets or counts every instant that matters (permissions, windows, the age of a call),
+so we compare them with Meta's clock, as soon as Meta's answers have told it. Then the machine's clock may be an hour
+off, or be set back or forward, without changing any decision.
 """
 
 import time
@@ -17,19 +16,19 @@ from functools import lru_cache
 from statistics import median
 from typing import Final, Protocol
 
-#: A `Date` header has whole seconds and was on its way for a while: two clocks that agree so well are the same.
+#: Clocks that differ by less count as equal: a `Date` header has whole seconds, and its transfer takes time.
 AGREED_S: Final = 2.0
-#: Answers that are listened to: the last three, so that one wrong one is outvoted and two right ones are believed.
+#: How many answers the median is taken of: one wrong answer is outvoted, two right ones are enough.
 HEARD: Final = 3
-#: An answer that took longer says too little about its instant.
+#: The `Date` of an answer that took longer is too inexact.
 SLOW_S: Final = 2.0
 
 
 class Clock(Protocol):
-    """Tells the time of day."""
+    """A source of the current time."""
 
     def now(self) -> datetime:
-        """Return the present instant, aware, in UTC."""
+        """Return the current instant, aware, in UTC."""
         ...
 
 
@@ -37,26 +36,27 @@ class SystemClock:
     """The machine's clock."""
 
     def now(self) -> datetime:
-        return datetime.now(UTC)  # noqa: TID251 - the one place that may ask
+        return datetime.now(UTC)  # noqa: TID251 - the only reader of the wall clock
 
 
 def steady_s() -> float:
-    """Return seconds that nobody sets, and that do not stand still while the machine sleeps, where it can tell."""
+    """Return the seconds of a clock that cannot be set and, on systems that have one, runs on while suspended."""
     boot = getattr(time, "CLOCK_BOOTTIME", None)
     return time.monotonic() if boot is None else time.clock_gettime(boot)  # noqa: TID251 - as above
 
 
 class MetaClock:
-    """Meta's clock, carried on from its answers by a clock that nobody sets; until the first two, the machine's.
+    """Meta's clock, derived from the `Date` of its answers and a monotonic clock.
 
-    What two clocks differ by less than `AGREED_S` is noise, and the machine's finer clock is used.
+    Until the first two answers it is the machine's clock, and also while both differ by less than `AGREED_S`: that is
+    noise, and the machine's clock is finer.
     """
 
     def __init__(self, wall: Clock, *, steady: Callable[[], float] = steady_s) -> None:
         self._wall = wall
         self.steady = steady
-        self._metas: deque[float] = deque(maxlen=HEARD)  # Meta's UNIX time minus the steady clock
-        self._median: float | None = None  # of these; None: too few
+        self._metas: deque[float] = deque(maxlen=HEARD)  # Meta's Unix time minus the steady clock
+        self._median: float | None = None  # of these; None: too few answers
 
     def now(self) -> datetime:
         ours = self._wall.now()
@@ -66,31 +66,31 @@ class MetaClock:
         try:
             return ours + timedelta(seconds=offset_s)
         except OverflowError:
-            return ours  # no instant that a calendar has
+            return ours  # outside the range of datetime
 
     @property
     def offset_s(self) -> float:
-        """Meta's clock minus the machine's; 0 as long as nothing is known."""
+        """Meta's clock minus the machine's; 0 while Meta's is not known."""
         return self._offset_s(self._wall.now())
 
     def _offset_s(self, ours: datetime) -> float:
         return 0.0 if self._median is None else self._median + self.steady() - ours.timestamp()
 
     def heard(self, date: str | None, *, asked_at: float) -> None:
-        """Take the `Date` of an answer to a request that was sent at `asked_at`, both on the steady clock's scale."""
+        """Use the `Date` header of an answer. `asked_at` is when the request was sent, on the steady clock."""
         took_s = self.steady() - asked_at
         if date is None or not 0 <= took_s <= SLOW_S:
             return
         said_s = _unix_s(date)
         if said_s is not None:
-            # Half a second: the header is cut down to whole ones.
+            # Plus half a second: the header is truncated to whole seconds.
             self._metas.append(said_s + 0.5 - (asked_at + took_s / 2))
             self._median = median(self._metas) if len(self._metas) > 1 else None
 
 
-@lru_cache(maxsize=4)  # the same for all answers of a second
+@lru_cache(maxsize=4)  # all answers within a second have the same
 def _unix_s(date: str) -> float | None:
-    """Read a `Date`; None if it is none, or has no time zone."""
+    """Parse a `Date` header to Unix seconds; None if it is invalid or has no time zone."""
     try:
         said = parsedate_to_datetime(date)
     except ValueError:
@@ -98,5 +98,5 @@ def _unix_s(date: str) -> float | None:
     return None if said.tzinfo is None else said.timestamp()
 
 
-#: Beyond this somebody should set the machine's clock, though nothing is decided by it.
+#: Beyond this offset we warn that the machine's clock should be set, although decisions do not depend on it.
 WARN_OFFSET: Final = timedelta(seconds=5)

@@ -1,20 +1,20 @@
 """Every error that `gateway/` raises.
 
     GatewayError
-    ├── SettingsError           the settings cannot work; `problems` lists every mistake
-    ├── StoreError              the database holds, or is, something that we cannot work with
+    ├── SettingsError           the settings are not valid; `problems` lists every mistake
+    ├── StoreError              the database, or data for it or in it, cannot be used
     │   └── StoreDown           the database does not answer
-    ├── SpoolDown               the spool takes no delivery now: full, or its disk is
-    ├── CannotDial              the operator's softphone cannot take a call now
+    ├── SpoolDown               the spool cannot accept a delivery now: it or its disk is full
+    ├── CannotDial              the operator's softphone cannot make a call now
     └── GraphError              a request to Meta's Graph API did not succeed
-        ├── GraphPaused         nothing was sent: Meta is not asked now
+        ├── GraphPaused         nothing was sent: requests are paused
         ├── GraphRefused        Meta answered with a definite no
         └── GraphUnreachable    no usable answer; `maybe_sent` says whether Meta may have acted on it
 
-An error says three things apart from its internal text: `reason` is a short word that never changes (a metric
-label, a branch in a client), `retryable` whether the same request may succeed later, `public` what may be shown
-to anybody. `public` never holds a token, an SDP, a phone number or a path. Not responsible for the media plane's
-errors (see `media.errors`) nor for refusals of the policy gate, which are values and no exceptions.
+Apart from its internal text, an error has three attributes: `reason` is a short word that never changes (a metric
+label, a branch in a client), `retryable` says whether the same request may succeed later, `public` is a text that may
+be shown to anyone: it never contains a token, an SDP, a phone number or a path. The media plane's errors are in
+`media.errors`. Refusals by the policy gate are values, not exceptions.
 """
 
 from collections.abc import Sequence
@@ -24,11 +24,11 @@ from policy.decision import Refusal
 
 
 class GatewayError(Exception):
-    """Something of ours, or beside us, went wrong."""
+    """A failure in the gateway or in a service that it depends on."""
 
     reason: str = "internal"
     retryable: bool = False
-    #: What a stranger may read.
+    #: The text that may be shown to anyone.
     public: str = "Something went wrong in the gateway."
 
     def __init__(self, detail: str = "", *, public: str | None = None) -> None:
@@ -38,10 +38,10 @@ class GatewayError(Exception):
 
 
 class SettingsError(GatewayError):
-    """The settings cannot work; each problem is one plain line, secrets masked."""
+    """The settings are not valid; each problem is one line, with secrets masked."""
 
     reason = "settings"
-    public = "The settings cannot work."
+    public = "The settings are not valid."
 
     def __init__(self, problems: Sequence[str]) -> None:
         super().__init__("\n".join(problems))
@@ -49,7 +49,7 @@ class SettingsError(GatewayError):
 
 
 class StoreError(GatewayError):
-    """The database holds, or is, something that we cannot work with."""
+    """The database, or data for it or in it, cannot be used."""
 
     reason = "store"
     public = "The database cannot be used."
@@ -64,15 +64,15 @@ class StoreDown(StoreError):
 
 
 class SpoolDown(GatewayError):
-    """The spool takes no delivery now: it is full, or its disk is, or does not answer. The text says which."""
+    """The spool cannot accept a delivery now: it or its disk is full, or the disk fails. The text says which."""
 
     reason = "spool_down"
     retryable = True
-    public = "The spool takes no deliveries now."
+    public = "The spool cannot accept deliveries now."
 
 
 class CannotDial(GatewayError):
-    """The operator's softphone cannot take a call now; `reason` is the wire's error code."""
+    """The operator's softphone cannot make a call now; `reason` is the error code of the softphone protocol."""
 
     reason = "cannot_dial"
 
@@ -82,13 +82,13 @@ class CannotDial(GatewayError):
 
 
 class GraphError(GatewayError):
-    """A request to Meta did not succeed. `op` is the request's name, `connect` for example."""
+    """A request to Meta did not succeed. `op` is the name of the request, `connect` for example."""
 
     reason = "graph_error"
     public = "The request to Meta failed."
-    #: Whether the request may have reached Meta and may have been acted on.
+    #: Whether the request may have reached Meta, so that Meta may have acted on it.
     maybe_sent: bool = True
-    #: Meta's error code, where it gave one.
+    #: Meta's error code, if it gave one.
     code: int | None = None
     http_status: int | None = None
 
@@ -98,9 +98,9 @@ class GraphError(GatewayError):
 
 
 class GraphRefused(GraphError):
-    """Meta answered with a definite no: what was asked for has not happened.
+    """Meta answered with a definite no: the request had no effect.
 
-    `retryable` says that the same request may succeed later, `transient` that later may be in a second.
+    `retryable` says that the same request may succeed later, `transient` that it may succeed within a second.
     """
 
     reason = "graph_refused"
@@ -125,18 +125,18 @@ class GraphRefused(GraphError):
         super().__init__(f"HTTP {http_status}: ({code}) {said}", op=op, public=f"Meta refused: ({code}) {said}")
         self.code = code
         self.http_status = http_status
-        self.details = details  #: Meta's own words, masked
-        self.meaning = meaning  #: ours, in words an operator understands
+        self.details = details  #: Meta's text, masked
+        self.meaning = meaning  #: our text, for operators
         self.who_must_act = who_must_act
         self.retryable = retryable
         self.transient = transient
         self.retry_at = retry_at  #: aware UTC; None: Meta did not say
-        #: The gate's own no to the same request, now that it knows what Meta knows (see `contradiction`).
+        #: The gate's own refusal of the same request, after it learned from this error (see `calls.refusals`).
         self.refusal: Refusal | None = None
 
 
 class GraphPaused(GraphError):
-    """Nothing was sent, because Meta does not answer or refuses the token; `refusal` says until when."""
+    """Nothing was sent: requests are paused because Meta does not answer or refuses the token, see `refusal`."""
 
     reason = "graph_paused"
     retryable = True
@@ -149,12 +149,12 @@ class GraphPaused(GraphError):
 
 
 class GraphUnreachable(GraphError):
-    """No usable answer: refused connection, timeout, cut, or a server error that says nothing definite."""
+    """No usable answer: connection refused or lost, timeout, or a server error that says nothing definite."""
 
     reason = "graph_unreachable"
     retryable = True
     public = "Meta could not be reached."
-    #: The opposite of `GraphRefused`: silence says nothing about what Meta did.
+    #: Unlike `GraphRefused`, this says nothing about what Meta did.
     definite = False
 
     def __init__(

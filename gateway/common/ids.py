@@ -1,4 +1,4 @@
-"""Identifiers, one type each, so that ours are never taken for Meta's. [P]"""
+"""Identifiers, each with a type of its own, so that ours and Meta's are never mixed up. [P]"""
 
 from dataclasses import dataclass
 from typing import NewType
@@ -11,10 +11,10 @@ OperatorId = NewType("OperatorId", str)  #: the login name of a person at a soft
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UserRef:
-    """A WhatsApp user as one event names them: by number, by business-scoped user id, or by both.
+    """A WhatsApp user, named by number, by business-scoped user id (BSUID), or by both.
 
-    `wa_id` is E.164 digits without "+"; `user_id` is Meta's BSUID such as `BR.13491208655302741918`. A user with
-    a username may come without a number (Source: Meta, user-initiated calls, read 2026-11-22).
+    `wa_id` is the number as E.164 digits without "+"; `user_id` is Meta's BSUID, such as `BR.13491208655302741918`. The
+    number may be missing for a user with a username (Source: Meta, user-initiated calls, read 2026-11-22).
     """
 
     wa_id: str | None = None
@@ -26,5 +26,5 @@ class UserRef:
 
     @property
     def key(self) -> str:
-        """The better of the two names: the BSUID outlives a change of number."""
+        """The BSUID if known, because it survives a change of number; else the number."""
         return self.user_id or self.wa_id or ""

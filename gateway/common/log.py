@@ -1,15 +1,14 @@
-"""Logs: one line per event, with phone numbers masked and secrets never.
+"""Logging: one line per event, with phone numbers masked and without secrets.
 
-Responsible for the shape of a line, for where it goes, and for what must not be in it. `mask_text` and `mask`
-are also used for Meta's error texts, which may echo what we sent. Not responsible for levels of single events.
+`mask_text` and `mask` are also used for Meta's error texts, which may echo what we sent.
 
-Theory of operation: every line, ours or a library's (`logging`), runs through the same chain and is masked as
-the last step before it becomes text; so no call site has to remember it. A value is masked by its key
-(`SECRET_KEYS`), because it is one of our own secrets (`hide_values`), by its looks (`_PATTERN`), or, if it is no plain
-value, by the looks of its `repr`. When in doubt a line loses too much. Meta's call and message ids are shortened as
-well: their base64 holds the user's number.
+Theory of operation: every line, ours or a library's (`logging`), passes through the same chain of processors and is
+masked just before it becomes text, so no call site has to think of it. A value is masked because of its key
+(`SECRET_KEYS`), because it is one of our own secrets (`hide_values`), because it matches `_PATTERN`, or, if it is not a
+plain value, because its `repr` does. When in doubt, too much is masked. Meta's call and message ids are shortened as
+well: their base64 contains the user's number.
 
-Most values are short and come again and again, so what is shown of them is remembered until the secrets change.
+Most values are short and repeat, so their masked form is cached until the secrets change.
 """
 
 import logging
@@ -30,24 +29,24 @@ from gateway.common.clock import Clock, SystemClock
 
 HIDDEN: Final = "[hidden]"
 SDP_HIDDEN: Final = "[sdp hidden]"
-DOTS: Final = "•" * 7  #: always as many: the length of a number says something too
+DOTS: Final = "•" * 7  #: always the same count, because the length of a number reveals something
 
-#: Keys whose value is never shown, by their last word.
+#: Keys whose value is never shown, by the last word of the key.
 SECRET_KEYS: Final = frozenset(
     {"sdp", "token", "tokens", "secret", "secrets", "ticket", "key", "keys", "resume"}
     | {"authorization", "pwd", "password", "cookie", "signature"}
 )
-#: Keys that end in such a word and hold none.
+#: Keys that end in such a word but do not hold a secret.
 _HARMLESS_KEYS: Final = frozenset({"dedupe_key", "idempotency_key"})
-#: Keys that hold Meta's id of a business number, which looks like a phone number and is none.
+#: Keys that hold Meta's id of a business number, which only looks like a phone number.
 _NUMBER_ID_KEYS: Final = frozenset({"number", "number_id", "phone_number_id"})
 
-_MAX_READ: Final = 65_536  #: characters that are looked at; what is behind them is dropped
-_MAX_TEXT: Final = 8_192  #: characters that are shown: the beginning and the end
+_MAX_READ: Final = 65_536  #: characters of a text that are examined; the rest is dropped
+_MAX_TEXT: Final = 8_192  #: characters of a text that are shown, from its beginning and its end
 _MAX_DEPTH: Final = 6
 _MAX_ITEMS: Final = 100
-_MAX_REMEMBERED: Final = 4_096  #: values
-_MAX_REMEMBERED_TEXT: Final = 128  #: characters of one
+_MAX_REMEMBERED: Final = 4_096  #: cached values
+_MAX_REMEMBERED_TEXT: Final = 128  #: characters of a value that is cached
 
 #: Country codes of two digits; 1 and 7 have one, all others three (ITU-T E.164, list of assigned codes).
 _TWO_DIGIT_CODES: Final = frozenset(
@@ -59,7 +58,7 @@ _TWO_DIGIT_CODES: Final = frozenset(
     }
 )
 
-# Ten digits with a 1 in front are a Unix time: numbers of country code 1 have eleven.
+# Ten digits that begin with 1 are a Unix time: numbers of country code 1 have eleven digits.
 _SDP: Final = re.compile(r"v=0(?:\\+[rn]|\s).*", re.DOTALL)
 _SDP_LINE: Final = re.compile(r"a=(?:ice-pwd|ice-ufrag|fingerprint|crypto|candidate):[^\r\n\\]*")
 _PATTERN: Final = re.compile(
@@ -78,7 +77,7 @@ _PATTERN: Final = re.compile(
     """,
     re.VERBOSE | re.IGNORECASE,
 )
-#: Nothing of the above can be in a text without one of these. Most texts have none.
+#: A quick check: a text without any of these matches none of the patterns above. Most texts have none.
 _SUSPECT: Final = re.compile(
     r"v=0|a=|\d[\d\s().-]{6}|://|bearer|basic|EAA|token|secret|ticket|password|pwd|_key|authorization"
     r"|wa[cm]id|[A-Z]{2}\.",
@@ -86,9 +85,9 @@ _SUSPECT: Final = re.compile(
 )
 
 
-#: Our own secrets, which may look like anything; None: none are known.
+#: Matches our own secrets, which may have any form; None: none are known.
 _OURS: re.Pattern[str] | None = None
-#: A shorter one may be a word like any other.
+#: A shorter secret is not hidden, because it could be an ordinary word.
 _SHORTEST_SECRET: Final = 6
 
 
@@ -96,11 +95,11 @@ _SHORTEST_SECRET: Final = 6
 
 
 def hide_values(secrets: Iterable[str]) -> None:
-    """Hide these wherever they turn up from now on, instead of those named before. Holds for the whole process."""
+    """Hide these secrets in all texts from now on, instead of those given before. Applies to the whole process."""
     global _OURS, _remembered
     found = sorted({re.escape(secret) for secret in secrets if len(secret) >= _SHORTEST_SECRET}, key=len, reverse=True)
     _OURS = re.compile("|".join(found)) if found else None
-    _remembered = lru_cache(_MAX_REMEMBERED)(_mask_string)  # after that: what it holds was found with these
+    _remembered = lru_cache(_MAX_REMEMBERED)(_mask_string)  # a new cache, after `_OURS` is set
 
 
 def mask_number(digits: str) -> str:
@@ -149,8 +148,8 @@ def _is_secret(key: str) -> bool:
 
 
 def mask(key: str, value: Any, depth: int = 0) -> Any:
-    """Return what may be shown of a value that is logged under a key, as plain JSON values."""
-    if type(value) is str and len(value) <= _MAX_REMEMBERED_TEXT:  # a subclass may be equal to what it is not
+    """Return the masked form of a value that is logged under a key, as plain JSON values."""
+    if type(value) is str and len(value) <= _MAX_REMEMBERED_TEXT:  # a subclass may define equality differently
         return _remembered(key, value)
     if _is_secret(key):
         return None if value is None else HIDDEN
@@ -159,7 +158,7 @@ def mask(key: str, value: Any, depth: int = 0) -> Any:
     if value is None or isinstance(value, bool | float):
         return value
     if isinstance(value, int):
-        return value if abs(value) < 10**10 else mask_text(str(value))  # as an int, shorter ones are a count
+        return value if abs(value) < 10**10 else mask_text(str(value))  # a shorter int is a count, not a number
     return _mask_compound(key, value, depth)
 
 
@@ -213,7 +212,7 @@ def _render_json(_logger: WrappedLogger, _method: str, event_dict: EventDict) ->
 
 
 def _render_console(_logger: WrappedLogger, method: str, event_dict: EventDict) -> str:
-    event_dict["timestamp"] = event_dict.pop("at")[11:23]  # the date is on the calendar
+    event_dict["timestamp"] = event_dict.pop("at")[11:23]  # only the time, not the date
     return str(_CONSOLE(None, method, event_dict))
 
 
@@ -228,10 +227,10 @@ def configure_logging(
     clock: Clock | None = None,
     secrets: Iterable[str] = (),
 ) -> None:
-    """Send all logs of this process, ours and the libraries', to one stream; may be called again.
+    """Send all logs of this process, ours and the libraries', to one stream. May be called again.
 
-    `secrets`: our own, which are hidden wherever they turn up.
-    `log_format`: `json`, `console`, or `auto` for coloured text on a terminal and JSON lines anywhere else.
+    `secrets`: our own secrets, which are hidden in all texts.
+    `log_format`: `json`, `console`, or `auto`, which is coloured text on a terminal and JSON lines elsewhere.
     """
     hide_values(secrets)
     out = stream or sys.stdout
@@ -244,7 +243,7 @@ def configure_logging(
         structlog.processors.format_exc_info,
     ]
     render: list[Processor] = [_mask_event, _render_console if console else _render_json]
-    writer = structlog.WriteLogger(out)  # one for all: every line asks for it
+    writer = structlog.WriteLogger(out)  # a shared one: every line asks for a logger
     structlog.configure(
         processors=[*shared, *render],
         wrapper_class=structlog.make_filtering_bound_logger(number),
@@ -270,11 +269,11 @@ def _route_stdlib(out: TextIO, level: int, shared: list[Processor], render: list
     root.addHandler(handler)
     root.setLevel(level)
     logging.captureWarnings(True)
-    logging.getLogger("aiohttp.server").addFilter(_broken_request)  # once, however often this is called
+    logging.getLogger("aiohttp.server").addFilter(_shorten_bad_request)  # adding it again has no effect
 
 
-def _broken_request(record: logging.LogRecord) -> bool:
-    """Make one line of what is no HTTP: a stranger's doing, of which aiohttp makes an error with a traceback."""
+def _shorten_bad_request(record: logging.LogRecord) -> bool:
+    """Turn aiohttp's error and traceback for a malformed HTTP request into one info line: it is the client's fault."""
     error = record.exc_info[1] if record.exc_info else None
     if isinstance(error, HttpProcessingError):
         record.levelno, record.levelname = logging.INFO, "INFO"

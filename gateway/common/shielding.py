@@ -1,4 +1,4 @@
-"""Failures that must not spread: telling them from cancellation, and doing a step whatever became of the one before."""
+"""Tell failures from cancellation, and run a step so that its failure does not stop the next one."""
 
 import asyncio
 from collections.abc import Callable
@@ -9,16 +9,16 @@ log = structlog.get_logger()
 
 
 def was_cancelled(error: BaseException) -> bool:
-    """Tell whether `error` is the cancellation of this task: that has to be passed on.
+    """Tell whether `error` is the cancellation of this task, which must be re-raised.
 
-    A CancelledError that nobody asked for came out of something that broke, and is a failure like any other.
+    A CancelledError without a cancellation of this task comes from a failure elsewhere, and is treated as one.
     """
     task = asyncio.current_task()
     return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
 
 
 def safely(step: Callable[[], object]) -> None:
-    """Do one step of an end; what is broken in it is logged and stays its own."""
+    """Run one step of ending a call; log an exception instead of raising it."""
     try:
         step()
     except (Exception, asyncio.CancelledError):
