@@ -1,7 +1,6 @@
-"""The command line: `gateway serve`, `check`, `migrate`, `rebuild`, `ticket`, `numbers`, `version`.
+"""The command line: `gateway serve`, `check`, `numbers`, `migrate`, `rebuild`, `ticket`, `version`.
 
-Responsible for arguments, exit codes and what a person reads in the terminal. Heavy modules are imported inside the
-commands that need them, so that `--help` answers at once.
+Heavy modules are imported inside the commands that need them, so that `--help` answers at once.
 """
 
 import asyncio
@@ -21,37 +20,40 @@ app = typer.Typer(
     help="Self-hosted gateway for WhatsApp Business calls.",
 )
 
-#: Sockets and files that `serve` allows itself, as far as the system lets it.
+#: The limit of open sockets and files that `serve` sets for itself, if the system allows it.
 _SOCKETS: Final = 65_536
 
 ConfigOption = Annotated[
     Path | None,
-    typer.Option(
-        "--config", "-c", help="TOML file with settings; else $GATEWAY_CONFIG, else ./gateway.toml if it is there."
-    ),
+    typer.Option("--config", "-c", help="TOML file with settings. Default: $GATEWAY_CONFIG, or ./gateway.toml."),
 ]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", "-s", metavar="NAME=VALUE", help="One setting, over environment and file; repeat."),
+    typer.Option(
+        "--set",
+        "-s",
+        metavar="NAME=VALUE",
+        help="Set one setting; takes precedence over environment and file. May be repeated.",
+    ),
 ]
 
 
 @app.command()
 def serve(
     config: ConfigOption = None,
-    host: Annotated[str | None, typer.Option(help="Address of webhooks, page and API.")] = None,
-    port: Annotated[str | None, typer.Option(help="Its port; 0 is any free one.")] = None,
-    data_dir: Annotated[str | None, typer.Option(help="Folder of the gateway's own database.")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on for webhooks, softphone page and API.")] = None,
+    port: Annotated[str | None, typer.Option(help="Port to listen on; 0 chooses a free port.")] = None,
+    data_dir: Annotated[str | None, typer.Option(help="Folder for data, such as the embedded PostgreSQL.")] = None,
     settings: SetOption = None,
 ) -> None:
     """Run the gateway until Ctrl-C or SIGTERM.
 
-    Either lets the calls that are up go on, takes no new ones, and ends the program with the last of them; either once
-    more ends it, and the calls, at once.
+    The first Ctrl-C or SIGTERM stops new calls; the gateway exits when the last active call ends. The second one ends
+    all calls and exits at once.
 
-    Everything can be set by environment (`GATEWAY_…`, secrets also as `GATEWAY_…_FILE`), by a TOML file, or with
-    `--set`. `gateway check` shows all settings and where each comes from. Without `DATABASE_URL` the gateway starts a
-    PostgreSQL of its own.
+    Settings come from environment variables (`GATEWAY_…`; secrets also from files named in `GATEWAY_…_FILE`), from a
+    TOML file, or from `--set`. `gateway check` shows all settings and where each comes from. Without `DATABASE_URL`,
+    the gateway runs its own, embedded PostgreSQL.
     """
     loaded = _load(config, settings, host=host, port=port, data_dir=data_dir)
     from gateway.common.log import configure_logging
@@ -62,7 +64,7 @@ def serve(
 
 @app.command()
 def check(config: ConfigOption = None, settings: SetOption = None) -> None:
-    """Show every setting and where it comes from, secrets masked; ask Meta about each number."""
+    """Show every setting and where it comes from, with secrets masked, and check each number with Meta."""
     from rich.console import Console
     from rich.table import Table
 
@@ -83,27 +85,29 @@ def check(config: ConfigOption = None, settings: SetOption = None) -> None:
 
 @app.command()
 def numbers(config: ConfigOption = None, settings: SetOption = None) -> None:
-    """Show each business number: what it may do, restrictions, hours, and what Meta says of it."""
+    """Show the status of each business number: allowed calls, limits, restrictions and calling hours."""
     loaded = _load(config, settings)
     _run(lambda: _show_numbers(loaded))
 
 
 @app.command()
 def migrate(config: ConfigOption = None, settings: SetOption = None) -> None:
-    """Bring the database's schema up to date; `serve` does so by itself."""
+    """Bring the database schema up to date. `serve` also does this when it starts."""
     loaded = _load(config, settings)
     _run(lambda: _migrate(loaded))
 
 
 @app.command()
 def rebuild(
-    check: Annotated[bool, typer.Option("--check", help="Only compare; exit code 1 if anything differs.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Compare without correcting; exit with code 1 if a state differs.")
+    ] = False,
     config: ConfigOption = None,
     settings: SetOption = None,
 ) -> None:
-    """Fold every contact's facts again and correct the stored state where it differs.
+    """Recompute the state of every contact from its history, and correct stored states that differ.
 
-    Stop the gateway first. With `--check` and a database of your own (`DATABASE_URL`) it may run on.
+    Stop the gateway first. With `--check` and your own database (`DATABASE_URL`), it may keep running.
     """
     loaded = _load(config, settings)
     from gateway.common.log import configure_logging
@@ -114,24 +118,28 @@ def rebuild(
 
 @app.command()
 def ticket(
-    operator: Annotated[str, typer.Argument(help="Who will log in.")],
+    operator: Annotated[str, typer.Argument(help="Name of the operator who will log in.")],
     config: ConfigOption = None,
     settings: SetOption = None,
 ) -> None:
-    """Print a one-time login ticket for a softphone; valid for 30 seconds, once. The gateway must be running."""
+    """Print a login ticket for a softphone, valid once and for 30 seconds. The gateway must be running."""
     loaded = _load(config, settings)
     _run(lambda: _ticket(loaded, operator))
 
 
 @app.command(hidden=True)
 def bench(
-    contacts: Annotated[int, typer.Option(min=1_000, max=10_000_000)] = 1_000_000,
-    decisions: Annotated[int, typer.Option(min=1_000)] = 100_000,
-    reads: Annotated[int, typer.Option(min=100)] = 20_000,
-    seed: Annotated[int, typer.Option()] = 20261122,
-    database_url: Annotated[str | None, typer.Option(help="An empty database to fill; else one of its own.")] = None,
+    contacts: Annotated[
+        int, typer.Option(min=1_000, max=10_000_000, help="Number of contacts in the database.")
+    ] = 1_000_000,
+    decisions: Annotated[int, typer.Option(min=1_000, help="Number of decisions to time.")] = 100_000,
+    reads: Annotated[int, typer.Option(min=100, help="Number of database reads to time.")] = 20_000,
+    seed: Annotated[int, typer.Option(help="Seed of the random contacts and decisions.")] = 20261122,
+    database_url: Annotated[
+        str | None, typer.Option(help="An empty database to fill. Default: a temporary PostgreSQL.")
+    ] = None,
 ) -> None:
-    """Measure the gate on this machine; prints JSON lines. `python -m loadtest gate` shows them."""
+    """Measure the gate on this machine and print JSON lines. `python -m loadtest gate` displays the results."""
     from gateway.bench import BenchConfig, run_bench
     from gateway.common.log import configure_logging
 
@@ -160,8 +168,8 @@ async def _serve(loaded: Any) -> None:
 
     def asked() -> None:
         if gateway.calls and not stop.is_asked and sys.stdout.isatty():
-            up = "1 call is up and goes on" if gateway.calls == 1 else f"{gateway.calls} calls are up and go on"
-            typer.echo(f"\n{up}; Ctrl-C again ends what is left.")
+            active = "1 active call" if gateway.calls == 1 else f"{gateway.calls} active calls"
+            typer.echo(f"\nWaiting for {active} to end. Press Ctrl-C again to end at once.")
         stop.ask()
 
     loop = asyncio.get_running_loop()
@@ -172,14 +180,14 @@ async def _serve(loaded: Any) -> None:
         if sys.stdout.isatty():
             names = ", ".join(gateway.settings.operators)
             typer.echo(
-                f"Softphone: http://{gateway.settings.host}:{gateway.port}/   operators: {names}   (Ctrl-C stops)"
+                f"Softphone: http://{gateway.settings.host}:{gateway.port}/   operators: {names}   (Ctrl-C to stop)"
             )
 
     await gateway.run(stop, ready)
 
 
 def _allow_all_sockets() -> None:
-    """Use as many sockets as the system lets us: the usual 1,024 are used up by as many slow clients."""
+    """Raise the limit of open sockets as far as allowed: 1,024 slow clients would exhaust the usual limit."""
     import resource
 
     now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -195,7 +203,8 @@ async def _show_numbers(loaded: Any) -> None:
     from gateway.common.log import configure_logging
     from gateway.numbers.report import ask, tables
 
-    configure_logging(level="critical", log_format=loaded.log_format, secrets=loaded.secret_texts())  # told below
+    # The problems are printed below, so nothing of them is logged.
+    configure_logging(level="critical", log_format=loaded.log_format, secrets=loaded.secret_texts())
     report = await ask(loaded, SystemClock())
     console = Console()
     for table in tables(report):
@@ -204,8 +213,8 @@ async def _show_numbers(loaded: Any) -> None:
         _fail("\n".join(report.problems_told()))
     if not report.live:
         console.print(
-            "[dim]Asked Meta. What its webhooks told, and the calls of today, a running gateway knows"
-            " (GATEWAY_API_KEY lets this command ask it).[/dim]"
+            "[dim]This is what Meta says. A running gateway also knows what webhooks said and which calls were placed"
+            " today; set GATEWAY_API_KEY so that this command can ask it.[/dim]"
         )
 
 
@@ -216,7 +225,7 @@ async def _bench(config: Any, run_bench: Any) -> None:
         typer.echo(orjson.dumps(line).decode())
 
     me = asyncio.current_task()
-    if me is not None:  # its PostgreSQL must not outlive it
+    if me is not None:  # on SIGTERM, stop the temporary PostgreSQL, too
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, me.cancel)
     try:
         say({"figures": await run_bench(config, say)})
@@ -237,7 +246,7 @@ async def _migrate(loaded: Any) -> None:
         applied = await run_migrations(dsn)
     for migration in applied:
         typer.echo(f"applied {migration.version:04d} {migration.name}")
-    typer.echo("The schema is up to date.")
+    typer.echo("The database schema is up to date.")
 
 
 async def _rebuild(loaded: Any, check: bool) -> None:
@@ -259,8 +268,8 @@ async def _rebuild(loaded: Any, check: bool) -> None:
         found = await run_rebuild(
             dsn, check=check, progress=lambda done, total: bar.update(task, completed=done, total=total)
         )
-    outdated = f", {found.outdated} of another version" if found.outdated else ""
-    typer.echo(f"{found.contacts} contacts, {found.facts} facts: {found.differing} snapshots differed{outdated}.")
+    outdated = f" ({found.outdated} written by another version)" if found.outdated else ""
+    typer.echo(f"{found.contacts} contacts with {found.facts} facts: {found.differing} stored states differ{outdated}.")
     if check and found.differing:
         _fail("Run `gateway rebuild` without --check to correct them.")
     if found.differing:
@@ -272,7 +281,7 @@ async def _ticket(loaded: Any, operator: str) -> None:
 
     key = loaded.operator_keys().get(operator)
     if key is None:
-        _fail(f"There is no operator {operator!r}; the settings know: {', '.join(loaded.operators)}.")
+        _fail(f"There is no operator {operator!r} in the settings; there are: {', '.join(loaded.operators)}.")
     url = f"http://{loaded.host}:{loaded.port}/v1/tickets"
     try:
         async with aiohttp.ClientSession() as http, http.post(url, json={"operator": operator, "key": key}) as answer:
@@ -280,15 +289,15 @@ async def _ticket(loaded: Any, operator: str) -> None:
             if answer.status != 201:
                 _fail(f"The gateway refused: {said.get('title')}")
     except aiohttp.ClientError:
-        _fail(f"No gateway answers at {url}: is it running, and with these settings?")
+        _fail(f"No gateway answers at {url}. Is it running, with the same settings?")
     typer.echo(said["ticket"])
 
 
-# --- shape -------------------------------------------------------------------------------------------
+# --- helpers -----------------------------------------------------------------------------------------
 
 
 def _load(config: Path | None, settings: list[str] | None, **flags: str | None) -> Any:
-    """Load the settings, or name every mistake and end with exit code 2."""
+    """Load the settings; if they are not valid, print every problem and exit with code 2."""
     from gateway.common.errors import SettingsError
     from gateway.config.loading import load
 
@@ -299,22 +308,23 @@ def _load(config: Path | None, settings: list[str] | None, **flags: str | None) 
 
 
 def _flags(settings: list[str] | None) -> dict[str, str | None]:
-    """Read the `--set` options."""
+    """Parse the `--set` options; exit with code 2 if one is malformed."""
     flags: dict[str, str | None] = {}
     for text in settings or []:
         name, equals, value = text.partition("=")
         if not equals:
-            _fail(f"--set takes NAME=VALUE, not {text!r}.", code=2)
+            _fail(f"--set needs NAME=VALUE, not {text!r}.", code=2)
         flags[name.strip()] = value
     return flags
 
 
 def _refuse(problems: Sequence[str]) -> NoReturn:
-    _fail("\n".join([f"The settings cannot work ({len(problems)} to mend):", *(f"  - {p}" for p in problems)]), code=2)
+    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+    _fail("\n".join([f"The settings are not valid ({count}):", *(f"  - {problem}" for problem in problems)]), code=2)
 
 
 def _run(work: Callable[[], Awaitable[None]]) -> None:
-    """Run on uvloop; an error of ours becomes one line and exit code 1."""
+    """Run on uvloop; print each gateway or media error as one line, and exit with code 1."""
     import uvloop
 
     from gateway.common.errors import GatewayError
@@ -335,7 +345,7 @@ def _run(work: Callable[[], Awaitable[None]]) -> None:
 
 
 def _lines(group: BaseExceptionGroup[Any]) -> list[str]:
-    """Return a line for each error. Whoever sits at the terminal may read all that is wrong with the database."""
+    """Return one line per error. The user of the terminal may also read the internal text of a database error."""
     from gateway.common.errors import StoreError
 
     lines: list[str] = []

@@ -1,7 +1,7 @@
-"""Measures the gate on this machine: a decision with the state at hand, and one about a contact read from PostgreSQL.
+"""Measure the gate on this machine: decisions with the state in memory, and with a contact read from PostgreSQL.
 
-Responsible for making many contacts and for the figures. Not responsible for showing them (see `python -m loadtest
-gate`): it prints one JSON object a line, `{"step": ...}` while it works and `{"figures": ...}` at the end.
+The output is one JSON object per line: `{"step": ...}` for progress and `{"figures": ...}` at the end. `python -m
+loadtest gate` displays it.
 """
 
 import gc
@@ -40,7 +40,7 @@ from policy.request import AskPermission, PlaceCall, Request
 NUMBER_ID: Final = PhoneNumberId("200000000000002")
 NOW: Final = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
 GOOD: Final = NumberState(country="BR", calling=CallingStatus.ENABLED, messaging_limit=10_000)
-#: Different histories; contacts share them.
+#: The number of different histories; contacts share them.
 HISTORIES: Final = 2_000
 #: Rows of one COPY.
 CHUNK: Final = 20_000
@@ -51,13 +51,13 @@ Say = Callable[[dict[str, Any]], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchConfig:
-    """What to measure. Without a database URL a PostgreSQL is started for it and thrown away."""
+    """What to measure. Without a database URL, a temporary PostgreSQL is started."""
 
     contacts: int = 1_000_000
     decisions: int = 100_000
     reads: int = 20_000
     seed: int = 20261122
-    database_url: str | None = None  #: of an empty database; it is filled
+    database_url: str | None = None  #: of an empty database, which will be filled
     cache: int = CACHE_SIZE
 
 
@@ -68,7 +68,7 @@ async def run_bench(config: BenchConfig, say: Say) -> dict[str, Any]:
     say({"step": "decide", "done": 0, "total": 1})
     gate = _measure_gate(states, config.decisions, rng)
     async with _database(config) as dsn:
-        load_s = await _load(dsn, config, states, say)
+        load_s = await _load_contacts(dsn, config, states, say)
         plan = await explain(dsn, config)
         reads = await _measure_reads(dsn, config, rng, say)
     return {
@@ -83,7 +83,7 @@ async def run_bench(config: BenchConfig, say: Say) -> dict[str, Any]:
 
 
 def machine() -> dict[str, Any]:
-    """Say what this ran on."""
+    """Describe the machine."""
     return {
         "cpus": os.cpu_count(),
         "cpu": _cpu_name(),
@@ -101,11 +101,11 @@ def _cpu_name() -> str:
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
 
 
-# --- a decision with the state at hand ---------------------------------------------------------------
+# --- a decision with the state in memory -------------------------------------------------------------
 
 
 def _measure_gate(states: Sequence[ContactState], decisions: int, rng: random.Random) -> dict[str, float]:
-    """Time single decisions: histories, packs and requests mixed."""
+    """Time single decisions, with random histories, packs and requests."""
     packs = [load_pack(name) for name in BUILT_IN]
     requests: list[Request] = [PlaceCall(), AskPermission(), PlaceCall(in_flight=1)]
     cases = [(rng.choice(packs), rng.choice(states), rng.choice(requests)) for _ in range(decisions)]
@@ -118,7 +118,7 @@ def _measure_gate(states: Sequence[ContactState], decisions: int, rng: random.Ra
 
 
 def _time_cases(cases: Sequence[tuple[Pack, ContactState, Request]]) -> list[int]:
-    """Time each decision three times and keep the middle: what else the machine did meanwhile is not the gate's."""
+    """Time each decision three times and take the median, to leave out other load on the machine."""
     taken_ns = []
     for pack, state, request in cases:
         tries = []
@@ -140,7 +140,7 @@ def _percentiles(taken_ns: list[int]) -> dict[str, int]:
 
 
 def _history(rng: random.Random) -> ContactState:
-    """Make a contact somebody has dealt with: asked, answered, called, written to."""
+    """Generate the state of a contact with a random history of requests, replies, calls and messages."""
     lived: list[f.Fact] = []
     for number in range(rng.randint(0, 14)):
         at, key = NOW - timedelta(seconds=rng.randint(0, 9 * 86_400)), f"wacid.{rng.getrandbits(96):024x}{number}"
@@ -179,7 +179,7 @@ async def _database(config: BenchConfig) -> AsyncIterator[str]:
 
 
 def user_at(index: int) -> UserRef:
-    """Name the contact of a row: most by both names, some by one."""
+    """Return the user of a row: most have both a number and a BSUID, some have only one."""
     wa_id, user_id = f"5511{900_000_000 + index}", f"BR.{900_000_000 + index:020d}"
     match index % 10:
         case 0:
@@ -197,8 +197,8 @@ def _rows(config: BenchConfig, states: Sequence[ContactState]) -> Iterator[tuple
         yield f"{index:032x}", NUMBER_ID, user.wa_id, user.user_id, f"Contact {index}", state, NOW
 
 
-async def _load(dsn: str, config: BenchConfig, states: Sequence[ContactState], say: Say) -> float:
-    """Fill the table by COPY, then let PostgreSQL count it."""
+async def _load_contacts(dsn: str, config: BenchConfig, states: Sequence[ContactState], say: Say) -> float:
+    """Fill the table with COPY, then vacuum and analyze it; return the seconds it took."""
     begun, rows, done = time.perf_counter(), _rows(config, states), 0
     connection = await driver.connect(dsn, timeout=10)
     try:
@@ -214,7 +214,7 @@ async def _load(dsn: str, config: BenchConfig, states: Sequence[ContactState], s
 
 
 async def explain(dsn: str, config: BenchConfig) -> list[str]:
-    """List how PostgreSQL finds a contact that is named by both names, outermost first."""
+    """List the plan nodes for finding a contact by number and BSUID, outermost first."""
     user = user_at(config.contacts // 2 + 3)
     connection = await driver.connect(dsn, timeout=10)
     try:
@@ -237,7 +237,7 @@ def _nodes(plan: dict[str, Any]) -> Iterator[str]:
 
 
 async def _measure_reads(dsn: str, config: BenchConfig, rng: random.Random, say: Say) -> dict[str, Any]:
-    """Time "who is this, and may we call": one indexed read and a decision; then see that memory is bounded."""
+    """Time the read of a contact plus a decision about a call; report the memory that the cache uses."""
     store, number = PostgresStore(dsn), _number()
     await store.start()
     try:

@@ -1,6 +1,6 @@
-"""How a gateway is asked to stop: once to take nothing new, once more to end at once.
+"""The request to stop the gateway: the first one drains it, the second one ends it at once.
 
-Responsible for telling the two apart. Not responsible for what happens then (see `app`).
+`app` does what is asked.
 """
 
 import asyncio
@@ -9,7 +9,7 @@ from typing import Any
 
 
 class Stop:
-    """Set by signals, read by `Gateway.run`."""
+    """The state of the shutdown: set by signals, read by `Gateway.run`."""
 
     def __init__(self) -> None:
         self._asked = asyncio.Event()
@@ -20,21 +20,22 @@ class Stop:
         return self._asked.is_set()
 
     def ask(self) -> None:
-        """Drain; asked again, however soon: end at once."""
+        """Ask to drain; the second call asks to end at once, however soon it comes."""
         if self._asked.is_set():
             self._now.set()
         self._asked.set()
 
     def at_once(self) -> None:
-        """Do not wait for calls that live (any more)."""
+        """Ask to end at once, without waiting for active calls."""
         self._asked.set()
         self._now.set()
 
     async def asked(self) -> None:
+        """Wait until a stop of either kind is asked for."""
         await self._asked.wait()
 
     async def now_or(self, done: Coroutine[Any, Any, None]) -> None:
-        """Wait until the end is asked for, or until `done` is."""
+        """Wait until the immediate end is asked for, or until `done` returns."""
         async with asyncio.TaskGroup() as tasks:
             waits = {tasks.create_task(self.now()), tasks.create_task(done)}
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
@@ -42,5 +43,5 @@ class Stop:
                 wait.cancel()
 
     async def now(self) -> None:
-        """Wait until the end is asked for."""
+        """Wait until the immediate end is asked for."""
         await self._now.wait()

@@ -136,9 +136,9 @@ async def test_the_command_says_what_differs_and_fails_with_check_only(database:
         said, _ = await process.communicate()
         return process.returncode, said.decode()
 
-    assert await command("--check") == (1, "1 contacts, 2 facts: 1 snapshots differed.\n")
-    assert await command() == (0, "1 contacts, 2 facts: 1 snapshots differed.\n1 corrected.\n")
-    assert await command("--check") == (0, "1 contacts, 2 facts: 0 snapshots differed.\n")
+    assert await command("--check") == (1, "1 contacts with 2 facts: 1 stored states differ.\n")
+    assert await command() == (0, "1 contacts with 2 facts: 1 stored states differ.\n1 corrected.\n")
+    assert await command("--check") == (0, "1 contacts with 2 facts: 0 stored states differ.\n")
 
 
 # --- what the gateway writes -------------------------------------------------------------------------
