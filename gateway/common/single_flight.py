@@ -1,7 +1,7 @@
-"""One piece of work for all who ask for the same: who asks while it is under way gets its answer.
+"""Share one piece of work among all callers that ask for the same result while it is under way.
 
-The work runs in a task of its own: whoever stops waiting takes the answer from nobody, and what has perhaps reached
-somebody is followed to its end.
+The work runs in a task of its own. So a caller that is cancelled does not take the answer from the others, and a
+request that may have reached its peer is always completed.
 """
 
 import asyncio
@@ -22,37 +22,37 @@ class _Flight(Generic[Answer]):
 
 
 class SingleFlight(Generic[Key, Answer]):
-    """The work that is under way, by what it is about."""
+    """The work under way, by key."""
 
     def __init__(self, start: Start) -> None:
         self._start = start
         self._flights: dict[Key, _Flight[Answer]] = {}
 
     def join(self, *keys: Key) -> "asyncio.Future[Answer] | None":
-        """Return the answer to what is under way under any of these keys; None: nothing is."""
+        """Return the answer of the work under way for any of these keys; None if there is none."""
         flights = (self._flights[key] for key in keys if key in self._flights)
         return next((_share(flight.answer) for flight in flights), None)
 
     def begin(self, key: Key, work: Callable[[], Awaitable[Answer]]) -> "asyncio.Future[Answer]":
-        """Start work about `key`, about which nothing is under way; return its answer, which nobody need wait for."""
+        """Start work for `key`, which must not be under way; return its answer, which may be left unawaited."""
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        task = self._start(_fly(work, answer))
+        task = self._start(_set_answer(work, answer))
         self._flights[key] = _Flight(task, answer)
-        task.add_done_callback(lambda _: self._landed(key))
+        task.add_done_callback(lambda _: self._remove_flight(key))
         return _share(answer)
 
     def close(self) -> None:
-        """Cut what is under way; whoever waits for it is cancelled."""
+        """Cancel all work under way, and every caller that waits for it."""
         for flight in self._flights.values():
             flight.task.cancel()
 
-    def _landed(self, key: Key) -> None:
-        """Make room before anybody hears the answer."""
-        # Where neither answer nor error came; and an error that nobody has looked at is none to complain of.
+    def _remove_flight(self, key: Key) -> None:
+        """Remove finished work, before its callers resume: they may start the same work again."""
+        # The cancellation has an effect only if the work was cancelled and set neither an answer nor an error.
         self._flights.pop(key).answer.cancel()
 
 
-async def _fly(work: Callable[[], Awaitable[Answer]], answer: "asyncio.Future[Answer]") -> None:
+async def _set_answer(work: Callable[[], Awaitable[Answer]], answer: "asyncio.Future[Answer]") -> None:
     try:
         answer.set_result(await work())
     except Exception as error:
@@ -60,7 +60,7 @@ async def _fly(work: Callable[[], Awaitable[Answer]], answer: "asyncio.Future[An
 
 
 def _share(answer: "asyncio.Future[Answer]") -> "asyncio.Future[Answer]":
-    """Return a future that one asker may cancel, and whose error nobody has to look at."""
+    """Return a future for one caller, who may cancel it or leave its error unread."""
     own = asyncio.shield(answer)
     own.add_done_callback(lambda done: done.cancelled() or done.exception())
     return own
