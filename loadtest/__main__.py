@@ -1,6 +1,7 @@
 """`python -m loadtest`: the simulator (and, with it, the load suite) on the command line."""
 
 import asyncio
+import importlib.util
 import logging
 import os
 import shlex
@@ -233,6 +234,7 @@ def compare(
     package index has to be reachable, a GB has to be free, and some minutes pass. Writes compare.json and compare.html.
     Ctrl-C stops, with a report of what was measured until then.
     """
+    _needs_a_checkout()
     import uvloop
     from rich.console import Console
 
@@ -287,14 +289,16 @@ def report(
     """Show the report of an earlier run; exit code as that run's."""
     from rich.console import Console
 
-    from loadtest.compare import page as compare_page
-    from loadtest.compare.results import is_comparison, read_comparison
     from loadtest.loads import page as load_page
     from loadtest.measure.report import NotWritten
-    from loadtest.measure.results import BadReport, read_report
+    from loadtest.measure.results import BadReport, is_comparison, read_report
 
     try:
         if is_comparison(file):
+            _needs_a_checkout()
+            from loadtest.compare import page as compare_page
+            from loadtest.compare.results import read_comparison
+
             comparison = read_comparison(file)
             compare_page.show(comparison, Console())
             passed, written = comparison.passed, () if out is None else compare_page.write(comparison, out)
@@ -308,6 +312,13 @@ def report(
     if written:
         typer.echo("Report: " + ", ".join(map(str, written)))
     raise typer.Exit(0 if passed else 1)
+
+
+def _needs_a_checkout() -> None:
+    """End with exit code 2 where the comparison is not installed: it is not in the wheel."""
+    if importlib.util.find_spec("loadtest.compare") is None:
+        typer.echo("The comparison is not installed: run this in a checkout of the repository.", err=True)
+        raise typer.Exit(2)
 
 
 def _people(users: list[str], answers: Behaviour | None, after_s: float) -> tuple[UserSpec, ...]:

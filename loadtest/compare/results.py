@@ -8,8 +8,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-import msgspec
-
 from loadtest.measure.results import Check, read_as
 
 #: In the file, so that a later program can tell that it was another form.
@@ -151,15 +149,6 @@ class Comparison:
     def as_json(self) -> dict[str, Any]:
         """Return the comparison for JSON."""
         return asdict(self) | {"passed": self.passed}
-
-
-def is_comparison(path: Path) -> bool:
-    """Tell whether the file looks like the report of a comparison, and not like that of a load run."""
-    try:
-        data = msgspec.json.decode(path.read_bytes())
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
-        return False
-    return isinstance(data, dict) and "scores" in data
 
 
 def read_comparison(path: Path) -> Comparison:

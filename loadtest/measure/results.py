@@ -121,6 +121,15 @@ def read_report(path: Path) -> Report:
     return read_as(Report, path, version=FORMAT, what="a load run")
 
 
+def is_comparison(path: Path) -> bool:
+    """Tell whether the file looks like the report of a comparison, and not like that of a load run."""
+    try:
+        data = msgspec.json.decode(path.read_bytes())
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+        return False
+    return isinstance(data, dict) and "scores" in data
+
+
 def read_as(kind: type[T], path: Path, *, version: int, what: str) -> T:
     """Read a report of one kind and version; `what` it is of. Raises: BadReport."""
     try:

@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 
 from loadtest.__main__ import app
 from loadtest.compare.page import comparison_page, show, write
-from loadtest.compare.results import Column, Comparison, Part, Probed, Row, Score, is_comparison, read_comparison
-from loadtest.measure.results import BadReport, Check
+from loadtest.compare.results import Column, Comparison, Part, Probed, Row, Score, read_comparison
+from loadtest.measure.results import BadReport, Check, is_comparison
 
 FAST = Column(key="per_s", heading="set-ups/s", form=".0f")
 COST = Column(key="cpu_ms", heading="CPU <ms>", form=".2f")
