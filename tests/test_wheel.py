@@ -14,6 +14,8 @@ PACKAGES = ("gateway", "media", "policy", "loadtest")
 #: Installs other programs and runs them, which is nothing for an installation.
 LEFT_OUT = "loadtest/compare/"
 
+pytestmark = pytest.mark.timeout(90)
+
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:

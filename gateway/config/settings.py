@@ -2,7 +2,7 @@
 
 Responsible for the settings' types, defaults, descriptions and for what contradicts what. Not responsible for where
 values come from (see `settings_load`, whose `load` is the way to make a `Settings`). Every field has a description,
-which becomes the table in the README, and says what it expects, which becomes the message about a wrong value.
+which becomes the table in `deploy/README.md`, and says what it expects, which becomes the message about a wrong value.
 """
 
 import os
@@ -354,7 +354,7 @@ class Settings(_Section):
 
 
 def settings_table() -> Iterator[tuple[str, str, str]]:
-    """Yield variable, default and description of every setting, for the README."""
+    """Yield variable, default and description of every setting, for `deploy/README.md`."""
     for name, info in Settings.model_fields.items():
         text = info.description or ""
         if name in SECRETS:

@@ -181,9 +181,9 @@ def test_all_that_was_named_is_found_or_all_that_was_not_is_said(tmp_path: Path)
     assert found[3:] == ("ring: named more than once",)
 
 
-def test_the_readmes_example_can_be_run(tmp_path: Path) -> None:
-    readme = (Path(__file__).resolve().parents[3] / "README.md").read_text(encoding="utf-8")
-    (example,) = (text for text in re.findall(r"```toml\n(.*?)```", readme, re.DOTALL) if "rate_per_s" in text)
+def test_the_pages_example_can_be_run(tmp_path: Path) -> None:
+    page = (Path(__file__).resolve().parents[3] / "loadtest" / "README.md").read_text(encoding="utf-8")
+    (example,) = (text for text in re.findall(r"```toml\n(.*?)```", page, re.DOTALL) if "rate_per_s" in text)
     assert read_scenario(written(tmp_path, example)).name == "evening"
 
 
