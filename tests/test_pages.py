@@ -11,6 +11,7 @@ from typer.main import get_command
 
 import gateway.__main__
 import loadtest.__main__
+from gateway.config.loading import load
 from gateway.config.settings import settings_table
 from policy.pack import Pack, load_pack
 
@@ -162,6 +163,32 @@ def test_every_setting_that_a_page_names_is_there(page: Path) -> None:
     known = {name for name, _, _ in settings_table()} | {"GATEWAY_CONFIG"}
     for name in re.findall(r"\bGATEWAY_[A-Z_]*[A-Z]\b", text_of(page)):
         assert name.removesuffix("_FILE") in known, name
+
+
+def blocks_of(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text_of(page), re.DOTALL | re.MULTILINE)
+
+
+def test_the_environment_of_the_first_start_is_all_that_is_needed(tmp_path: Path) -> None:
+    (block,) = blocks_of(ROOT / "deploy" / "README.md", "sh")
+    words = [word for line in block.splitlines() if line.startswith("export ") for word in shlex.split(line)[1:]]
+    environ = dict(word.split("=", 1) for word in words)
+    for name in [name for name in environ if name.endswith("_FILE")]:
+        environ[name] = str(tmp_path / name)
+        (tmp_path / name).write_text("a-secret-of-meta", encoding="utf-8")
+    settings = load(environ=environ, folder=tmp_path)
+    assert [number.phone_number_id for number in settings.numbers] == ["200000000000002"]
+    assert len(settings.operators) == 2
+
+
+def test_the_file_with_several_numbers_is_read(tmp_path: Path) -> None:
+    (example,) = blocks_of(ROOT / "deploy" / "README.md", "toml")
+    file = tmp_path / "gateway.toml"
+    file.write_text(example, encoding="utf-8")
+    flags = {"app_secret": "a-secret", "verify_token": "a-word", "access_token": "a-token"}
+    flags["operators"] = '{"carla": "a-long-key"}'
+    (number,) = load(config=file, environ={}, flags=flags).numbers
+    assert (number.name, number.incoming_slots) == ("Sales", 1_000)
 
 
 # --- rules ---------------------------------------------------------------------------------------
