@@ -1,8 +1,8 @@
 """How much the gateway takes on, and who is refused first when there is more than it can do. [P]
 
 Responsible for the ceiling of set-ups a second, for what the loop's lag means, and for the order of mercy. Not
-responsible for a number's slots (see `slots`), nor for what somebody hears who is refused (see `turned_away`,
-`problem`).
+responsible for a number's slots (see `numbers.slots`), nor for what a refused caller or client is told (see
+`calls.overflow`, `http.problems`).
 
 Theory of operation
 -------------------

@@ -2,7 +2,7 @@
 
 Responsible for the two forms, for who asks while a request is on its way, and for a request of which nobody knows
 whether it arrived: that one counts. Not responsible for whether it may be sent (see `admission`) nor for
-Idempotency-Keys (see `once`).
+Idempotency-Keys (see `http.idempotency`).
 """
 
 import uuid

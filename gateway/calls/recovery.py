@@ -1,6 +1,6 @@
 """After a start: the calls that an earlier process left are closed here and ended at Meta.
 
-Responsible for what a crash left, until Meta has confirmed it (see `endings`). Not responsible for calls of this
+Responsible for what a crash left, until Meta has confirmed it (see `owed_hangups`). Not responsible for calls of this
 process.
 
 A left-over call keeps its contact busy and takes one of its number's slots, because until its end Meta counts it

@@ -1,7 +1,7 @@
 """What an operator of the gateway can choose, as frozen values that were checked.
 
 Responsible for the settings' types, defaults, descriptions and for what contradicts what. Not responsible for where
-values come from (see `settings_load`, whose `load` is the way to make a `Settings`). Every field has a description,
+values come from (see `loading`, whose `load` is the way to make a `Settings`). Every field has a description,
 which becomes the table in `deploy/README.md`, and says what it expects, which becomes the message about a wrong value.
 """
 

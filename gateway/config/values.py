@@ -1,6 +1,6 @@
 """The types of single settings: what a value must look like, and the sentence about one that does not.
 
-Not responsible for which settings there are (see `settings`) nor for where values come from (see `settings_load`).
+Not responsible for which settings there are (see `settings`) nor for where values come from (see `loading`).
 """
 
 import ipaddress

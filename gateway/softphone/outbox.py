@@ -1,7 +1,7 @@
 """The way out of one operator's WebSocket: what is pushed, in order, until it is closed.
 
 Responsible for never making anybody wait for a phone that does not read: `push` and `hang_up` return at once, the
-backlog is bounded, a stuck connection is cut. Not responsible for what comes in (see `softphone`).
+backlog is bounded, a stuck connection is cut. Not responsible for what comes in (see `server`).
 
 Theory of operation: while the connection takes what it is given, a frame is handed to it at once. What does not fit
 into its buffer waits here for `write`, and everything after it, so the order stays.

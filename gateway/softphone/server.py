@@ -2,7 +2,7 @@
 
 Responsible for origin, size, login, heartbeat, and for a request that takes its time not holding up the next: nobody
 waits for Meta's answer to something else before they can pick up. Not responsible for the way out (see
-`softphone_line`), for what an operator has and sees (see `hub`) nor for calls (see `admission`, `driver`).
+`outbox`), for what an operator has and sees (see `operators.hub`) nor for calls (see `admission`, `driver`).
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 """One-time login tickets: 30 seconds, used once, never in a URL.
 
 Responsible for who may have a ticket and for its single use. Not responsible for HTTP (see `api`) or the socket (see
-`softphone`).
+`server`).
 """
 
 import hmac
