@@ -13,6 +13,7 @@ import gateway.__main__
 import loadtest.__main__
 from gateway.config.loading import load
 from gateway.config.settings import settings_table
+from loadtest.simulator.config import SimConfig
 from policy.pack import Pack, load_pack
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -44,8 +45,10 @@ def code_of(page: Path) -> Iterator[str]:
 
 
 def is_there(name: str, page: Path) -> bool:
-    """Tell whether a file, a folder or a pattern is in the repository, or below the page's folder."""
-    return any(next(iter(base.glob(name)), None) is not None for base in (ROOT, page.parent))
+    """Tell whether a file, a folder or a pattern is in the repository; a bare name may be anywhere beside the page."""
+    if "/" not in name and page.parent != ROOT and next(page.parent.rglob(name), None) is not None:
+        return True
+    return any(next(base.glob(name), None) is not None for base in (ROOT, page.parent))
 
 
 # --- every page ----------------------------------------------------------------------------------
@@ -142,6 +145,12 @@ def test_the_chaos_rows_of_the_page_are_all_there_are() -> None:
     assert there <= rows
 
 
+def test_the_values_to_develop_with_are_the_simulators() -> None:
+    page, sim = text_of(ROOT / "loadtest" / "README.md"), SimConfig()
+    for value in (sim.app_secret, sim.verify_token, sim.access_token, sim.numbers[0].phone_number_id):
+        assert f"| `{value}` |" in page
+
+
 # --- settings ------------------------------------------------------------------------------------
 
 
@@ -186,7 +195,7 @@ def test_the_file_with_several_numbers_is_read(tmp_path: Path) -> None:
     file = tmp_path / "gateway.toml"
     file.write_text(example, encoding="utf-8")
     flags = {"app_secret": "a-secret", "verify_token": "a-word", "access_token": "a-token"}
-    flags["operators"] = '{"carla": "a-long-key"}'
+    flags["operators"] = '{"davi": "a-long-key"}'
     (number,) = load(config=file, environ={}, flags=flags).numbers
     assert (number.name, number.incoming_slots) == ("Sales", 1_000)
 
