@@ -144,7 +144,7 @@ async def test_calls_over_http(chaos: Chaos, database: str, monkeypatch: pytest.
     calls = chaos.size(test=6, short=25, long=120)
     timeout_s = chaos.size(test=0.3, short=1.0, long=5.0)
     # How long a `connect` without an answer waits for a webhook: a minute in earnest, for each that Meta has not heard.
-    monkeypatch.setattr("gateway.app.Timeouts", partial(Timeouts, unconfirmed_s=2 * timeout_s))
+    monkeypatch.setattr("gateway.wiring.Timeouts", partial(Timeouts, unconfirmed_s=2 * timeout_s))
     slowest = timed(monkeypatch)
     people = crowd(calls, first=5_511_900_000_001, behaviour=Behaviour.AUTO_ACCEPT, after_s=0.05, talk_s=0.1)
     sim: dict[str, Any] = {"users": people, "silent": True, "timers": Timers(answer_after_s=0.01, ringing_after_s=0.02)}

@@ -43,7 +43,7 @@ async def test_permission_races(chaos: Chaos) -> None:
 
 async def test_a_gate_without_reservations_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     async with a_world(outgoing_slots=1_000) as world:
-        monkeypatch.setattr(type(world.registry), "is_busy", lambda self, keys: False)
-        monkeypatch.setattr(type(world.registry), "in_flight", lambda self, keys: 0)
+        monkeypatch.setattr(type(world.engagements), "has_call", lambda self, keys: False)
+        monkeypatch.setattr(type(world.engagements), "calls_that_may_connect", lambda self, keys: 0)
         await world.had_calls(CONNECTED_LIMIT - 1)
         assert await passed(world, 20, random.Random(1)) > 1

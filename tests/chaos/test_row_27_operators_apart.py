@@ -201,10 +201,10 @@ async def test_operators_apart(chaos: Chaos, monkeypatch: pytest.MonkeyPatch) ->
 BROKEN: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "verbs": lambda patch: patch.setattr(Softphones, "_own", staticmethod(lambda phone, driver: driver)),
     "pushes": lambda patch: patch.setattr(
-        Hub, "show", lambda self, operator, view: self.tell(None, msg.CallChanged(call=view))
+        Hub, "show", lambda self, operator, view: self.tell_all(msg.CallChanged(call=view))
     ),
     "digits": lambda patch: patch.setattr(
-        Hub, "digit", lambda self, call_id, digit: self.tell(None, msg.Digit(call_id=call_id, digit=digit))
+        Hub, "digit", lambda self, call_id, digit: self.tell_all(msg.Digit(call_id=call_id, digit=digit))
     ),
     "audio": lambda patch: patch.setattr(Hub, "leg_of", lambda self, operator, worker: next(iter(self._by_leg))),
 }
