@@ -115,7 +115,7 @@ async def test_a_line_that_is_cut_is_said_in_words_and_the_call_goes_on(database
         call = await talking(run, page)
         await cable.refuse()
         await expect(page.locator("#link-down")).to_be_visible()
-        await expect(page.locator("#link-down")).to_contain_text("Connection lost. Trying again")
+        await expect(page.locator("#link-down")).to_contain_text("Connection lost. Reconnecting")
         await both_hear(page, call)
         await cable.open()
         await expect(page.locator("#link-down")).to_be_hidden(timeout=10_000)

@@ -173,4 +173,4 @@ async def test_the_page_says_what_stands_against_a_number(database: str, tmp_pat
         await expect(note).to_contain_text("No outgoing calls: Meta has restricted calls on the business number.")
         await expect(note).to_contain_text("Possible again from")
         await page.get_by_test_id("lang").select_option("pt-BR")
-        await expect(note).to_contain_text("Sem chamadas feitas: A Meta restringiu as chamadas")
+        await expect(note).to_contain_text("Não é possível fazer chamadas: A Meta restringiu as chamadas")

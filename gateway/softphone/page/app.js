@@ -1,5 +1,5 @@
-// The only place where the parts of the page are made and joined: wire, microphone, legs, calls, views.
-// Follow a call from `push` below: `incoming` -> Calls -> `callsChanged` -> sound, microphone, cards.
+// The entry point: makes the parts of the page (wire, microphone, legs, calls, views) and connects them.
+// To follow an incoming call, start at `push` below: `incoming` -> Calls -> `callsChanged` -> sound, microphone, cards.
 
 import { CallView, ringingText } from "/static/call_view.js";
 import { Calls } from "/static/calls.js";
@@ -78,7 +78,7 @@ function down() {
   if (document.body.dataset.screen === "phone") byId("link-down").hidden = false;
 }
 
-/** Nothing of a session stays: no call, no leg, no open microphone. */
+/** End the session completely: no call, no leg and no open microphone remains. */
 function tearDown() {
   calls.reset([], null);
   calls.dismiss();
@@ -87,7 +87,7 @@ function tearDown() {
   byId("link-down").hidden = true;
 }
 
-/** The wire gave up: no session, or it lives in another tab. */
+/** The wire gave up: the session is gone, or it is open in another tab. */
 function closed(code) {
   tearDown();
   if (code === CLOSED.REPLACED) {
@@ -144,7 +144,7 @@ function push(message) {
 function gone(call_id, reason, detail) {
   const call = calls.gone(call_id);
   if (!call) return;
-  // Once one is answered, the others stop ringing here: nothing that the operator does not know.
+  // When the operator answers one call, the other operators' copies stop ringing. That is no news to this operator.
   const known = reason === "declined" || (reason === "answered_elsewhere" && (me.answering || calls.live));
   const why = () => [words("gone", reason), detail].filter(Boolean).join(" ");
   const text = () => t("gone.of", { name: userName(call.user), why: why() });
@@ -154,10 +154,10 @@ function gone(call_id, reason, detail) {
 
 // --- requests ----------------------------------------------------------------------------------
 
-// Somebody else was first: worth telling, nothing to mend.
+// Another operator was faster, or the call ended first. Tell the operator, but not as an error.
 const NO_FAULT = new Set(["gone", "already_taken", "busy"]);
 
-/** Do it, and tell the operator if it fails. */
+/** Run a request and tell the operator if it fails. */
 async function attempt(work) {
   try {
     return await work();
@@ -197,8 +197,8 @@ async function decline(call_id) {
 }
 
 /**
- * Refresh the list. `lost`: an own call that ended while the connection was away is shown with its end.
- * `ended`: the call that just ended; we know more of it than the database does yet.
+ * Refresh the list of recent calls. `lost`: id of an own call that ended while the connection was down; show how it
+ * ended. `ended`: the call that has just ended; the page knows its end before the database does.
  */
 async function refreshRecent(lost = null, ended = null) {
   const kept = await request("recent", { limit: 20 }).catch(() => null);
@@ -215,7 +215,7 @@ async function setStatus(available) {
   showStatus();
 }
 
-// --- what follows from a change ----------------------------------------------------------------
+// --- reactions to changes ----------------------------------------------------------------------
 
 function callsChanged(before, after) {
   const carried = calls.talking ? after : null;
@@ -269,7 +269,7 @@ function legsChanged() {
   allowCalls();
 }
 
-/** Show again whether calls can be made and taken. */
+/** Update everything that shows whether calls can be made and taken. */
 function allowCalls() {
   dial.render();
   callView.render();
@@ -282,7 +282,7 @@ async function microphoneChanged() {
   if (!wire.up) return;
   if (microphone.track && !legs.workers.length) haveLegs({ fresh: true });
   legsChanged();
-  // Who cannot talk must not ring.
+  // An operator without a working microphone must not receive calls.
   if (microphone.problem && me.available) {
     me.awayForMicrophone = true;
     await attempt(() => setStatus(false));
@@ -292,7 +292,7 @@ async function microphoneChanged() {
   }
 }
 
-/** Why no call can be made or taken now, in words, or null. */
+/** Return in words why no call can be made or taken now, or null. */
 function blockedBy() {
   if (calls.live) return t("blocked.in_call");
   if (!microphone.track) return t("blocked.microphone");
@@ -330,7 +330,7 @@ for (const kind of ["pointerdown", "keydown"]) {
   }, { capture: true });
 }
 addEventListener("visibilitychange", () => document.visibilityState === "visible" && wire.check());
-// Closed or loaded anew, the page does not know; the gateway waits a moment for its return.
+// The page cannot know whether it is closed or reloaded, so the gateway waits a moment for it to come back.
 addEventListener("pagehide", () => wire.up && request("leaving").catch(() => {}));
 addEventListener("pageshow", ({ persisted }) => {
   const kept = sessionStorage.getItem(RESUME);

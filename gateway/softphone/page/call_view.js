@@ -1,4 +1,5 @@
-// The operator's own call (card, timer, keypad) and the calls that ring. Shows; what a press does is told by `on`.
+// Views of the operator's own call (card, timer, keypad) and of the ringing calls. Button presses are reported
+// through `on`.
 
 import { busy, byId, h, icon, keepFocus, keyed, say } from "/static/dom.js";
 import { duration, phoneNumber, userName, userNumber } from "/static/format.js";

@@ -1,15 +1,15 @@
-// Which calls there are for this operator: those that ring here and may be answered, and the one call of their own.
-// Pure bookkeeping over `CallView`s; what changed is told to one listener. Knows no page and no sound.
+// The calls this operator can see: those that ring here and may be answered, and the operator's own call.
+// Pure bookkeeping over `CallView`s: no DOM, no sound. One listener is told about changes.
 
 const TALKING = new Set(["active", "held"]);
 
 export class Calls {
   offered = new Map(); // call_id -> CallView, oldest first
-  current = null; // own call: live, or ended and still shown
-  talkingSince = null; // wall clock of this machine, ms
+  current = null; // the operator's own call: live, or ended and still shown
+  talkingSince = null; // ms, wall clock of this machine
   #onChange;
 
-  /** `onChange(before, after)`: `current` before and after; the offered ones may have changed as well. */
+  /** `onChange(before, after)`: `current` before and after. The offered calls may have changed too. */
   constructor(onChange) {
     this.#onChange = onChange;
   }
@@ -22,7 +22,7 @@ export class Calls {
     return this.live && TALKING.has(this.current.state);
   }
 
-  /** Login or return: the server's list is the truth. Answers with the id of an own call that is not in it. */
+  /** After login or reconnect: take over the server's list. Returns the id of an own call that is no longer in it. */
   reset(list, operator) {
     const ringing = (call) => call.direction === "USER_INITIATED" && !call.accepted_at && call.operator !== operator;
     const waiting = list.filter((call) => call.state !== "ended" && ringing(call));
@@ -39,7 +39,7 @@ export class Calls {
     this.#onChange(this.current, this.current);
   }
 
-  /** Stop ringing. Answers with the call that rang, if it did. */
+  /** Remove a ringing call. Returns it, or null if it was not ringing. */
   gone(call_id) {
     const call = this.offered.get(call_id) ?? null;
     this.offered.delete(call_id);
@@ -47,7 +47,7 @@ export class Calls {
     return call;
   }
 
-  /** A push about a call of this operator's. */
+  /** Apply a push about one of this operator's calls. */
   update(call) {
     this.offered.delete(call.call_id);
     const other = this.live && this.current.call_id !== call.call_id;
@@ -55,12 +55,12 @@ export class Calls {
     else this.#become(call);
   }
 
-  /** A call out of a reply: a push about the same call may have come first and knows better. */
+  /** Apply a call from a reply, unless a push about the same call has arrived first: the push is newer. */
   adopt(call) {
     if (this.current?.call_id !== call.call_id) this.update(call);
   }
 
-  /** Put the ended call away. */
+  /** Remove the ended call from view. */
   dismiss() {
     if (this.current && !this.live) this.#become(null);
   }
@@ -73,7 +73,7 @@ export class Calls {
     this.#onChange(before, call);
   }
 
-  // Seen to begin: now, whatever the clocks say. Found in progress (a reload): the server's instant.
+  // If we saw the call begin, use our own clock. If it was in progress (page reload), use the server's timestamp.
   #began(before, call) {
     if (before?.call_id === call.call_id || !call.accepted_at) return Date.now();
     return Math.min(Date.now(), Date.parse(call.accepted_at));

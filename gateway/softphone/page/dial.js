@@ -1,4 +1,4 @@
-// The dialler: the gate is asked while the number is typed, its answer is shown, and only then can one call.
+// The dialler: asks the gate while the operator types, shows its answer, and enables the call button only then.
 
 import { busy, byId, h, keyed } from "/static/dom.js";
 import { dialable, phoneNumber } from "/static/format.js";
@@ -6,7 +6,7 @@ import { askWords, decisionWords, refusalLines, ruleName } from "/static/gate_wo
 import { onLanguage, t, words } from "/static/i18n.js";
 
 const PAUSE_MS = 600;
-const SHORTEST = 8; // digits worth asking about without being told to
+const SHORTEST = 8; // fewest digits that are checked while typing
 const LONGEST_WAIT_MS = 24 * 3_600_000;
 const ASKABLE = new Set(["no_permission", "permission_expired", "permission_revoked"]);
 
@@ -17,11 +17,11 @@ export class Dial {
   #request;
   #numbers = [];
   #answer = null; // {to, number_id, decision} or {to, number_id, failure}
-  #asked = 0; // counts checks: an answer that is not the newest one's is stale
+  #asked = 0; // counts checks; an answer to an older check is stale
   #pause = null;
   #again = null;
 
-  /** `on`: `dialled(call)`, `failed(error)`, `asked()`, `blocked()` -> why calling is not possible now, or null. */
+  /** `on`: `dialled(call)`, `failed(error)`, `asked()`, `blocked()` -> why no call can be made now, or null. */
   constructor(request, on) {
     this.#request = request;
     this.#on = on;
@@ -46,16 +46,16 @@ export class Dial {
     this.check();
   }
 
-  /** Push: the gate's answer about somebody changed. Shown at once if it is the one in the field. */
+  /** Push: the gate's answer about a contact changed. Show it if that contact is in the field. */
   contact({ number_id, user, decision }) {
     const { to, number_id: from } = this.#target();
     if (!to || from !== number_id) return;
     if (digits(user.number) === digits(to) || user.user_id === to) this.#show({ to, number_id, decision });
-    // Brazil's ninth digit: the number WhatsApp knows can differ from the one that was typed.
+    // Brazil's ninth digit: WhatsApp's form of the number can differ from the one that was typed.
     else if (digits(user.number).slice(-8) === digits(to).slice(-8)) this.check();
   }
 
-  /** Ask again if an answer is shown: a call that ended may have changed it. */
+  /** Check again if an answer is shown: a call that ended may have changed it. */
   refresh() {
     if (this.#current()) this.check();
   }
@@ -88,7 +88,7 @@ export class Dial {
     return { to: dialable(byId("dial-input").value), number_id: byId("dial-from").value };
   }
 
-  /** The answer, if it is about what is in the fields now. */
+  /** The shown answer, if it matches the fields as they are now. */
   #current() {
     const { to, number_id } = this.#target();
     return this.#answer?.to === to && this.#answer.number_id === number_id ? this.#answer : null;

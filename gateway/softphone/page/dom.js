@@ -1,4 +1,4 @@
-// Small helpers over the DOM. No markup is ever built from text, so names and details from outside stay text.
+// Small DOM helpers. Markup is never built from strings, so names and details from outside are always plain text.
 
 export const byId = (id) => document.getElementById(id);
 
@@ -26,14 +26,14 @@ export function icon(name) {
   return svg;
 }
 
-/** Set text, and hide the element where there is none. */
+/** Set an element's text, and hide the element if the text is empty. */
 export function say(element, text) {
   if (element.textContent !== (text ?? "")) element.textContent = text ?? "";
   element.hidden = !text;
 }
 
 /**
- * Make `list` hold one child per item, reusing the child of the same key, so that focus stays where it is.
+ * Make `list` hold one child per item, reusing the child with the same key, so that the focus stays where it is.
  * `make(item)` builds a child; `update(child, item)` refreshes it.
  */
 export function keyed(list, items, key, make, update) {
@@ -52,14 +52,14 @@ export function keyed(list, items, key, make, update) {
   });
 }
 
-/** Run `redraw`; if it took away or hid what had the focus inside `areas`, `fallback()` names what gets it. */
+/** Run `redraw`. If it removed or hid the focused element inside `areas`, focus the one that `fallback()` returns. */
 export function keepFocus(areas, fallback, redraw) {
   const focused = areas.some((area) => area.contains(document.activeElement)) ? document.activeElement : null;
   redraw();
   if (focused && (!focused.isConnected || focused.closest("[hidden]"))) fallback()?.focus({ preventScroll: true });
 }
 
-/** Run `work` with the button disabled; a second press meanwhile does nothing. */
+/** Run `work` with the button disabled; further presses are ignored until it is done. */
 export async function busy(button, work) {
   if (button.getAttribute("aria-busy") === "true") return;
   button.setAttribute("aria-busy", "true");

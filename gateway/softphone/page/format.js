@@ -1,8 +1,8 @@
-// Numbers, instants and lengths of time as people write them. Pure: text in, text out.
+// Format phone numbers, instants and durations for display. Pure.
 
 import { currentLanguage, t } from "/static/i18n.js";
 
-// Country codes of one and two digits (ITU-T E.164 list); every other code has three.
+// Country codes of one and two digits (list of ITU-T E.164); all others have three.
 const SHORT_CODES = new Set(
   ("1 7 20 27 30 31 32 33 34 36 39 40 41 43 44 45 46 47 48 49 51 52 53 54 55 56 57 58 " +
     "60 61 62 63 64 65 66 81 82 84 86 90 91 92 93 94 95 98").split(" "),
@@ -18,7 +18,7 @@ function grouped(digits) {
   return [...groups, rest].join(" ");
 }
 
-/** "+5511900000001" -> "+55 11 90000-0001"; what is no E.164 number is left as it is. */
+/** "+5511900000001" -> "+55 11 90000-0001"; anything that is not an E.164 number is returned unchanged. */
 export function phoneNumber(number) {
   if (!/^\+\d{7,15}$/.test(number ?? "")) return number ?? "";
   const digits = number.slice(1);
@@ -29,7 +29,7 @@ export function phoneNumber(number) {
   return `+${code} ${grouped(rest)}`;
 }
 
-/** Typed or pasted text as the server wants it; a user id (it has letters) stays as it is. */
+/** Normalise typed or pasted text to what the server expects; a user id (it contains letters) is returned unchanged. */
 export function dialable(text) {
   const trimmed = text.trim();
   if (/[a-z]/i.test(trimmed)) return trimmed;
@@ -38,7 +38,7 @@ export function dialable(text) {
 
 export const userName = (user) => user.name || phoneNumber(user.number) || user.user_id || t("user.unknown");
 
-/** What stands beside the name: the number, unless it already is the name. */
+/** The number to show beside the name; empty if the name already is the number. */
 export const userNumber = (user) => (user.name ? phoneNumber(user.number) : "");
 
 export const count = (value) => new Intl.NumberFormat(currentLanguage()).format(value);
@@ -50,7 +50,7 @@ export function duration(seconds) {
   return (hours ? `${hours}:${two(Math.floor(s / 60) % 60)}` : `${Math.floor(s / 60)}`) + `:${two(s % 60)}`;
 }
 
-/** A length of time in its natural unit: "45 minutes", "26 hours", "7 days". */
+/** A duration in its natural unit: "45 minutes", "26 hours", "7 days". */
 export function span(seconds) {
   const [unit, length] = seconds < 5_400 ? ["minute", 60] : seconds < 3 * 86_400 ? ["hour", 3_600] : ["day", 86_400];
   const options = { style: "unit", unit, unitDisplay: "long" };
@@ -64,7 +64,7 @@ function daysFromToday(date, now) {
   return (midnight(date) - midnight(now)) / 86_400_000;
 }
 
-/** An instant in local time: how far it is, the words for its day, and the time of day. */
+/** Split an instant in local time: how far away it is, its day in words, and the time of day. */
 function spoken(iso, now) {
   const date = new Date(iso);
   const time = dateFormat(date, { hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
@@ -78,7 +78,7 @@ function spoken(iso, now) {
   return { distance: "far", day: dateFormat(date, { day: "numeric", month: "short", year }), time };
 }
 
-/** An instant as one would say it: "14:05", "tomorrow 14:05", "Tuesday 14:05", "3 Dec 14:05". */
+/** An instant in short form: "14:05", "tomorrow 14:05", "Tuesday 14:05", "3 Dec 14:05". */
 export function when(iso, now = new Date()) {
   const { distance, day, time } = spoken(iso, now);
   return distance === "today" ? time : `${day} ${time}`;
@@ -86,7 +86,7 @@ export function when(iso, now = new Date()) {
 
 const ON = { today: "on.near", near: "on.near", week: "on.week", far: "on.far" };
 
-/** The same inside a sentence: "today at 14:05", "on Tuesday at 14:05". */
+/** An instant inside a sentence: "today at 14:05", "on Tuesday at 14:05". */
 export function onDay(iso, now = new Date()) {
   const { distance, day, time } = spoken(iso, now);
   return t(ON[distance], { day, time });

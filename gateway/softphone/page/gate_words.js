@@ -1,9 +1,9 @@
-// The gate's answer in plain words: what, which figures, when again, what to do. Codes: policy/reasons.py.
+// The gate's answer in plain words: reason, figures, when it is possible again, remedy. Codes: policy/reasons.py.
 
 import { count, onDay, span, when } from "/static/format.js";
 import { has, t, words } from "/static/i18n.js";
 
-// These count seconds, all others count calls, requests or people.
+// The figures of these reasons are in seconds; all others count calls, requests or conversations.
 const IN_SECONDS = new Set(["permission_expired", "after_decline", "window_closed"]);
 
 function figures({ reason, rule, observed, limit }) {
@@ -13,17 +13,17 @@ function figures({ reason, rule, observed, limit }) {
   return t(`figures.${known}`, { observed: written(observed), limit: written(limit) });
 }
 
-/** What helps; "wait" says nothing new beside the instant. */
+/** The remedy in words; null for "wait" if the answer already shows until when. */
 function help({ remedy, retry_at }) {
   return remedy && !(remedy === "wait" && retry_at) ? words("remedy", remedy) : null;
 }
 
-/** The name of the rule, and whose it is where it is not the gateway's own. */
+/** The name of the rule, with its source if the rule is not the gateway's own. */
 export function ruleName({ rule, source }) {
   return source ? `${rule} (${source})` : rule;
 }
 
-/** Lines that explain a refusal, the first one naming the reason. */
+/** Lines that explain a refusal; the first one gives the reason. */
 export function refusalLines(refusal) {
   return [
     words("reason", refusal.reason, refusal.title),
@@ -35,7 +35,7 @@ export function refusalLines(refusal) {
 
 const streakFigures = ({ streak, streak_limit }) => ({ streak: count(streak), limit: count(streak_limit ?? 0) });
 
-/** What the answer to `check` says: `{tone, headline, lines, rule}`. */
+/** The answer to `check` for display: `{tone, headline, lines, rule}`. */
 export function decisionWords(decision) {
   if (!decision.allowed) {
     const [headline, ...lines] = refusalLines(decision.refusal);
@@ -52,7 +52,7 @@ export function decisionWords(decision) {
   return { tone: decision.warnings.length ? "warn" : "yes", headline: t("gate.allowed"), lines, rule: null };
 }
 
-/** When one may ask again and what has happened, in one sentence; null where there is no such instant. */
+/** One sentence: when the operator may ask again, and what happened before; null if there is no such instant. */
 function askAgain({ ask, asked_at, declined_at }) {
   const again = ask.retry_at && onDay(ask.retry_at);
   if (again && ask.reason === "after_decline" && declined_at) {
@@ -64,7 +64,7 @@ function askAgain({ ask, asked_at, declined_at }) {
   return null;
 }
 
-/** What stands beside the button that asks for permission: the form it would take, or why not now. */
+/** The text beside the ask-permission button: the form the request will take, or why it cannot be sent now. */
 export function askWords(decision) {
   if (!decision.ask) return words("ask_form", decision.ask_form);
   return askAgain(decision) ?? t("ask.refused", { why: refusalLines(decision.ask).join(" ") });

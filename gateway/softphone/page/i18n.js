@@ -1,4 +1,4 @@
-// Which language the page speaks, and its words. Strings live in strings.<language>.json, keys are flat.
+// The page's language and its strings: one flat table per language in strings.<language>.json.
 
 import { byId } from "/static/dom.js";
 
@@ -10,7 +10,7 @@ let language = "en";
 
 export const currentLanguage = () => language;
 
-/** The string of `key` with `{name}` replaced; a missing one shows its key, so it is seen and mended. */
+/** Return the string of `key` with `{name}` replaced; a missing string shows its key, so that it gets noticed. */
 export function t(key, values = {}) {
   const text = tables.get(language)?.[key] ?? tables.get("en")?.[key] ?? key;
   return text.replace(/\{(\w+)\}/g, (whole, name) => (name in values ? String(values[name]) : whole));
@@ -18,7 +18,7 @@ export function t(key, values = {}) {
 
 export const has = (key) => tables.get("en")?.[key] !== undefined;
 
-/** Words for a code of the server's; one this page does not know falls back to the server's own text. */
+/** Return the words for a code from the server; for an unknown code, the server's own text. */
 export function words(prefix, code, fallback = null, values = {}) {
   const key = `${prefix}.${code}`;
   return has(key) ? t(key, values) : (fallback ?? String(code));

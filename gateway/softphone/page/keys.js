@@ -1,11 +1,11 @@
-// Keyboard shortcuts of one key, and the dialog that lists them. They can be switched off (WCAG 2.1.4).
+// Single-key shortcuts and the dialog that lists them. They can be switched off (WCAG 2.1.4).
 
 import { byId } from "/static/dom.js";
 
 const STORED = "softphone.shortcuts";
 const FIELDS = "input, select, textarea, [contenteditable]";
 
-/** `actions`: key -> function; `digit(key)` for the keypad. */
+/** `actions`: key -> function; `digit(key)` handles keypad keys. */
 export function startKeys(actions, digit) {
   const help = byId("help");
   const enabled = byId("shortcuts-on");

@@ -1,5 +1,5 @@
-// One warm RTCPeerConnection per media worker: made at login, so that answering needs no ICE and no DTLS.
-// A leg sends nothing while there is no call; the server's tones and the user's voice are heard whenever they come.
+// One warm RTCPeerConnection per media worker, made at login, so that answering needs no ICE and no DTLS handshake.
+// A leg sends nothing outside a call. What it receives (tones from the server, the contact's voice) is always played.
 
 const GATHER_MS = 2_000;
 const CONNECT_MS = 15_000;
@@ -25,7 +25,7 @@ class Leg {
   #wanted = null;
   #overdue = null;
 
-  /** `on`: `changed()`, `failed()` (once, and not after `close`), `blocked()` (the browser will not play sound yet). */
+  /** `on`: `changed()`, `failed()` (once, never after `close`), `blocked()` (the browser does not allow sound yet). */
   constructor(worker, on) {
     this.worker = worker;
     this.on = on;
@@ -58,7 +58,7 @@ class Leg {
     }
   }
 
-  /** Send this track, or nothing (null). */
+  /** Send this track; null sends nothing. */
   send(track) {
     if (this.#closed || this.#wanted === track) return;
     this.#wanted = track;
@@ -121,7 +121,7 @@ export class Legs {
   #microphone = null;
   #talking = null;
 
-  /** `on`: `changed()`, `shaky()` (a leg lost its peer: is the socket alive?), `blocked()`. */
+  /** `on`: `changed()`, `shaky()` (a leg lost its peer: check that the socket is alive), `blocked()`. */
   constructor(request, on) {
     this.#request = request;
     this.#on = on;
@@ -135,12 +135,12 @@ export class Legs {
     return [...this.#retries.keys()];
   }
 
-  /** True once there is a leg for each worker and all are connected. */
+  /** True when every worker has a leg and all legs are connected. */
   get ready() {
     return this.workers.length > 0 && this.workers.every((worker) => this.#legs.get(worker)?.connected);
   }
 
-  /** Have one leg for each of `workers`. `fresh`: the server knows none of the old ones. */
+  /** Keep one leg for each of `workers`. `fresh`: the server knows none of the old legs, so replace them all. */
   sync(workers, { fresh = false } = {}) {
     for (const worker of this.workers) {
       if (fresh || !workers.includes(worker)) this.#remove(worker);
@@ -169,7 +169,7 @@ export class Legs {
     this.#on.changed();
   }
 
-  /** Give the microphone to the leg of this worker only; null: to none. */
+  /** Give the microphone to this worker's leg only; null: to no leg. */
   talk(worker) {
     this.#talking = worker;
     this.#apply();
@@ -180,7 +180,7 @@ export class Legs {
     this.#apply();
   }
 
-  /** Send a key's tone; false if the leg cannot (no call, or no telephone-event agreed). */
+  /** Send a key's tone; false if the leg cannot (no call, or telephone-event was not negotiated). */
   press(digit) {
     const dtmf = this.#legs.get(this.#talking)?.dtmf;
     if (!dtmf?.canInsertDTMF) return false;

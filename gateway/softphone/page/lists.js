@@ -1,4 +1,4 @@
-// The two lists beside the calls: our numbers with their slots in use, and the recent calls.
+// The two lists beside the calls: the business numbers with their slots in use, and the recent calls.
 
 import { byId, h, icon, keyed, say } from "/static/dom.js";
 import { count, duration, phoneNumber, userName, userNumber, when } from "/static/format.js";

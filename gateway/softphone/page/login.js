@@ -1,10 +1,10 @@
-// The login form: name and key are exchanged for a one-time ticket, or a ticket made elsewhere is pasted.
-// A ticket travels in the body and in the first WebSocket message only, never in an address.
+// The login form: exchanges name and key for a one-time ticket, or takes a ticket that was made elsewhere.
+// A ticket is sent only in a request body and in the first WebSocket message, never in a URL.
 
 import { busy, byId, say } from "/static/dom.js";
 import { onLanguage, t, words } from "/static/i18n.js";
 
-// By this the gateway knows a device that has logged in before: a stranger's wrong keys do not make it wait.
+// Tells the gateway that this device has logged in before, so that wrong keys tried by others do not slow it down.
 const DEVICE = "softphone.device.";
 
 async function ticketFor(operator, key) {
@@ -35,7 +35,7 @@ export class Login {
     onLanguage(() => this.#render());
   }
 
-  /** `problem`: code of what went wrong, or null. */
+  /** `problem`: the error code, or null. */
   show(problem = null) {
     this.#fail(problem && { code: problem });
     byId(this.#byTicket ? "login-ticket" : byId("login-name").value ? "login-key" : "login-name").focus();

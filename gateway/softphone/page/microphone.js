@@ -1,4 +1,4 @@
-// The operator's microphone: asked for once at login, kept open so that answering waits for nothing.
+// The operator's microphone: requested once at login and kept open, so that answering a call does not wait for it.
 
 const CONSTRAINTS = { echoCancellation: true, noiseSuppression: true, autoGainControl: true };
 const PROBLEMS = { NotAllowedError: "denied", NotFoundError: "absent", NotReadableError: "in_use" };
@@ -17,7 +17,7 @@ export class Microphone {
 
   async open() {
     try {
-      // Without HTTPS (or localhost) browsers do not even show the interface.
+      // Without HTTPS (or localhost) browsers do not expose navigator.mediaDevices at all.
       if (!navigator.mediaDevices) throw Object.assign(new Error(), { name: "insecure" });
       const stream = await navigator.mediaDevices.getUserMedia({ audio: CONSTRAINTS });
       this.close();
@@ -30,7 +30,7 @@ export class Microphone {
     this.#onChange(this);
   }
 
-  /** Sends silence instead of the voice; the packets go on, so nobody takes the call for dead. */
+  /** Mute: send silence instead of the voice. Packets continue, so no media timeout ends the call. */
   silence(on) {
     if (this.track) this.track.enabled = !on;
   }

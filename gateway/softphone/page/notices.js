@@ -1,9 +1,9 @@
-// Short messages to the operator, shown on the page and read out by screen readers; and the ringing title.
+// Short messages to the operator, shown on the page and announced to screen readers; and the tab title that rings.
 
 import { byId, h } from "/static/dom.js";
 import { onLanguage, t } from "/static/i18n.js";
 
-// A warning is about a state that lasts, so it stays until it is dismissed or taken back.
+// A warning is about a lasting state, so it stays until it is dismissed or cleared.
 const SHOWN_MS = { info: 8_000, error: 30_000 };
 const MOST = 4;
 
@@ -34,7 +34,7 @@ export class Notices {
     for (const { key } of this.#shown) this.clear(key);
   }
 
-  /** Read out, not shown: for what the page shows elsewhere. */
+  /** Announce to screen readers only: for changes that the page already shows elsewhere. */
   announce(text, { now = false } = {}) {
     byId(now ? "announce-now" : "announce").textContent = text;
   }
@@ -52,7 +52,7 @@ export class Notices {
   }
 }
 
-/** The tab's title; alternates while it rings, unless the operator asked the system for less motion. */
+/** The tab title; it alternates while a call rings, unless the operator's system asks for reduced motion. */
 export class Title {
   #ringing = null;
   #timer = null;

@@ -1,4 +1,4 @@
-// What stands against one of our numbers, in plain words, one line each. Codes: policy/reasons.py and Meta's own.
+// Problems of a business number in plain words, one line each. Codes: policy/reasons.py and Meta's own.
 
 import { when } from "/static/format.js";
 import { t, words } from "/static/i18n.js";
@@ -23,7 +23,7 @@ function closed(hours) {
   return hours.opens_at ? t("number.closed_until", { when: when(hours.opens_at) }) : t("number.closed");
 }
 
-/** `{tone, lines}`: "no" if some calls are impossible, "warn" if Meta is not content, null if there is nothing to say. */
+/** `{tone, lines}`: tone is "no" if some calls are impossible, "warn" if there are other lines, else null. */
 export function numberWords(status) {
   const blocking = blocks(status).filter(Boolean);
   const outside = [status.place, status.receive].some((refusal) => refusal?.reason === "outside_hours");

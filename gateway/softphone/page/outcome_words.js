@@ -1,9 +1,9 @@
-// How a call ended, in a sentence of the operator's language. Codes: gateway/outcome.py.
+// How a call ended, in a sentence of the operator's language. Codes: gateway/callflow/outcome.py.
 
 import { duration } from "/static/format.js";
 import { t, words } from "/static/i18n.js";
 
-// What `reason` says needs the result beside it only where the reason alone could be read two ways.
+// Results shown instead of their reason, because the reason alone would be ambiguous.
 const RESULT_FIRST = new Set(["indeterminate"]);
 
 export function outcomeWords(call) {
@@ -16,7 +16,7 @@ export function outcomeWords(call) {
   return words("outcome", reason, words("result", result));
 }
 
-/** Good, bad or neither: decides the colour only. */
+/** Good, bad or neutral; decides the colour only. */
 export function outcomeTone(call) {
   if (!call.outcome) return "";
   if (call.outcome.result === "completed") return "good";

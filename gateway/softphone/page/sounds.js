@@ -1,4 +1,4 @@
-// Local sounds, made by oscillators: ringing and key tones. What the call itself sounds like comes over the leg.
+// Local sounds made by oscillators: ringing and key tones. The call's own audio comes through the leg.
 
 const KEYS = { rows: [697, 770, 852, 941], columns: [1209, 1336, 1477], layout: "123456789*0#" };
 
@@ -6,7 +6,7 @@ export class Sounds {
   #context = null;
   #ringing = null;
 
-  /** Browsers allow sound after a key or a click only: call this from such an event. */
+  /** Browsers allow sound only after a key press or a click: call this from such an event. */
   unlock() {
     this.#context ??= new AudioContext();
     if (this.#context.state === "suspended") this.#context.resume().catch(() => {});
@@ -16,7 +16,7 @@ export class Sounds {
     return this.#context?.state !== "running";
   }
 
-  /** Ring until `quiet()`. `soft`: somebody is talking already, one short mark instead of a melody. */
+  /** Ring until `quiet()`. `soft`: the operator is in a call, so play one short note instead of the melody. */
   ring(soft) {
     if (this.#ringing?.soft === soft) return;
     this.quiet();

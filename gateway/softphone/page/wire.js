@@ -1,18 +1,18 @@
-// The WebSocket: requests and their replies, pushes, and coming back after a lost connection.
-// Not responsible for what messages mean. Wire: see gateway/messages.py.
+// The WebSocket: requests and replies, pushes, and reconnecting after a lost connection.
+// What the messages mean is left to others. Message definitions: gateway/wire/messages.py.
 
 const REPLY_MS = 10_000;
 const PROBE_MS = 5_000;
-// The gateway keeps a call for 15 s after the socket went: the first tries come quickly.
+// The gateway keeps a call for 15 s after the socket is lost, so the first attempts come quickly.
 const BACK_OFF_MS = [250, 500, 1_000, 2_000, 4_000, 8_000];
-// A gateway that went away on purpose has told everybody at once: they come back spread over this time.
+// A gateway that closes on purpose closes all sockets at once; spread the reconnects over this time.
 const SPREAD_MS = 3_000;
 const GOING_AWAY = 1001;
 
 export const CLOSED = { UNAUTHORIZED: 4401, REPLACED: 4409, TOO_MANY: 4429 };
 const FINAL = new Set([CLOSED.UNAUTHORIZED, CLOSED.REPLACED]);
 
-/** A request that got no good answer: `code` as in `Failed.code`, or "offline" / "timeout" from this side. */
+/** A failed request: `code` as in `Failed.code`, or "offline" / "timeout" from this side. */
 export class RequestFailed extends Error {
   constructor({ code, title = "", refusal = null }) {
     super(title || code);
@@ -32,7 +32,7 @@ export class Wire {
   #welcomed = false;
   #resume = null;
 
-  /** `on`: `welcome(data)`, `push(message)`, `down()` (lost, trying again), `closed(code)` (given up). */
+  /** `on`: `welcome(data)`, `push(message)`, `down()` (lost, reconnecting), `closed(code)` (given up). */
   constructor(on) {
     this.#on = on;
     addEventListener("online", () => (this.#timer ? this.#open() : this.check()));
@@ -42,13 +42,13 @@ export class Wire {
     return this.#welcomed;
   }
 
-  /** First login. A ticket works once: if this fails, `closed` is called and nothing is tried again. */
+  /** Log in. A ticket works once: if this fails, `closed` is called and nothing is retried. */
   login(ticket) {
     this.#resume = null;
     this.#open({ ticket });
   }
 
-  /** Come back as the session of this token, as often as it takes. */
+  /** Resume the session of this token, retrying for as long as it takes. */
   resume(token) {
     this.#resume = token;
     this.#attempt = 0;
@@ -65,7 +65,7 @@ export class Wire {
     });
   }
 
-  /** Ask for a sign of life; none in time means that the connection is gone though nobody said so. */
+  /** Probe the connection; no reply in time means that it is lost, even if no close event came. */
   check() {
     if (!this.#welcomed) return;
     const socket = this.#socket;
@@ -109,7 +109,7 @@ export class Wire {
     }
   }
 
-  // The first `ok` answers `hello`. Handled before any later message, so no push meets an empty page.
+  // The first `ok` answers `hello`. Handle it before later messages, so that no push comes before the page is ready.
   #welcome(data) {
     this.#welcomed = true;
     this.#attempt = 0;
