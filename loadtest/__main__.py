@@ -1,4 +1,4 @@
-"""`python -m loadtest`: the simulator (and, with it, the load suite) on the command line."""
+"""The command line: `python -m loadtest` runs the simulator, the demo, the load suite and the comparison."""
 
 import asyncio
 import importlib.util
@@ -20,54 +20,57 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="
 
 @app.callback()
 def main() -> None:
-    """Simulate Meta and people, on this machine only."""
+    """Simulate Meta, its users and your operators, and load-test a gateway. Loopback only."""
 
 
 @app.command()
 def simulate(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of Graph API and page; 0 picks one.")] = 8090,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of Graph API and page; 0: any free port.")] = 8090,
     callback_url: Annotated[
         str | None,
-        typer.Option(help="Where webhooks go, e.g. http://127.0.0.1:8080/webhooks/meta. Verified at start."),
+        typer.Option(help="The gateway's webhook URL; its path is /webhooks/meta. Verified at start."),
     ] = None,
-    media_host: Annotated[str, typer.Option(help="Address of the simulated media relay.")] = "127.0.0.1",
+    media_host: Annotated[str, typer.Option(help="Local address of the simulated media relay.")] = "127.0.0.1",
     app_secret: Annotated[
-        str, typer.Option(envvar="SIM_APP_SECRET", show_default=False, help="Signs the webhooks.")
+        str, typer.Option(envvar="SIM_APP_SECRET", show_default=False, help="App secret that signs the webhooks.")
     ] = "simulated-app-secret",
     verify_token: Annotated[
-        str, typer.Option(envvar="SIM_VERIFY_TOKEN", show_default=False, help="Sent to verify the callback.")
+        str, typer.Option(envvar="SIM_VERIFY_TOKEN", show_default=False, help="Token sent to verify the callback URL.")
     ] = "simulated-verify-token",
     access_token: Annotated[
-        str, typer.Option(envvar="SIM_ACCESS_TOKEN", show_default=False, help="The bearer token to accept.")
+        str,
+        typer.Option(envvar="SIM_ACCESS_TOKEN", show_default=False, help="Bearer token that the Graph API accepts."),
     ] = "simulated-access-token",
     phone_number_id: Annotated[str, typer.Option(help="Id of the business number.")] = "200000000000002",
     phone_number: Annotated[str, typer.Option(help="The business number, digits only.")] = "551155550100",
-    country: Annotated[str, typer.Option(help="Country of the business number.")] = "BR",
-    profile: Annotated[Profile, typer.Option(help="Whose limits apply.")] = Profile.META,
+    country: Annotated[str, typer.Option(help="Country of the business number, ISO 3166-1 alpha-2.")] = "BR",
+    profile: Annotated[Profile, typer.Option(help="Set of Meta's limits to apply.")] = Profile.META,
     user: Annotated[
         list[str] | None,
-        typer.Option(help="A user as number:name or number:name:tone in Hz; repeat. Replaces Ana, Bruno, Carla."),
+        typer.Option(help="A user as number:name or number:name:tone (Hz); repeatable. Replaces Ana, Bruno and Carla."),
     ] = None,
-    answers: Annotated[Behaviour | None, typer.Option(help="What every user does when the business calls.")] = None,
-    answer_after: Annotated[float, typer.Option(min=0, help="Seconds before an automatic reaction.")] = 2.0,
+    answers: Annotated[
+        Behaviour | None, typer.Option(help="How every user reacts to a call from the business.")
+    ] = None,
+    answer_after: Annotated[float, typer.Option(min=0, help="Seconds before a user reacts.")] = 2.0,
     answer_setup: Annotated[
-        Setup, typer.Option(help="DTLS role in Meta's answers: active, as seen most, or passive.")
+        Setup, typer.Option(help="DTLS role in Meta's answers; active is the one seen most.")
     ] = Setup.ACTIVE,
     strict_media: Annotated[
-        bool, typer.Option(help="End a call whose media comes before accept; else it is only recorded.")
+        bool, typer.Option(help="End a call that gets media before the accept; by default it is only recorded.")
     ] = False,
     callback_permission: Annotated[
-        bool, typer.Option(help="A user's call grants a temporary permission to call back.")
+        bool, typer.Option(help="A user's call grants the business a temporary permission to call back.")
     ] = False,
     allow_host: Annotated[
-        list[str] | None, typer.Option(help="A host other than loopback that may be used; repeat.")
+        list[str] | None, typer.Option(help="A host other than loopback that may be contacted; repeatable.")
     ] = None,
 ) -> None:
     """Run a simulated Meta: Graph API, signed webhooks, WhatsApp users with real audio, and a page to act as them.
 
-    Point the gateway's Graph base URL at the printed address and its callback, app secret, verify token and access
-    token at the same values. Everything stays on loopback unless a host is named with --allow-host.
+    Set the gateway's Graph base URL to the printed address, and use the same callback URL, app secret, verify token and
+    access token on both sides. Everything stays on loopback unless --allow-host names another host.
     """
     try:
         number = NumberSpec(
@@ -126,10 +129,12 @@ def demo(
 
 @app.command()
 def gate(
-    contacts: Annotated[int, typer.Option(min=1_000, max=10_000_000, help="Contacts in PostgreSQL.")] = 1_000_000,
-    seed: Annotated[int, typer.Option(help="Of their histories.")] = 20261122,
+    contacts: Annotated[
+        int, typer.Option(min=1_000, max=10_000_000, help="Number of contacts in PostgreSQL.")
+    ] = 1_000_000,
+    seed: Annotated[int, typer.Option(help="Seed of the contacts' histories.")] = 20261122,
 ) -> None:
-    """Measure what a decision of the gate costs on this machine; exit code 1 if a goal is missed."""
+    """Measure the time of one policy decision on this machine; exit code 1 if a goal is missed."""
     from rich.console import Console
 
     from loadtest.loads.gate_bench import BenchFailed, measure, show
@@ -145,15 +150,15 @@ def gate(
 
 @app.command()
 def chaos(
-    long: Annotated[bool, typer.Option("--long", help="The full sizes: some hours.")] = False,
-    row: Annotated[list[int] | None, typer.Option(min=1, help="Only this row of the table; repeat.")] = None,
-    seed: Annotated[int, typer.Option(help="Of everything random.")] = 20261122,
-    out: Annotated[Path, typer.Option(help="Folder of the report.")] = Path(".chaos"),
+    long: Annotated[bool, typer.Option("--long", help="Run the full sizes; takes some hours.")] = False,
+    row: Annotated[list[int] | None, typer.Option(min=1, help="Run only this row of the table; repeatable.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of all random choices.")] = 20261122,
+    out: Annotated[Path, typer.Option(help="Folder for the report.")] = Path(".chaos"),
 ) -> None:
-    """Break things on purpose and hold what happens against what is promised; exit code 1 if a promise is not kept.
+    """Break things on purpose and check that the promises hold; exit code 1 if one is broken.
 
-    Kills the gateway, its media workers and its PostgreSQL, lets Meta fail, repeat and reorder, floods every door.
-    Everything runs on loopback. Needs a checkout with the tests' dependencies (`make setup-dev`).
+    Kills the gateway, its media workers and PostgreSQL; makes Meta fail, repeat and reorder; floods every public port.
+    Everything runs on loopback. Needs a checkout with the development dependencies (`make setup-dev`).
     """
     from rich.console import Console
 
@@ -174,18 +179,18 @@ def chaos(
 @app.command()
 def run(
     scenario: Annotated[
-        list[str] | None, typer.Argument(help="Names (see `list`) or TOML files of your own; without any, all.")
+        list[str] | None, typer.Argument(help="Names (see `list`) or your own TOML files; default: all built-in ones.")
     ] = None,
-    long: Annotated[bool, typer.Option("--long", help="The full sizes, for figures: half an hour for all.")] = False,
+    long: Annotated[bool, typer.Option("--long", help="Run the full sizes; all of them take half an hour.")] = False,
     seed: Annotated[
-        int | None, typer.Option(min=0, help="Of everything random; without it each scenario's own.")
+        int | None, typer.Option(min=0, help="Seed of all random choices; default: each scenario's own.")
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder of the report.")] = Path(".load"),
+    out: Annotated[Path, typer.Option(help="Folder for the report.")] = Path(".load"),
 ) -> None:
-    """Put load on a gateway, measure it, and hold the figures against thresholds; exit code 1 if one is missed.
+    """Run load scenarios against a gateway and check the thresholds; exit code 1 if one is missed.
 
-    Starts what it needs (gateway, embedded PostgreSQL, simulated Meta, operators), on loopback only, and leaves nothing
-    running. Writes load.json and load.html. Ctrl-C stops, with a report of what was measured until then.
+    Starts everything it needs (gateway, embedded PostgreSQL, simulated Meta, operators) on loopback only and leaves
+    nothing running. Writes load.json and load.html. Ctrl-C stops the run and reports what was measured so far.
     """
     import uvloop
     from rich.console import Console
@@ -220,19 +225,19 @@ def run(
 @app.command()
 def compare(
     part: Annotated[
-        list[str] | None, typer.Argument(help="Of the comparison: calls, media; without any, everything.")
+        list[str] | None, typer.Argument(help="Parts of the comparison: calls, media; default: all.")
     ] = None,
-    peers: Annotated[str | None, typer.Option(help="Only these, with commas between: gateway,pipecat.")] = None,
-    rounds: Annotated[int, typer.Option(min=1, max=20, help="Rounds, in which the peers take turns.")] = 3,
-    seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = 20261122,
-    out: Annotated[Path, typer.Option(help="Folder of the report.")] = Path(".compare"),
+    peers: Annotated[str | None, typer.Option(help="Only these peers, separated by commas: gateway,pipecat.")] = None,
+    rounds: Annotated[int, typer.Option(min=1, max=20, help="Number of rounds; the peers alternate in each.")] = 3,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of all random choices.")] = 20261122,
+    out: Annotated[Path, typer.Option(help="Folder for the report.")] = Path(".compare"),
 ) -> None:
-    """Compare this gateway with what people use instead; exit code 1 if it misses a probe or a threshold.
+    """Compare this gateway with alternatives people use; exit code 1 if it misses a probe or a threshold.
 
-    Side by side on this machine: the same simulated Meta, the same offers, rounds that take turns. Each peer gets an
-    environment of its own under the cache folder ($XDG_CACHE_HOME or ~/.cache) when it is first needed; for that a
-    package index has to be reachable, a GB has to be free, and some minutes pass. Writes compare.json and compare.html.
-    Ctrl-C stops, with a report of what was measured until then.
+    All peers run on this machine against the same simulated Meta with the same offers, in alternating rounds. On first
+    use each peer gets its own environment in the cache folder ($XDG_CACHE_HOME or ~/.cache): this needs a reachable
+    package index, about 1 GB of disk and some minutes. Writes compare.json and compare.html. Ctrl-C stops the run and
+    reports what was measured so far.
     """
     _needs_a_checkout()
     import uvloop
@@ -247,7 +252,7 @@ def compare(
     mistakes = check_environment(os.environ)
     for kind, given, known in (("peer", chosen, peer_names()), ("part", part or [], list(CONTESTS))):
         there = ", ".join(known)
-        mistakes += [f"{name!r}: no such {kind}; there are {there}" for name in given if name not in known]
+        mistakes += [f"{name!r}: unknown {kind}; known are {there}" for name in given if name not in known]
     if mistakes:
         typer.echo("\n".join(mistakes), err=True)
         raise typer.Exit(2)
@@ -268,7 +273,7 @@ def compare(
 
 @app.command("list")
 def list_scenarios() -> None:
-    """Show the scenarios that `run` knows, their steps and thresholds."""
+    """Show the built-in scenarios with their steps and thresholds."""
     from rich.console import Console
     from rich.table import Table
 
@@ -283,10 +288,12 @@ def list_scenarios() -> None:
 
 @app.command()
 def report(
-    file: Annotated[Path, typer.Argument(help="The load.json or compare.json of a run.")],
-    out: Annotated[Path | None, typer.Option(help="Write the page there anew; without it only the tables.")] = None,
+    file: Annotated[Path, typer.Argument(help="The load.json or compare.json of an earlier run.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for a new HTML report; default: print the tables only.")
+    ] = None,
 ) -> None:
-    """Show the report of an earlier run; exit code as that run's."""
+    """Show the report of an earlier run; exits with the same code as that run."""
     from rich.console import Console
 
     from loadtest.loads import page as load_page
@@ -322,7 +329,7 @@ def _needs_a_checkout() -> None:
 
 
 def _people(users: list[str], answers: Behaviour | None, after_s: float) -> tuple[UserSpec, ...]:
-    """Return the people of the command line. Raises: ValueError."""
+    """Return the users given on the command line. Raises: ValueError."""
     people = [_person(text) for text in users] or list(PEOPLE)
     if answers is None:
         return tuple(people)
@@ -356,7 +363,7 @@ def _run_until_signal(config: SimConfig) -> None:
 
 
 async def _run(config: SimConfig) -> None:
-    from loadtest.simulator.meta_sim import MetaSim  # aiortc takes its time; --help should not
+    from loadtest.simulator.meta_sim import MetaSim  # aiortc is slow to load; --help should be fast
 
     sim = MetaSim(config)
     stop = asyncio.Event()

@@ -1,4 +1,4 @@
-"""`make run`: a gateway, a simulated Meta and a softphone page on this machine, until Ctrl-C."""
+"""`make run`: a gateway, a simulated Meta and the softphone page on this machine, until Ctrl-C."""
 
 import asyncio
 import getpass
@@ -53,7 +53,7 @@ async def demo(config: StackConfig, console: Console) -> int:
         loop.add_signal_handler(name, stop.set)
     ignored = inherited_settings(os.environ)
     if ignored:
-        console.print(f"Not used, for the demo has settings of its own: {', '.join(ignored)}", highlight=False)
+        console.print(f"Ignored, because the demo has its own settings: {', '.join(ignored)}", highlight=False)
     stack = Stack(config)
     try:
         with console.status("Starting ...") as status:
@@ -67,7 +67,7 @@ async def demo(config: StackConfig, console: Console) -> int:
             gone.cancel()
             stopped.cancel()
         if died and not stop.is_set():
-            console.print("[red]The gateway ended by itself.[/red] Its last words:")
+            console.print("[red]The gateway ended unexpectedly.[/red] Its last log lines:")
             console.print("\n".join(stack.log[-20:]), markup=False, highlight=False)
             return 1
         console.print("Stopping ...")

@@ -1,7 +1,7 @@
-"""The wall clock of the simulated world, and its only reader.
+"""The wall clock of the simulator and the load suite; only this module reads it.
 
-Timers use the event loop's time. What is counted in hours or days, and what webhooks carry as a
-timestamp, is UNIX seconds from a `Clock`, so that a test can jump over a day.
+Timers use the event loop's time. Everything counted in hours or days, and every timestamp in a webhook, is UNIX seconds
+from a `Clock`, so that a test can skip a day.
 """
 
 import time
@@ -13,13 +13,13 @@ Clock: TypeAlias = Callable[[], float]
 
 
 def instant() -> float:
-    """Return seconds of a clock that only goes forward, for measuring.
+    """Return seconds of a monotonic clock, for measuring.
 
-    Not `loop.time()`: uvloop's is in whole milliseconds, and of when the loop last looked.
+    Not `loop.time()`: uvloop rounds it to whole milliseconds and updates it once per loop iteration.
     """
     return time.perf_counter()
 
 
 def wall_clock() -> float:
     """Return UNIX time in seconds."""
-    return time.time()  # noqa: TID251  the one reader on this side; gateway/common/clock.py is not shared
+    return time.time()  # noqa: TID251  the only reader on this side; gateway/common/clock.py must not be shared

@@ -1,4 +1,4 @@
-"""Ctrl-C: a run that is stopped cleans up and reports what it has. Not responsible for what is cleaned up."""
+"""Handle Ctrl-C: a stopped run cleans up and still reports what it has measured."""
 
 import asyncio
 import signal
@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-#: The exit code of a run that was stopped.
+#: Exit code of a run stopped by a signal.
 STOPPED: Final = 130
 
 
 @contextmanager
 def cancelled_by_signals() -> Iterator[None]:
-    """Let the first SIGINT or SIGTERM cancel this task; the next ones do nothing: it is being cleaned up."""
+    """Let the first SIGINT or SIGTERM cancel this task; later ones are ignored, because clean-up is under way."""
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None
     names = (signal.SIGINT, signal.SIGTERM)
@@ -34,7 +34,7 @@ def cancelled_by_signals() -> Iterator[None]:
 
 
 def take_back_cancellation() -> None:
-    """Go on after a cancellation: the report is still to be written."""
+    """Undo a cancellation, so that the report can still be written."""
     task = asyncio.current_task()
     if task is not None:
         task.uncancel()

@@ -1,7 +1,7 @@
-"""HTTP/1.1 for loads: many small requests to one URL, over connections that are kept.
+"""HTTP/1.1 client for load generation: many small requests to one URL over kept-alive connections.
 
-A request is one write, an answer one look at the bytes that came: several times cheaper than a general client, so that
-the generator is not the limit of what it measures. Not responsible for redirects, cookies, proxies or compression.
+A request is one write; a response is parsed once its bytes are there. This is several times cheaper than a general
+client, so that the generator does not limit what it measures. No redirects, cookies, proxies or compression.
 
     async with HttpClient("http://127.0.0.1:8080/webhooks/meta", timeout_s=20) as client:
         answer = await client.request("POST", {"Content-Type": "application/json"}, b"{}")
@@ -17,9 +17,9 @@ from typing import Final, Self, TypedDict, cast
 
 from yarl import URL
 
-#: Larger is no answer to a small request.
+#: Longest accepted response; the requests here are small.
 _MAX_ANSWER_BYTES: Final = 1 << 20
-#: Idle for longer (up to twice that), a connection is closed: whatever lies in between may have forgotten it.
+#: Connections idle for longer (up to twice that) are closed: a NAT or proxy on the way may have dropped them.
 _IDLE_S: Final = 15.0
 _STATUS: Final = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})[ \r]")
 _LENGTH: Final = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,9})[ \t]*\r\n", re.IGNORECASE)
@@ -31,16 +31,16 @@ _BODILESS: Final = (204, 304)
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back."""
+    """One HTTP response."""
 
     status: int
     body: bytes
-    #: Whether the connection may be used again.
+    #: Whether the connection can be reused.
     kept: bool = True
 
 
 class Place(TypedDict):
-    """Where a server is, as `create_connection` wants to be told."""
+    """Address of a server, as the arguments of `loop.create_connection`."""
 
     host: str
     port: int
@@ -48,16 +48,16 @@ class Place(TypedDict):
 
 
 def place(url: URL) -> Place:
-    """Return where a URL leads. Raises: ValueError."""
+    """Return the server address of a URL. Raises: ValueError."""
     if url.scheme not in ("http", "https") or not url.host or not url.port:
         raise ValueError(f"{str(url)!r} is not an http or https URL")
     return Place(host=url.host, port=url.port, ssl=ssl.create_default_context() if url.scheme == "https" else None)
 
 
 def read_answer(data: bytes, *, ended: bool = False) -> Answer | None:
-    """Return the answer that these bytes are, None if some are missing; `ended`: no more will come.
+    """Return the response in these bytes, or None if it is incomplete; `ended`: no more bytes will come.
 
-    Raises: ValueError for what is no answer, or more than one.
+    Raises: ValueError if the bytes are not exactly one response.
     """
     head_end = data.find(b"\r\n\r\n")
     if head_end < 0:
@@ -68,7 +68,7 @@ def read_answer(data: bytes, *, ended: bool = False) -> Answer | None:
         raise ValueError("not HTTP/1.x")
     status, kept = int(line[2]), line[1] == b"1" and _CLOSE.search(head) is None
     if status < 200:
-        raise ValueError(f"{status}, which was not asked for")
+        raise ValueError(f"unexpected status {status}")
     if _CHUNKED.search(head):
         whole = _join_chunks(body)
         return None if whole is None else Answer(status, whole, kept)
@@ -77,48 +77,48 @@ def read_answer(data: bytes, *, ended: bool = False) -> Answer | None:
         return Answer(status, body, kept=False) if ended else None
     missing = (int(length[1]) if length and status not in _BODILESS else 0) - len(body)
     if missing < 0:
-        raise ValueError("more than one answer")
+        raise ValueError("more than one response")
     return None if missing else Answer(status, body, kept)
 
 
 def _join_chunks(data: bytes) -> bytes | None:
-    """Return what the chunks are together, None if some are missing. Raises: ValueError."""
+    """Return the decoded body of a chunked response, or None if it is incomplete. Raises: ValueError."""
     parts: list[bytes] = []
     at = 0
     while size := _CHUNK.match(data, at):
         count, at = int(size[1], 16), size.end()
-        if count == 0:  # trailers, if there are any, end with an empty line too
+        if count == 0:  # trailers, if any, also end with an empty line
             return b"".join(parts) if data.endswith(b"\r\n\r\n") else None
         parts.append(data[at : at + count])
         at += count + 2
     if b"\r\n" in data[at:]:
-        raise ValueError("a malformed chunk")
+        raise ValueError("malformed chunk")
     return None
 
 
 class _Connection(asyncio.Protocol):
-    """One connection, with one request on its way at most."""
+    """One connection; at most one request is in flight on it."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._received = b""
         self._answer: asyncio.Future[Answer] | None = None
-        #: Done when the connection is closed.
+        #: Set when the connection is closed.
         self.lost: asyncio.Future[None] = self._loop.create_future()
         self.used_at = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
 
     @property
     def usable(self) -> bool:
-        """Whether it is open."""
+        """Whether the connection is open."""
         return self._transport is not None and not self._transport.is_closing()
 
     async def ask(self, request: bytes) -> Answer:
-        """Send a request and return its answer. Raises: ConnectionError."""
-        assert self._transport is not None, "connected first"
+        """Send a request and return its response. Raises: ConnectionError."""
+        assert self._transport is not None, "not connected"
         self._received, self._answer = b"", self._loop.create_future()
         self._transport.write(request)
         try:
@@ -133,16 +133,16 @@ class _Connection(asyncio.Protocol):
     def connection_lost(self, failure: Exception | None) -> None:
         if self._answer is not None and not self._answer.done():
             self._look(ended=True)
-        self._fail("the connection was closed before the answer")
+        self._fail("the connection was closed before the response")
         self.lost.set_result(None)
 
     def _look(self, *, ended: bool = False) -> None:
-        """See whether the answer is there."""
+        """Check whether the response is complete."""
         try:
             if self._answer is None:
-                raise ValueError("an answer that nobody asked for")
+                raise ValueError("unsolicited response")
             if len(self._received) > _MAX_ANSWER_BYTES:
-                raise ValueError("too long an answer")
+                raise ValueError("response too long")
             answer = read_answer(self._received, ended=ended)
         except ValueError as mistake:
             self._fail(str(mistake))
@@ -156,22 +156,22 @@ class _Connection(asyncio.Protocol):
             self._answer.set_exception(ConnectionError(why))
 
     def close(self) -> None:
-        """Close it; `lost` tells when that is done."""
+        """Close the connection; `lost` is set when that is done."""
         if self._transport is not None:
             self._transport.abort()
 
 
 class HttpClient:
-    """Requests to one URL. An async context manager, or `close()` at the end."""
+    """Sends requests to one URL. An async context manager; otherwise call `close()` at the end."""
 
     def __init__(self, url: str, *, timeout_s: float, limit: int | None = None) -> None:
-        """`limit`: most connections; a request for which there is none waits, and its time runs. Raises: ValueError."""
+        """`limit`: most connections at a time; further requests wait, within their time-out. Raises: ValueError."""
         self._url = URL(url)
         self._place = place(self._url)
         self._timeout_s = timeout_s
         self._places = None if limit is None else asyncio.Semaphore(limit)
         self._open: set[_Connection] = set()
-        #: In the order in which they were used; the last one is used next.
+        #: In order of last use; the most recent one is used next.
         self._idle: list[_Connection] = []
         self._sweeper: asyncio.TimerHandle | None = None
 
@@ -186,7 +186,10 @@ class HttpClient:
     async def request(
         self, method: str, headers: Mapping[str, str], body: bytes = b"", *, query: Mapping[str, str] | None = None
     ) -> Answer:
-        """Return the answer, whatever its status. Raises: OSError (ConnectionError, TimeoutError)."""
+        """Send a request and return its response, whatever its status.
+
+        Raises: OSError (ConnectionError, TimeoutError).
+        """
         url = self._url if query is None else self._url.update_query(query)
         lines = [
             f"{method} {url.raw_path_qs} HTTP/1.1",
@@ -237,7 +240,7 @@ class HttpClient:
             self._sweeper = loop.call_later(_IDLE_S, self._sweep)
 
     def _sweep(self) -> None:
-        """Close what was not used for long."""
+        """Close connections that have been idle for too long."""
         loop = asyncio.get_running_loop()
         old_at = loop.time() - _IDLE_S
         for connection in self._idle:
@@ -247,7 +250,7 @@ class HttpClient:
         self._sweeper = loop.call_later(_IDLE_S, self._sweep) if self._idle else None
 
     async def close(self) -> None:
-        """Close every connection, used ones too; the next request makes a new one."""
+        """Close all connections, including those in use. The next request opens a new one."""
         if self._sweeper is not None:
             self._sweeper.cancel()
             self._sweeper = None

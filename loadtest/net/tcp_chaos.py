@@ -1,8 +1,7 @@
-"""A proxy between a client and a server that can delay, drip, silence, cut and refuse: the network on a bad day.
+"""A TCP proxy that can delay, throttle, stall, cut and refuse connections.
 
-Speaks TCP and Unix sockets, on this machine only, and knows nothing of what passes but bytes. Every fault can be
-switched on and off while connections are open; what is random comes from a seed. What goes wrong with UDP is
-udp_chaos.py's business.
+Works with TCP and Unix sockets, on this machine only, on plain bytes. Every fault can be switched on and off while
+connections are open; random choices come from a seed. For faults in UDP see `udp_chaos.py`.
 
     async with TcpChaos(("127.0.0.1", 8080)) as proxy:
         ...  # http://127.0.0.1:{proxy.port}
@@ -23,17 +22,17 @@ from loadtest.common.guard import check_host
 Place: TypeAlias = tuple[str, int] | Path
 
 _CHUNK_BYTES: Final = 65_536
-#: Chunks on their way in one direction of one connection; then nothing more is read.
+#: Most chunks queued for one direction of one connection; beyond it, nothing more is read (back-pressure).
 _QUEUED: Final = 256
-#: How often a drip lets bytes through.
+#: Interval at which a throttled direction passes bytes on.
 _DRIP_S: Final = 0.02
 _CLOSE_S: Final = 5.0
-#: How soon a delay notices that its connection is gone.
+#: Longest time until a delayed chunk notices that its connection is gone.
 _LOOK_S: Final = 0.1
 
 
 class TcpChaos:
-    """Passes bytes on, until told otherwise. An async context manager; or `open()` and `close()`."""
+    """Forwards bytes and injects faults. An async context manager, or call `open()` and `close()`."""
 
     def __init__(self, target: Place, *, listen: Place = ("127.0.0.1", 0), seed: int = 1) -> None:
         """Raises: NotLoopback."""
@@ -42,13 +41,13 @@ class TcpChaos:
                 check_host(place[0])
         self._target, self._listen = target, listen
         self._random = random.Random(seed)
-        #: Connections taken so far, and how many of them the proxy cut by itself.
+        #: Connections accepted so far, and how many of them `cut_share` has cut.
         self.connections = self.cuts = 0
-        #: Added to the way of every byte, each way, and the longest further wait (drawn for each chunk).
+        #: Delay of every chunk in each direction, and the most that is added to it at random.
         self.delay_s = self.jitter_s = 0.0
-        #: How much may pass each way of each connection; None: as much as there is.
+        #: Throughput limit of each direction of each connection; None: no limit.
         self.bytes_per_s: int | None = None
-        #: Share (0 to 1) of chunks from the client that are swallowed together with their connection.
+        #: Probability (0 to 1) that a chunk from the client is dropped and its connection cut.
         self.cut_share = 0.0
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
@@ -69,12 +68,12 @@ class TcpChaos:
 
     @property
     def port(self) -> int:
-        """The TCP port that it listens on; the same after `refuse` and `open`."""
+        """The TCP port of the proxy; it stays the same after `refuse` and `open`."""
         assert not isinstance(self._listen, Path)
         return self._listen[1]
 
     async def open(self) -> None:
-        """Take connections (again)."""
+        """Accept connections (again)."""
         if isinstance(self._listen, Path):
             self._server = await asyncio.start_unix_server(self._serve, self._listen)
         else:
@@ -83,7 +82,7 @@ class TcpChaos:
             self._listen = host, self._server.sockets[0].getsockname()[1]
 
     async def refuse(self) -> None:
-        """Take no more connections, and cut those there are: the server is gone."""
+        """Accept no more connections and cut the open ones, like a server that is down."""
         if self._server is not None:
             self._server.close()
             self._server = None
@@ -92,30 +91,30 @@ class TcpChaos:
         self.cut()
 
     def cut(self) -> None:
-        """Cut all connections; new ones are taken."""
+        """Cut all connections; new ones are accepted."""
         _abort(self._writers)
 
     def silence(self) -> None:
-        """Keep the connections, pass nothing on: the machine hangs."""
+        """Keep the connections but forward nothing, like a machine that hangs."""
         self._flowing.clear()
         self._answering.clear()
 
     def silence_answer_to(self, words: bytes) -> None:
-        """Once `words` were asked, keep back whatever is answered, that answer included."""
+        """Once the client has sent `words`, hold back all answers, starting with the answer to them."""
         self._last_words = words
 
     def cut_at(self, words: bytes) -> None:
-        """Cut all connections once, when `words` are asked; they do not arrive."""
+        """Cut all connections once, when the client sends `words`; they are not forwarded."""
         self._cutting_words = words
 
     def speak(self) -> None:
-        """End every silence."""
+        """Forward again after any kind of silence."""
         self._flowing.set()
         self._answering.set()
         self._last_words = b""
 
     async def close(self) -> None:
-        """Refuse, and return when every connection is gone. Safe to call twice."""
+        """Refuse connections and return when all are gone. Idempotent."""
         await self.refuse()
         self.speak()
         async with asyncio.timeout(_CLOSE_S):
@@ -129,7 +128,7 @@ class TcpChaos:
             writer.transport.abort()
             return
         pair = {writer, far_writer}
-        if self._server is None:  # closed meanwhile
+        if self._server is None:  # closed in the meantime
             _abort(pair)
             return
         self._writers |= pair
@@ -156,7 +155,7 @@ class TcpChaos:
         *,
         asks: bool,
     ) -> None:
-        """Pass one direction on until it ends; an end is passed on too."""
+        """Forward one direction until it ends, and then close the other side's connection too."""
         queue: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(_QUEUED)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._take_in(reader, queue, pair if asks else ()))
@@ -169,19 +168,19 @@ class TcpChaos:
         queue: asyncio.Queue[tuple[float, bytes]],
         asking: Collection[asyncio.StreamWriter],
     ) -> None:
-        """`asking`: both ends, if this is the direction in which is asked."""
+        """Queue what the reader gives. `asking`: both ends if this is the direction of the requests, else empty."""
         loop, due_at = asyncio.get_running_loop(), 0.0
         with suppress(OSError):
             while data := await reader.read(_CHUNK_BYTES):
                 if asking and self._swallows(data, asking):
                     continue
                 wait_s = self.delay_s + self._random.uniform(0.0, self.jitter_s)
-                due_at = max(due_at, loop.time() + wait_s)  # never overtaking what came before
+                due_at = max(due_at, loop.time() + wait_s)  # a chunk must not overtake the one before
                 await queue.put((due_at, data))
         await queue.put((due_at, b""))
 
     def _swallows(self, data: bytes, pair: Collection[asyncio.StreamWriter]) -> bool:
-        """Tell whether what was asked goes no further, and cut what there is to cut."""
+        """Return whether a chunk of a request is to be dropped; cut the connections that the faults call for."""
         if self._last_words and self._last_words in data:
             self._answering.clear()
         if self._cutting_words and self._cutting_words in data:
@@ -200,18 +199,18 @@ class TcpChaos:
         loop = asyncio.get_running_loop()
         while True:
             due_at, data = await queue.get()
-            while (left_s := due_at - loop.time()) > 0 and not writer.is_closing():  # noqa: ASYNC110  no event for both
+            while (left_s := due_at - loop.time()) > 0 and not writer.is_closing():  # noqa: ASYNC110  no event tells of both
                 await asyncio.sleep(min(left_s, _LOOK_S))
             if not data:
                 return
             await gate.wait()
-            with suppress(OSError):  # it is cut: what is left leads nowhere
+            with suppress(OSError):  # the connection is cut: drop the rest
                 async for part in self._drops(data):
                     writer.write(part)
                     await writer.drain()
 
     async def _drops(self, data: bytes) -> AsyncIterator[bytes]:
-        """Yield the data as fast as it may pass."""
+        """Yield the data at the allowed rate."""
         while data:
             if self.bytes_per_s is None:
                 yield data

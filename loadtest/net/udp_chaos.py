@@ -1,9 +1,9 @@
-"""A UDP relay that loses, delays, reorders, repeats and cuts what passes, by a seed.
+"""A UDP relay that drops, delays, reorders, duplicates and cuts datagrams, from a seed.
 
-Stands before one address, a media port for example: who sends to the relay's address is passed on from a socket of
-its own, so that the target tells senders apart as it would without the relay. Each direction has faults of its own,
-which may be changed at any time. With one seed and one order of datagrams the same ones suffer.
-Not responsible for: what is in the datagrams.
+It stands in front of one address, for example a media port. Datagrams of each sender are forwarded from a socket of
+their own, so that the target can tell senders apart as it could without the relay. Each direction has its own faults,
+which can be changed at any time. The same seed and the same order of datagrams give the same faults. The contents of
+datagrams are not looked at.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from loadtest.webrtc.rtp import is_rtcp
 
 Address = tuple[str, int]
 
-#: Senders that one relay passes on for; more are dropped.
+#: Most senders that one relay forwards for; datagrams of others are dropped.
 MAX_FLOWS: Final = 1_024
 
 
@@ -31,40 +31,40 @@ class Way(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UdpFaults:
-    """What happens to datagrams; shares are from 0 to 1."""
+    """Faults to apply; shares are from 0 to 1."""
 
     drop: float = 0.0
     duplicate: float = 0.0
     delay_s: float = 0.0
-    #: Added to the delay, evenly spread; more than the gap between two datagrams changes their order.
+    #: Random extra delay, uniform from 0; more than the gap between two datagrams reorders them.
     jitter_s: float = 0.0
-    #: Share that is held back by `held_s`, so that later ones overtake it.
+    #: Share of datagrams held back by `held_s`, so that later ones overtake them.
     reorder: float = 0.0
     held_s: float = 0.05
-    #: Nothing passes.
+    #: Forward nothing.
     cut: bool = False
 
 
 @dataclass(slots=True, kw_only=True)
 class Passage:
-    """One direction: its faults, its dice, and what it counted."""
+    """One direction: its faults, its random generator and its counters."""
 
     rng: random.Random
     faults: UdpFaults = UdpFaults()
     passed: int = 0
     dropped: int = 0
-    #: Of these, RTP and not RTCP.
+    #: Dropped datagrams that were RTP (RTCP not counted).
     dropped_rtp: int = 0
     duplicated: int = 0
     held: int = 0
-    #: Loop time at which the last one was passed on; and the last that was RTP or RTCP (RFC 7983 §7).
+    #: Loop time of the last forwarded datagram, and of the last that was RTP or RTCP (RFC 7983 §7).
     last_at: float | None = None
     last_media_at: float | None = None
 
     def delays(self) -> tuple[float, ...]:
-        """Return after how many seconds each copy of the next datagram is to be sent; none if it is lost."""
+        """Return the delay in seconds of each copy of the next datagram; empty if it is dropped."""
         faults, roll = self.faults, self.rng.random
-        # All dice are thrown for each datagram, so that one fault does not change what the others hit.
+        # Draw all random numbers for each datagram, so that one fault does not change which datagrams the others hit.
         dropped, doubled, held, late = roll(), roll(), roll(), roll()
         if faults.cut or dropped < faults.drop:
             self.dropped += 1
@@ -80,7 +80,7 @@ class Passage:
 
 
 class _Socket(asyncio.DatagramProtocol):
-    """Hands every datagram to a function."""
+    """Pass every datagram to a function."""
 
     def __init__(self, received: Callable[[bytes, Address], None]) -> None:
         self._received = received
@@ -95,17 +95,17 @@ class _Socket(asyncio.DatagramProtocol):
 
 @dataclass(slots=True)
 class _Flow:
-    """One sender: the socket from which it is passed on, and what came before that was open."""
+    """One sender: the socket it is forwarded from, and the datagrams that came before that socket was open."""
 
     transport: asyncio.DatagramTransport | None = None
     waiting: list[bytes] = field(default_factory=list)
 
 
 class UdpChaos:
-    """The relay before `target`; open between `open` and `close`."""
+    """A relay in front of `target`, between `open` and `close`."""
 
     def __init__(self, target: Address | None, *, seed: int, host: str = "127.0.0.1") -> None:
-        #: May be set later: the relay's own port may have to be told before the target is known.
+        #: May be set later: the relay's port may have to be announced before the target is known.
         self.target = target
         self._host = host
         self.ways = {way: Passage(rng=random.Random(f"{seed}/{way}")) for way in Way}
@@ -115,7 +115,7 @@ class UdpChaos:
         self._group = asyncio.TaskGroup()
 
     async def open(self) -> Self:
-        """Bind the relay's socket, to any free port."""
+        """Bind the relay's socket to any free port."""
         self._loop = asyncio.get_running_loop()
         await self._group.__aenter__()
         self._front = await self._bind(self._from_sender)
@@ -124,16 +124,16 @@ class UdpChaos:
 
     @property
     def port(self) -> int:
-        """Return the port that senders are told instead of the target's."""
+        """Return the port to announce to senders instead of the target's."""
         return self.address[1]
 
     def set(self, faults: UdpFaults, *ways: Way) -> None:
-        """Change the faults of the given directions; of both if none is given."""
+        """Set the faults of the given directions; of both if none is given."""
         for way in ways or tuple(Way):
             self.ways[way].faults = faults
 
     def cut(self, *ways: Way) -> None:
-        """Pass nothing on from now, and lose what is on its way."""
+        """Forward nothing from now on, and drop what is delayed."""
         self.set(UdpFaults(cut=True), *ways)
         for timer in self._timers:
             timer.cancel()
@@ -210,7 +210,7 @@ class UdpChaos:
 
 @asynccontextmanager
 async def udp_chaos(target: Address | None, *, seed: int) -> AsyncIterator[UdpChaos]:
-    """Yield an open relay before `target`."""
+    """Yield an open relay in front of `target`."""
     relay = await UdpChaos(target, seed=seed).open()
     try:
         yield relay

@@ -1,7 +1,7 @@
-"""A WebSocket's client side for loads: text messages, given to a function as soon as they are there.
+"""WebSocket client for load generation: hands each text message to a function as soon as it is complete.
 
-What comes costs a look at its bytes: no task is woken for it, no queue is kept. RFC 6455, without extensions (none is
-offered, so the server may use none). Not responsible for what the messages say.
+Receiving costs only the parsing of the bytes: no task is woken and no queue is kept. RFC 6455 without extensions (none
+is offered, so the server may use none).
 """
 
 import asyncio
@@ -19,18 +19,18 @@ _MAX_BYTES: Final = 1 << 20
 _OPEN_S: Final = 10.0
 _CLOSE_S: Final = 5.0
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
-#: The first byte of a frame: whether it is the message's last one, and what it is.
+#: First byte of a frame: the FIN bit and the opcode.
 _LAST: Final = 0x80
 _MORE, _TEXT, _CLOSE, _PING, _PONG = 0x0, 0x1, 0x8, 0x9, 0xA
 _WHOLE_TEXT: Final = _LAST | _TEXT
-#: Close codes: a server that said none, and one that said nothing at all.
+#: Close codes: the server's close frame had no code; the connection ended without a close frame.
 _NO_CODE, _ABNORMAL = 1005, 1006
 
 
 def read_frame(data: bytes, at: int) -> tuple[int, bytes, int] | None:
-    """Return the first byte and the payload of the frame that begins `at`, and where the next one does.
+    """Return first byte and payload of the frame that begins at `at`, and the offset of the next frame.
 
-    None if it is not there as a whole. Raises: ValueError.
+    None if the frame is incomplete. Raises: ValueError.
     """
     begin = at + 2
     if len(data) < begin:
@@ -38,19 +38,19 @@ def read_frame(data: bytes, at: int) -> tuple[int, bytes, int] | None:
     length = data[at + 1]
     if length > 125:
         if length > 127:
-            raise ValueError("a masked frame, from a server")
+            raise ValueError("masked frame from a server")
         begin += 2 if length == 126 else 8
         length = int.from_bytes(data[at + 2 : begin])
         if len(data) < begin:
             return None
         if length > _MAX_BYTES:
-            raise ValueError("too long a frame")
+            raise ValueError("frame too long")
     end = begin + length
     return (data[at], data[begin:end], end) if len(data) >= end else None
 
 
 def write_frame(kind: int, payload: bytes) -> bytes:
-    """Return a whole message as a masked frame."""
+    """Return a message as one masked frame."""
     length = len(payload)
     if length < 126:
         head = bytes((_LAST | kind, 0x80 | length))
@@ -64,7 +64,7 @@ def write_frame(kind: int, payload: bytes) -> bytes:
 
 
 class WebSocket(asyncio.Protocol):
-    """One WebSocket; made by `connect()`, `close()` once."""
+    """One WebSocket, made by `connect()`; call `close()` once."""
 
     def __init__(self, on_text: Callable[[bytes], None], on_lost: Callable[["WebSocket"], None]) -> None:
         loop = asyncio.get_running_loop()
@@ -76,14 +76,14 @@ class WebSocket(asyncio.Protocol):
         self._opened: asyncio.Future[None] = loop.create_future()
         self._lost: asyncio.Future[None] = loop.create_future()
         self._closing = False
-        #: Once it is closed; 1006 if the server did not say why.
+        #: Set when the connection is closed; 1006 if the server sent no close frame.
         self.close_code: int | None = None
 
     @classmethod
     async def connect(
         cls, url: str, *, subprotocol: str, on_text: Callable[[bytes], None], on_lost: Callable[["WebSocket"], None]
     ) -> "WebSocket":
-        """Open one: `on_text` gets each message, `on_lost` is told once that it is closed. Raises: OSError.
+        """Open a WebSocket: `on_text` gets each message, `on_lost` is called once when it is closed. Raises: OSError.
 
         Neither is called before this returns.
         """
@@ -125,7 +125,7 @@ class WebSocket(asyncio.Protocol):
         self._write(write_frame(_TEXT, message))
 
     async def close(self) -> None:
-        """Say that we close, and let the server close; not for ever. Safe to call twice."""
+        """Send a close frame and wait for the server to close, for a limited time. Idempotent."""
         if not self.closed:
             self._closing = True
             self._write(write_frame(_CLOSE, (1000).to_bytes(2)))
@@ -135,10 +135,10 @@ class WebSocket(asyncio.Protocol):
             self._abort()
         await asyncio.wait([self._lost])
 
-    # What the loop tells
+    # Callbacks of the event loop
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
 
     def data_received(self, data: bytes) -> None:
         self._received = self._received + data if self._received else data
@@ -154,19 +154,19 @@ class WebSocket(asyncio.Protocol):
         self._lost.set_result(None)
         if not self._opened.done():
             said = self._received.partition(b"\r\n")[0][:100].decode("ascii", "replace")
-            self._opened.set_exception(ConnectionError(f"no WebSocket was opened: {said or 'no answer'}"))
+            self._opened.set_exception(ConnectionError(f"the server refused the WebSocket: {said or 'no response'}"))
         elif not self._opened.cancelled() and self._opened.exception() is None:
             self._on_lost(self)
 
     def _upgraded(self) -> bool:
-        """Whether the answer to the upgrade is there. Raises: ValueError for another one."""
+        """Return whether the response to the upgrade is complete. Raises: ValueError if it is not an upgrade."""
         head, end, rest = self._received.partition(b"\r\n\r\n")
         if not end:
             return False
         lines = head.split(b"\r\n")
         fields = {name.lower(): value.strip() for name, _, value in (line.partition(b":") for line in lines[1:])}
         if not lines[0].startswith(b"HTTP/1.1 101 ") or fields.get(b"sec-websocket-accept") != self._accept:
-            raise ValueError("no WebSocket")
+            raise ValueError("the response is not a WebSocket upgrade")
         self._received = rest
         self._opened.set_result(None)
         return True
@@ -182,12 +182,12 @@ class WebSocket(asyncio.Protocol):
         self._received = data[at:]
 
     def _take_other(self, first: int, payload: bytes) -> None:
-        """Take a part of a message, or what is no message. Raises: ValueError."""
+        """Take a fragment of a message or a control frame. Raises: ValueError."""
         kind = first & 0xF
         if first in (_TEXT, _MORE, _LAST | _MORE):
             self._parts.append(payload)
             if sum(map(len, self._parts)) > _MAX_BYTES:
-                raise ValueError("too long a message")
+                raise ValueError("message too long")
             if first & _LAST:
                 message, self._parts = b"".join(self._parts), []
                 self._on_text(message)
@@ -201,7 +201,7 @@ class WebSocket(asyncio.Protocol):
             if self._transport is not None:
                 self._transport.close()
         elif kind != _PONG:
-            raise ValueError("a frame that was not agreed upon")
+            raise ValueError("reserved opcode or unexpected frame")
 
     def _write(self, data: bytes) -> None:
         if self._transport is not None:

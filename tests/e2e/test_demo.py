@@ -67,7 +67,7 @@ async def test_the_demo_connects_a_call_and_stops_without_a_trace(temporary: str
     real = {"DATABASE_URL": "postgresql://192.0.2.1/calls", "GATEWAY_CONFIG": "/nowhere", "GATEWAY_API_KYE": "x"}
     async with started("-m", "loadtest", "demo", *ports, TMPDIR=temporary, **real) as process:
         said = await read_until(process, "Ctrl-C")
-        assert "Not used, for the demo has settings of its own: DATABASE_URL, GATEWAY_API_KYE, GATEWAY_CONFIG" in said
+        assert "Ignored, because the demo has its own settings: DATABASE_URL, GATEWAY_API_KYE, GATEWAY_CONFIG" in said
         family = psutil.Process(process.pid).children(recursive=True)
         assert any("media.worker" in " ".join(child.cmdline()) for child in family)
         page, user_page = re.findall(r"http://127\.0\.0\.1:\d+/ ", said)

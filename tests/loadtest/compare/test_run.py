@@ -112,9 +112,9 @@ def test_every_mistake_of_the_command_line_is_named_at_once(monkeypatch: pytest.
     assert said.exit_code == 2
     for text in (
         "DATABASE_URL is set",
-        "'asterisk': no such peer; there are gateway,",
-        "'': no such peer",
-        "'dance': no such part",
+        "'asterisk': unknown peer; known are gateway,",
+        "'': unknown peer",
+        "'dance': unknown part",
     ):
         assert text in said.output
 
