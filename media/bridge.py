@@ -1,14 +1,13 @@
-"""The RTP side of a leg, and what joins two of them. Runs inside the datagram handler: no task, no queue.
+"""The RTP side of a leg, and how two legs are joined. Runs inside the datagram handler: no task, no queue.
 
-Responsible for: decrypting what comes, counting it, passing it to the joined leg under that leg's own numbers,
-encrypting and sending; RTCP, which ends here; key presses. Not responsible for: how the leg connects (`leg.py`),
-and which tone plays when (`tones.py`).
+An `Endpoint` decrypts what arrives, counts it, and hands it to the joined leg, which renumbers, encrypts and sends it.
+RTCP ends here; key presses (DTMF) are reported. How a leg connects is in `leg.py`, which tone plays when in `tones.py`.
 
-A packet costs some 30 us, half of them in here and in `rtp.py`, so what it passes is written for speed: a callable
-kept in an attribute is taken out before it is called (`x = self._x; x(data)`), which spares the interpreter a look
-into the class, and a `Packet` is unpacked, which is cheaper than asking for its fields.
+A packet costs about 30 us, half of it here and in `rtp.py`, so the packet path is written for speed: a callable kept in
+an attribute is copied to a local variable before the call (`x = self._x; x(data)`), which saves an attribute lookup in
+the class, and a `Packet` is unpacked, which is cheaper than reading its fields.
 
-Nothing is sent to a leg before its first join or tone: Meta counts media before the accept as a fault.
+Nothing is sent to a leg before its first join or tone: Meta treats media before the accept as an error.
 """
 
 import random
@@ -25,9 +24,9 @@ from media.sdp import Payloads
 from media.srtp import SrtpKeys
 from media.stats import LegStats
 
-#: Sources (SSRCs) that one peer may use in its life, for RTP and for RTCP; each costs a crypto context.
+#: Sources (SSRCs) that one peer may use over its lifetime, for RTP and for RTCP; each costs a crypto context.
 MAX_SOURCES: Final = 16
-#: Key presses a second that are reported; nobody types faster, and each is a message to the gateway.
+#: Key presses reported per second; no person types faster, and each one is a message to the gateway.
 MAX_DIGITS_PER_S: Final = 25
 
 
@@ -83,11 +82,11 @@ class Endpoint:
         self.on_digit = on_digit
         self.drops = drops
         self.cname = f"{rng.getrandbits(64):016x}"
-        #: RTCP may be sent; for a Meta leg only from the first join or tone on.
+        #: Whether RTCP may be sent; on a Meta leg only after the first join or tone.
         self.may_report = may_report
-        #: The leg that hears what this one says.
+        #: The leg that receives this leg's audio.
         self.peer: Endpoint | None = None
-        #: When the last datagram with valid credentials came.
+        #: When the last datagram with valid credentials arrived.
         self.heard_at = now()
         self.connected_at: float | None = None
         self._created_at = self.heard_at
@@ -112,26 +111,26 @@ class Endpoint:
 
     @property
     def ssrc(self) -> int:
-        """Return the source under which the peer hears us."""
+        """Return the SSRC that we send with."""
         return self._outgoing.ssrc
 
     @property
     def connected(self) -> bool:
-        """Return whether there are keys to send and receive with."""
+        """Return whether the SRTP keys are known."""
         return self._keys is not None
 
     def secure(self, keys: SrtpKeys, *, send: Payloads | None, receive: Payloads) -> None:
-        """Begin to receive; `send` is None where the peer does not want to hear anything."""
+        """Start receiving; `send` is None if the peer does not want to receive."""
         self._send, self._receive = send, receive
         self.connected_at = self.heard_at = self._now()
         self._keys, self._profile = keys, keys.profile
 
     def shut(self) -> None:
-        """Neither send nor receive any more."""
+        """Stop sending and receiving."""
         self._keys = None
 
     def received(self, data: bytes) -> None:
-        """Take one RTP or RTCP datagram from a checked address."""
+        """Process one RTP or RTCP datagram from a checked address."""
         keys, receive = self._keys, self._receive
         if keys is None or receive is None or len(data) < 12:
             self.drops.malformed += 1
@@ -147,7 +146,7 @@ class Endpoint:
         unprotect = keys.unprotect
         try:
             packet = parse(unprotect(data))
-        except (pylibsrtp.Error, ValueError):  # forged, repeated, or longer than a packet can be
+        except (pylibsrtp.Error, ValueError):  # forged, replayed, or longer than a packet can be
             self.drops.unprotect_failed += 1
             return
         if packet is None:
@@ -160,7 +159,7 @@ class Endpoint:
         self._take(packet, source, receive)
 
     def _take(self, packet: Packet, source: object, receive: Payloads) -> None:
-        """Count a decrypted packet and pass it on."""
+        """Count a decrypted packet and forward it."""
         clock = self._now
         now = self.heard_at = clock()
         if self._first_media_at is None:
@@ -177,17 +176,17 @@ class Endpoint:
                 self._digits += 1
                 self.on_digit(digit)
         peer = self.peer
-        if peer is not None and payload:  # padding alone is a bandwidth probe
+        if peer is not None and payload:  # padding only: a bandwidth probe
             peer.speak(source, packet, is_audio=is_audio, now=now)
 
     def speak(self, source: object, packet: Packet, *, is_audio: bool = True, now: float) -> None:
-        """Send a packet to this leg's peer as the next of its stream."""
+        """Send a packet to this leg's peer as the next one of its stream."""
         keys, payloads = self._keys, self._send
         if keys is None or payloads is None:
             return
         payload_type = payloads.opus if is_audio else payloads.dtmf
         if payload_type is None:
-            return  # the peer has no keypad
+            return  # the peer did not negotiate telephone-event
         clear = self._outgoing.next(source, packet, payload_type=payload_type, steady=is_audio, now=now)
         if clear is None:
             return
@@ -201,7 +200,7 @@ class Endpoint:
         transmit(data)
 
     def report(self) -> None:
-        """Send an RTCP report; also keeps the path open while we are silent."""
+        """Send an RTCP report; it also keeps NAT bindings open while no RTP is sent."""
         keys = self._keys
         if keys is None or not self.may_report:
             return
@@ -240,7 +239,7 @@ class Endpoint:
             self._peer_report = report
 
     def stats(self) -> LegStats:
-        """Return what was counted so far."""
+        """Return the counters so far."""
 
         def after_ms(instant: float | None) -> float | None:
             return None if instant is None else (instant - self._created_at) * 1000
@@ -269,7 +268,7 @@ class Endpoint:
 
 
 def join(a: Endpoint, b: Endpoint, *, now: float) -> None:
-    """Let both hear each other, and nobody else. Idempotent."""
+    """Forward audio between the two, ending any earlier joins of either. Idempotent."""
     if a.peer is b:
         return
     for one, other in ((a, b), (b, a)):
@@ -278,7 +277,7 @@ def join(a: Endpoint, b: Endpoint, *, now: float) -> None:
 
 
 def part(endpoint: Endpoint) -> None:
-    """Let the leg and the one that it is joined to hear nothing of each other. Idempotent."""
+    """Stop forwarding between the leg and the one it is joined to. Idempotent."""
     other, endpoint.peer = endpoint.peer, None
     if other is not None:
         other.peer = None

@@ -1,7 +1,7 @@
-"""DTLS-SRTP of one leg. Everything that we know of the inside of aiortc's DTLS transport is in this file.
+"""DTLS-SRTP of one leg. All use of aiortc's private DTLS attributes is in this file.
 
-Responsible for: the certificate that all legs of a process share, the handshake with a named reason if it fails, and
-the SRTP keys. Not responsible for: RTP itself, which never passes through aiortc here (`srtp.py`, `bridge.py`).
+It holds the certificate shared by all legs of a process, runs the handshake (a failure names its reason) and extracts
+the SRTP keys. RTP does not pass through aiortc; see `srtp.py` and `bridge.py`.
 """
 
 import asyncio
@@ -24,27 +24,27 @@ from media.ice import LegIce
 from media.negotiation import DtlsRole
 from media.srtp import SrtpKeys, srtp_keys
 
-#: All need DTLS 1.2; 1.3 has suites of its own, all AEAD. aiortc's list ends in two of AES-CBC (ASVS 5.0, 17.2.2).
-#: Source: RFC 8827 §6.5: everybody speaks the first.
+#: Suites for DTLS 1.2; DTLS 1.3 has its own, all AEAD. aiortc's list ends in two AES-CBC suites (ASVS 5.0, 17.2.2).
+#: Source: RFC 8827 §6.5: every implementation must support the first.
 CIPHERS: Final = b"ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-ECDSA-CHACHA20-POLY1305:ECDHE-ECDSA-AES256-GCM-SHA384"
-#: aiortc's certificates are valid for 30 days; a leg keeps the one that it began with.
+#: aiortc's certificates are valid for 30 days; a leg keeps the certificate it started with.
 RENEW_AFTER_S: Final = 24 * 3600.0
 
 
 class SharedCertificate(RTCCertificate):
-    """A certificate with its DTLS context, which is costly: 0.2 ms for each leg if it is made anew."""
+    """A certificate with its DTLS context; making a context costs 0.2 ms, too much to do it for each leg."""
 
     def __init__(self, key: ec.EllipticCurvePrivateKey, cert: x509.Certificate) -> None:
         super().__init__(key, cert)
         self._context: SSL.Context | None = None
-        #: The one that our SDP shows. Source: Meta refuses a description with several fingerprints.
+        #: The fingerprint in our SDP. Source: Meta refuses a description with several fingerprints.
         self.fingerprint = next(f.value for f in self.getFingerprints() if f.algorithm == "sha-256")
 
     def _create_ssl_context(self, srtp_profiles: list[SRTPProtectionProfile]) -> SSL.Context:
         if self._context is None:
             self._context = super()._create_ssl_context(srtp_profiles)
             self._context.set_cipher_list(CIPHERS)
-            # Shared by strangers to each other: no session of one may be resumed by another.
+            # Unrelated peers share this context: no peer may resume another peer's session.
             self._context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
         return self._context
 
@@ -70,25 +70,25 @@ class LegDtls(RTCDtlsTransport):
     def __init__(self, ice: LegIce, certificate: RTCCertificate) -> None:
         super().__init__(ice.transport, [certificate])
         self.fingerprint_mismatch = False
-        #: The connection ended, by whichever side; not called before the handshake is done.
+        #: Called when either side ends the connection; never before the handshake is done.
         self.on_closed: Callable[[], None] = lambda: None
         self.on("statechange", self._state_changed)
 
     async def handshake(self, role: DtlsRole, fingerprint: str) -> SrtpKeys:
-        """Return the keys. Raises: DtlsFailed. Takes as long as the peer lets it."""
+        """Run the handshake and return the SRTP keys. Raises: DtlsFailed. The caller sets the time limit."""
         self._set_role(role.value)
         expected = RTCDtlsFingerprint(algorithm="sha-256", value=fingerprint)
         await self.start(RTCDtlsParameters(fingerprints=[expected]))
         if self.state != "connected":
             if self.fingerprint_mismatch:
-                raise DtlsFailed("the peer's certificate is not the one that its SDP announced")
+                raise DtlsFailed("the peer's certificate does not match the fingerprint in its SDP")
             raise DtlsFailed("the handshake failed")
         received, sent = self._rx_srtp, self._tx_srtp
         assert self._ssl is not None
         return srtp_keys(received=received, sent=sent, profile=self._ssl.get_selected_srtp_profile().decode())
 
     async def close(self) -> None:
-        """Say goodbye to the peer and end the reading task. Idempotent."""
+        """Send close_notify and end the reading task. Idempotent."""
         reader = self._task
         await self.stop()
         if reader is not None:

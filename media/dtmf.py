@@ -1,18 +1,18 @@
 """Read key presses from `telephone-event` packets (RFC 4733). Pure.
 
-One press is many packets: one each 20-50 ms while the key is down, and the last one three times. All of them carry
-the RTP timestamp of the press, which is how they are told from the next press of the same key.
+One press is several packets: one every 20-50 ms while the key is down, and the final one sent three times. All carry
+the RTP timestamp of the press, which distinguishes them from the next press of the same key.
 """
 
 from typing import Final
 
 DIGITS: Final = "0123456789*#ABCD"
-#: A press longer than this many timestamp units goes on under a new timestamp (RFC 4733 §2.5.1.3).
+#: A press longer than this many timestamp units continues under a new timestamp (RFC 4733 §2.5.1.3).
 LONGEST_SEGMENT: Final = 0xFFFF
 
 
 class DtmfReader:
-    """Turns the `telephone-event` packets of one stream into key presses, each reported once."""
+    """Turn the `telephone-event` packets of one stream into key presses, each reported once."""
 
     __slots__ = ("_event", "_timestamp")
 
@@ -21,9 +21,9 @@ class DtmfReader:
         self._timestamp = -1
 
     def read(self, timestamp: int, payload: bytes) -> str | None:
-        """Return the digit if this packet begins a press, else None."""
+        """Return the digit if this packet starts a press, else None."""
         if len(payload) < 4 or payload[0] >= len(DIGITS):
-            return None  # flash, fax and modem tones are no keys
+            return None  # hook flash, fax and modem tones are not keys
         event, previous = payload[0], self._timestamp
         if timestamp == previous:
             return None

@@ -1,8 +1,8 @@
-"""What the gateway asks of the media plane.
+"""The interface between the gateway and the media plane.
 
-`MediaEngine` is the interface. Its implementation is `WorkerPool`, which starts worker processes and speaks
-to them; all ICE, DTLS and SRTP work is done there. (`NullEngine` only answers, to measure signalling.) This module
-and everything that it imports must not import aiortc, aioice or av: the signalling process runs it.
+`MediaEngine` is the interface. `WorkerPool` implements it: it starts worker processes, which do all ICE, DTLS and SRTP
+work, and talks to them. `NullEngine` carries no media and serves to measure signalling. This module and everything it
+imports must not import aiortc, aioice or av, because the signalling process runs it.
 """
 
 from collections.abc import Sequence
@@ -47,7 +47,7 @@ __all__ = [
 
 
 class MediaEngine(Protocol):
-    """Makes legs and joins them. All methods may raise `NoWorker`, `WorkerGone` or `MediaTimeout` as well."""
+    """Make legs and join them. Any method may also raise `NoWorker`, `WorkerGone` or `MediaTimeout`."""
 
     @property
     def workers(self) -> Sequence[WorkerId]:
@@ -66,11 +66,11 @@ class MediaEngine(Protocol):
         ...
 
     async def offer_meta(self, leg: LegId, worker: WorkerId) -> str:
-        """Return an SDP offer for Meta; next comes `accept_meta_answer`. Raises: TooBusy."""
+        """Return an SDP offer for Meta; `accept_meta_answer` must follow. Raises: TooBusy."""
         ...
 
     async def accept_meta_answer(self, leg: LegId, answer_sdp: str) -> None:
-        """Apply Meta's SDP answer to our offer; the same answer again changes nothing.
+        """Apply Meta's SDP answer to our offer; applying the same answer again changes nothing.
 
         Raises: SdpRefused, UnknownLeg.
         """
@@ -81,33 +81,33 @@ class MediaEngine(Protocol):
         ...
 
     async def join(self, a: LegId, b: LegId) -> None:
-        """Forward audio both ways from now on, or from when both are connected; idempotent.
+        """Forward audio both ways from now on, or as soon as both legs are connected. Idempotent.
 
-        Both legs must live in the same worker. A leg that was joined to a third one is parted from it.
+        Both legs must live in the same worker. Any earlier join of either leg ends.
         Raises: UnknownLeg.
         """
         ...
 
     async def part(self, leg: LegId) -> None:
-        """Stop forwarding to and from this leg; idempotent. Raises: UnknownLeg."""
+        """Stop forwarding to and from this leg. Idempotent. Raises: UnknownLeg."""
         ...
 
     async def play(self, leg: LegId, tone: Tone | None) -> None:
-        """Play a tone towards this leg while no join feeds it; None stops it. Raises: UnknownLeg."""
+        """Play a tone to this leg while no join feeds it; None stops it. Raises: UnknownLeg."""
         ...
 
     async def close(self, leg: LegId) -> LegStats | None:
-        """Close the leg and return what it counted; None if there is no such leg. Idempotent."""
+        """Close the leg and return its statistics; None if there is no such leg. Idempotent."""
         ...
 
     async def stats(self, leg: LegId) -> LegStats | None:
-        """Return what the leg has counted so far; None if there is no such leg."""
+        """Return the leg's statistics so far; None if there is no such leg."""
         ...
 
     async def start(self, on_event: EventSink) -> None:
-        """Start the workers and return when all are ready; `on_event` is told what happens from now on. Call once."""
+        """Start the workers and return when all are ready; from then on `on_event` receives their events. Call once."""
         ...
 
     async def aclose(self) -> None:
-        """Close all legs and end the workers. Idempotent."""
+        """Close all legs and stop the workers. Idempotent."""
         ...

@@ -2,17 +2,17 @@
 
     MediaError
     ├── SdpRefused          the peer's SDP is malformed, too large, or lacks something that we need
-    │   └── NoCommonCodec   it is well-formed, but offers no Opus at 48 kHz
+    │   └── NoCommonCodec   the SDP is well-formed, but offers no Opus at 48 kHz
     ├── UnknownLeg          no such leg: never made, or closed already
     ├── NoWorker            no worker process is alive
     ├── WorkerGone          the worker died, or was killed, before it answered
-    ├── TooBusy             the queue of set-ups is full, or no port is free
-    ├── IceFailed           no path to the peer was found, or it was lost
-    ├── DtlsFailed          the handshake failed, or the certificate is not the one announced
-    └── MediaTimeout        the worker did not answer, or the peer fell silent
+    ├── TooBusy             the set-up queue is full, or no port is free
+    ├── IceFailed           no path to the peer was found, or the path was lost
+    ├── DtlsFailed          the handshake failed, or the certificate does not match its fingerprint
+    └── MediaTimeout        the worker did not answer, or the peer stopped sending
 
-`reason` is a short word that never changes: it becomes a metric label, and it is how an error travels from a
-worker process to the gateway. The text is for people and holds no secret, no address and no phone number.
+`reason` is a short word that never changes: it is a metric label, and it carries an error from a worker process to the
+gateway. The text is for people and contains no secret, no address and no phone number.
 """
 
 from typing import ClassVar, Final
@@ -22,7 +22,7 @@ class MediaError(Exception):
     """Something went wrong in the media plane."""
 
     reason: ClassVar[str] = "media_error"
-    #: The same request may succeed if it is made again, on a new leg.
+    #: Whether the same request may succeed if it is made again, on a new leg.
     retryable: ClassVar[bool] = False
 
     def __init__(self, detail: str = "") -> None:
@@ -37,13 +37,13 @@ class SdpRefused(MediaError):
 
 
 class NoCommonCodec(SdpRefused):
-    """The peer's SDP offers no codec that we speak."""
+    """The peer's SDP offers no codec that we support."""
 
     reason = "no_common_codec"
 
 
 class UnknownLeg(MediaError):
-    """No such leg; it was never made, or it has been closed."""
+    """There is no such leg; it was never made, or it has been closed."""
 
     reason = "unknown_leg"
 
@@ -63,26 +63,26 @@ class WorkerGone(MediaError):
 
 
 class TooBusy(MediaError):
-    """The queue of set-ups is full, or no port is free."""
+    """The set-up queue is full, or no port is free."""
 
     reason = "too_busy"
     retryable = True
 
 
 class IceFailed(MediaError):
-    """No path to the peer was found, or it was lost."""
+    """No path to the peer was found, or the path was lost."""
 
     reason = "ice_failed"
 
 
 class DtlsFailed(MediaError):
-    """The DTLS handshake failed, or the peer's certificate is not the one that its SDP announced."""
+    """The DTLS handshake failed, or the peer's certificate does not match the fingerprint in its SDP."""
 
     reason = "dtls_failed"
 
 
 class MediaTimeout(MediaError):
-    """The worker did not answer in time, or the peer fell silent."""
+    """The worker did not answer in time, or the peer stopped sending."""
 
     reason = "media_timeout"
     retryable = True
@@ -98,5 +98,5 @@ BY_REASON: Final[dict[str, type[MediaError]]] = {
 
 
 def from_reason(reason: str, detail: str) -> MediaError:
-    """Return the error that a worker process named; an unknown word becomes a plain `MediaError`."""
+    """Return the error that a worker process named; an unknown reason gives a plain `MediaError`."""
     return BY_REASON.get(reason, MediaError)(detail)

@@ -1,7 +1,7 @@
-"""What gateway and worker say to each other: length-prefixed MessagePack over a Unix socket pair.
+"""The protocol between gateway and worker: length-prefixed MessagePack over a Unix socket pair.
 
-Both ends are of the same release, started together; the format carries no version. A frame that cannot be read ends
-the connection, and with it the worker.
+Both ends belong to the same release and are started together, so the format has no version. A frame that cannot be
+decoded ends the connection, and with it the worker.
 """
 
 import asyncio
@@ -32,60 +32,60 @@ class Start(Struct, frozen=True, tag=True):
 
 
 class AnswerMeta(Struct, frozen=True, tag=True):
-    """Asks for an SDP answer to Meta's offer."""
+    """Request an SDP answer to Meta's offer."""
 
     leg: LegId
     sdp: str
 
 
 class OfferMeta(Struct, frozen=True, tag=True):
-    """Asks for an SDP offer for Meta."""
+    """Request an SDP offer for Meta."""
 
     leg: LegId
 
 
 class AcceptMetaAnswer(Struct, frozen=True, tag=True):
-    """Applies Meta's SDP answer."""
+    """Apply Meta's SDP answer."""
 
     leg: LegId
     sdp: str
 
 
 class AnswerBrowser(Struct, frozen=True, tag=True):
-    """Asks for an SDP answer to a browser's offer."""
+    """Request an SDP answer to a browser's offer."""
 
     leg: LegId
     sdp: str
 
 
 class Join(Struct, frozen=True, tag=True):
-    """Joins two legs."""
+    """Join two legs."""
 
     a: LegId
     b: LegId
 
 
 class Part(Struct, frozen=True, tag=True):
-    """Parts a leg from the one that it is joined to."""
+    """End the join of a leg."""
 
     leg: LegId
 
 
 class Play(Struct, frozen=True, tag=True):
-    """Plays a tone, or none."""
+    """Play a tone; None stops it."""
 
     leg: LegId
     tone: Tone | None
 
 
 class Close(Struct, frozen=True, tag=True):
-    """Closes a leg; answered with its statistics."""
+    """Close a leg; the reply carries its statistics."""
 
     leg: LegId
 
 
 class GetStats(Struct, frozen=True, tag=True):
-    """Asks for a leg's statistics."""
+    """Request a leg's statistics."""
 
     leg: LegId
 
@@ -94,14 +94,14 @@ Command = AnswerMeta | OfferMeta | AcceptMetaAnswer | AnswerBrowser | Join | Par
 
 
 class Request(Struct, frozen=True, tag=True):
-    """A command, and the number that its reply will carry."""
+    """A command with the number that its reply will carry."""
 
     id: int
     command: Command
 
 
 class Reply(Struct, frozen=True, tag=True):
-    """The command was carried out."""
+    """The command succeeded."""
 
     id: int
     sdp: str | None = None
@@ -117,20 +117,20 @@ class Failure(Struct, frozen=True, tag=True):
 
 
 class Ready(Struct, frozen=True, tag=True):
-    """The worker takes commands now."""
+    """The worker is ready to take commands."""
 
 
 class NotReady(Struct, frozen=True, tag=True):
-    """The worker cannot work, and ends: a port is taken, or the address is not ours."""
+    """The worker cannot start and ends: a port is in use, or the bind address is not local."""
 
     detail: str
 
 
 class Beat(Struct, frozen=True, tag=True):
-    """The worker's loop turns."""
+    """Heartbeat: the worker's event loop is running."""
 
     legs: int
-    #: How much later than wanted the loop came to send this.
+    #: How late the loop was in sending this.
     lag_ms: float
 
 
@@ -144,13 +144,13 @@ from_worker: Final = msgspec.msgpack.Decoder(FromWorker)
 
 
 def pack(message: ToWorker | FromWorker) -> bytes:
-    """Return the frame of a message."""
+    """Return the encoded frame of a message."""
     body = _encoder.encode(message)
     return len(body).to_bytes(_LENGTH_BYTES, "big") + body
 
 
 async def read(reader: asyncio.StreamReader) -> bytes | None:
-    """Return the next frame's body; None if the other end is gone, or writes nonsense."""
+    """Return the next frame's body; None if the connection is closed or the frame is too long."""
     try:
         size = int.from_bytes(await reader.readexactly(_LENGTH_BYTES), "big")
         return await reader.readexactly(size) if size <= MAX_FRAME_BYTES else None

@@ -1,7 +1,7 @@
-"""The legs of one process: made, joined, played to and closed. Knows no frames and no other process.
+"""All legs of one process: made, joined, played to and closed. It knows no frames and no other process.
 
-`LegHost` is what a worker serves over its socket; tests use it without a process around it. All its tasks live in its
-TaskGroup. Every leg is told about at most twice: `LegConnected`, then `LegFailed` unless it was closed before.
+`LegHost` is what a worker serves over its socket; tests use it without a process. All its tasks live in its TaskGroup.
+A leg emits at most two events: `LegConnected`, and then `LegFailed` unless it is closed first.
 """
 
 import asyncio
@@ -35,12 +35,12 @@ from media.tones import TonePlayer, encode_tones
 
 log = logging.getLogger(__name__)
 
-#: Statistics of failed legs that are kept until the gateway closes them.
+#: Statistics of failed legs kept until the gateway closes them; beyond this many, the oldest are dropped.
 MAX_EPITAPHS: Final = 1_024
 
 
 class LegHost:
-    """Makes legs and joins them. An asynchronous context manager; inside it, the shared port is open."""
+    """Make legs and join them. An asynchronous context manager; inside it, the shared port is open."""
 
     def __init__(self, config: MediaConfig, index: int, emit: Callable[[MediaEvent], None]) -> None:
         self._config = config
@@ -55,7 +55,7 @@ class LegHost:
         self._owners: dict[Endpoint, MediaLeg] = {}
         self._answers: dict[LegId, str] = {}
         self._epitaphs: OrderedDict[LegId, LegStats] = OrderedDict()
-        #: Legs that wait for their turn or for their socket.
+        #: Legs that wait for a set-up slot or for their socket.
         self._making: dict[LegId, asyncio.Event] = {}
         self._group = asyncio.TaskGroup()
 
@@ -81,7 +81,7 @@ class LegHost:
 
     @property
     def legs(self) -> int:
-        """Return how many legs are open."""
+        """Return the number of open legs."""
         return len(self._legs)
 
     @property
@@ -113,7 +113,7 @@ class LegHost:
         if applied == answer_sdp:
             return
         if applied != "":
-            raise SdpRefused("this leg waits for no answer")
+            raise SdpRefused("this leg is not waiting for an answer")
         answer = sdp.parse(answer_sdp)
         agreement = negotiation.agree(answer)
         leg.accept(Remote(description=answer, agreement=agreement, candidates=self._candidates(answer)))
@@ -127,7 +127,7 @@ class LegHost:
             leg = self._make(leg_id, Side.BROWSER, agreement)
             self._shared.attach(leg.ice.ufrag, leg.ice.link)
             self._start(leg, None)
-            # No candidates: an operator's page must not make us probe addresses of its choice. It comes to us.
+            # No candidates: the operator's page must not make us probe addresses of its choice. The browser checks us.
             leg.accept(Remote(description=offer, agreement=agreement, candidates=()))
             return leg.describe(agreement, address=self._address, port=self.browser_port)
 
@@ -172,15 +172,15 @@ class LegHost:
 
     @asynccontextmanager
     async def _turn(self, leg_id: LegId) -> AsyncIterator[None]:
-        """Wait for one of the few places to make a leg. Raises: TooBusy, MediaError."""
+        """Wait for a set-up slot; there are few. Raises: TooBusy, MediaError."""
         if leg_id in self._legs or leg_id in self._making:
             raise MediaError("the leg exists already")
         if len(self._making) >= self._config.setups_at_once + self._config.setups_waiting:
-            raise TooBusy("the queue of set-ups is full")
+            raise TooBusy("the set-up queue is full")
         made = self._making[leg_id] = asyncio.Event()
         try:
             async with self._set_ups:
-                await asyncio.sleep(0)  # audio goes between two set-ups, however many wait
+                await asyncio.sleep(0)  # let audio through between two set-ups, however many are waiting
                 yield
         finally:
             del self._making[leg_id]
@@ -215,7 +215,7 @@ class LegHost:
         try:
             reason = await leg.run()
         except Exception:  # a bug ends one leg, not the worker
-            log.exception("leg %s broke", leg.id)
+            log.exception("leg %s ended by an unexpected error", leg.id)
             reason = LegFailure.ICE_FAILED
         finally:
             self._tones.play(leg.endpoint, None)
@@ -243,7 +243,7 @@ class LegHost:
             self._refresh_tone(other)
 
     def _refresh_tone(self, leg: MediaLeg) -> None:
-        """Play the leg's tone exactly while it can hear it and nobody talks to it."""
+        """Play the leg's tone exactly while the leg is connected and no connected peer feeds it."""
         endpoint = leg.endpoint
         fed = endpoint.peer is not None and endpoint.peer.connected
         self._tones.play(endpoint, leg.tone if endpoint.connected and not fed else None)
@@ -255,7 +255,7 @@ class LegHost:
     def _candidates(self, description: sdp.Description) -> tuple[sdp.Candidate, ...]:
         usable = sdp.usable_candidates(description.candidates, self._networks)
         if not usable and description.ice_lite:
-            raise SdpRefused("no candidate that may be used, and an ICE-lite peer does not come to us")
+            raise SdpRefused("no usable candidate, and an ICE-lite peer sends no checks of its own")
         return usable
 
     def _leg(self, leg_id: LegId) -> MediaLeg:

@@ -1,18 +1,18 @@
-"""ICE of one leg. Everything that we know of aioice's inside is in this file, written for aioice 0.13.0.
+"""ICE of one leg. All use of aioice's internals is in this file, written for aioice 0.13.0.
 
-`Link` is aioice's protocol object with a guard in front; `LegIce` wraps the ICE transport of aiortc around one
-`Link`. Not responsible for: which socket the datagrams use (`port.py`), DTLS and RTP.
+`Link` is aioice's protocol object with a guard in front; `LegIce` wraps aiortc's ICE transport around one `Link`. Which
+socket carries the datagrams is decided in `port.py`.
 
 What the guard does, and why the stock stack needs it:
 
-* Only an address that passed a connectivity check (a STUN message with the right MESSAGE-INTEGRITY came from it) may
-  send anything but STUN. aioice hands every other datagram to DTLS, and a stranger's ClientHello then ends the
-  handshake (OWASP ASVS 5.0, 17.2.6). libwebrtc, pion and Asterisk check the source as well.
-* RTP and RTCP go straight to the leg, not through aioice's queue, a task and two futures.
-* What a peer may send is bounded: datagrams a second, addresses, handshake datagrams that wait. The bounds on STUN hold
-  for who knows our user fragment or our transaction only: junk of strangers uses nothing up.
-* A request without the right credentials is not answered. aioice answers 400 or 401 to anybody.
-* No gathering: no interface is listed, no STUN server asked, no name looked up.
+* Only an address that passed a connectivity check (it sent a STUN message with a valid MESSAGE-INTEGRITY) may send
+  anything but STUN. aioice hands every other datagram to DTLS, so a stranger's ClientHello ends the handshake (OWASP
+  ASVS 5.0, 17.2.6). libwebrtc, pion and Asterisk check the source as well.
+* RTP and RTCP go straight to the leg, and not through aioice's queue, a task and two futures.
+* What a peer may send is limited: datagrams per second, addresses, and handshake datagrams waiting to be read. Only
+  STUN with our user fragment or our transaction id counts against the STUN limit, so strangers cannot use it up.
+* A request with wrong credentials gets no response. aioice answers 400 or 401 to anyone.
+* No gathering: no interface is listed, no STUN server contacted, no name resolved.
 """
 
 import asyncio
@@ -32,19 +32,19 @@ from media.sdp import Candidate
 WRITTEN_FOR_AIOICE: Final = "0.13.0"
 WRITTEN_FOR_AIORTC: Final = "1.16.0"
 
-#: Addresses that one peer may use; a phone that changes networks uses a few.
+#: Addresses that one peer may use; a phone that changes networks uses only a few.
 MAX_ADDRESSES: Final = 32
-#: STUN messages a second to one leg, from addresses that passed a check and from others; a peer that connects sends
-#: some tens.
+#: STUN messages per second to one leg, counted separately for addresses that passed a check and for all others; a peer
+#: sends some tens while it connects.
 STUN_BUDGET_PER_S: Final = 100
-#: Handshake datagrams that may wait to be read; a flight is three at most.
+#: Handshake datagrams waiting to be read; a DTLS flight is three at most.
 MAX_WAITING: Final = 32
 
 Address = tuple[str, int]
 
 
 class Budget:
-    """Allows so many events in each second."""
+    """Limit events per second."""
 
     __slots__ = ("_left", "_per_second", "_until")
 
@@ -54,7 +54,7 @@ class Budget:
         self._until = float("-inf")
 
     def take(self, now: float) -> bool:
-        """Return whether one more is allowed, and count it."""
+        """Count one event and return whether it is allowed."""
         if now >= self._until:
             self._until = now + 1.0
             self._left = self._per_second
@@ -64,7 +64,7 @@ class Budget:
 
 @dataclass(slots=True)
 class Drops:
-    """Datagrams that were thrown away, by cause."""
+    """Counters of dropped datagrams, by cause."""
 
     over_budget: int = 0
     from_stranger: int = 0
@@ -79,15 +79,15 @@ class IceRemote:
     ufrag: str
     pwd: str
     lite: bool
-    #: Already filtered; the peer's checks are answered wherever they come from.
+    #: Already filtered. The peer's own checks are answered whatever address they come from.
     candidates: Sequence[Candidate]
 
 
 def request_ufrag(data: bytes) -> str | None:
-    """Return our user fragment that a STUN request is addressed to; None if it is none, or malformed."""
+    """Return which of our user fragments a STUN request is addressed to; None if it names none or is malformed."""
     try:
         message = stun.parse_message(data)
-    except Exception:  # a parser of others, fed by strangers; it raises more than ValueError
+    except Exception:  # a third-party parser fed by strangers; it raises more than ValueError
         return None
     if message.message_class != stun.Class.REQUEST:
         return None
@@ -95,18 +95,18 @@ def request_ufrag(data: bytes) -> str | None:
 
 
 class Link(ice.StunProtocol):
-    """The datagrams of one leg, in and out. It is the protocol of the leg's own socket, or fed by a shared one."""
+    """The datagrams of one leg, both ways. It is the protocol of the leg's own socket, or is fed by a shared one."""
 
     def __init__(self, connection: ice.Connection, *, packet_budget: int) -> None:
         super().__init__(connection)
         self.drops = Drops()
-        #: RTP and RTCP, still encrypted.
+        #: Receives RTP and RTCP, still encrypted.
         self.on_media: Callable[[bytes], None] = lambda data: None
-        #: A STUN message with valid credentials came.
+        #: Called for every STUN message with valid credentials.
         self.on_alive: Callable[[], None] = lambda: None
-        #: An address passed a check for the first time; used by a shared socket.
+        #: Called when an address passes a check for the first time; used by a shared socket.
         self.on_checked: Callable[[Address], None] = lambda address: None
-        #: Set where the socket is not ours to close.
+        #: Set if the socket is shared: called instead of closing it.
         self.on_closed: Callable[[], None] | None = None
         self._now = asyncio.get_running_loop().time
         #: Addresses that may send more than STUN.
@@ -114,7 +114,7 @@ class Link(ice.StunProtocol):
         self._packets = Budget(packet_budget)
         self._checks = Budget(STUN_BUDGET_PER_S)
         self._knocks = Budget(STUN_BUDGET_PER_S)
-        #: How the USERNAME of every request to us begins.
+        #: Prefix of the USERNAME in every request to us.
         self._name = f"{connection.local_username}:".encode()
 
     def use(self, transport: asyncio.DatagramTransport, address: Address) -> None:
@@ -132,9 +132,9 @@ class Link(ice.StunProtocol):
         )
 
     def datagram_received(self, data: bytes | str, addr: tuple[Any, ...]) -> None:
-        """Sort one datagram by its first byte (RFC 7983 §7) and by who sent it."""
+        """Dispatch one datagram by its first byte (RFC 7983 §7) and by its source."""
         assert isinstance(data, bytes)
-        address = addr if len(addr) == 2 else addr[:2]  # IPv6 has four parts
+        address = addr if len(addr) == 2 else addr[:2]  # IPv6 addresses have four parts
         first = data[0] if data else 255
         if first < 4:
             self._stun_received(data, address)
@@ -144,7 +144,7 @@ class Link(ice.StunProtocol):
             self.checked_received(data, first)
 
     def checked_received(self, data: bytes, first: int) -> None:
-        """Take a datagram that is not STUN, from an address that passed a check."""
+        """Process a datagram that is not STUN, from an address that passed a check."""
         clock, on_media = self._now, self.on_media
         if not self._packets.take(clock()):
             self.drops.over_budget += 1
@@ -156,7 +156,7 @@ class Link(ice.StunProtocol):
             self.drops.malformed += 1
 
     def send_stun(self, message: stun.Message, addr: Address) -> None:
-        """Send a STUN message; to strangers nothing, and whom we answer has passed the check."""
+        """Send a STUN message, but no error response to a stranger; a success response means the check passed."""
         if message.message_class == stun.Class.RESPONSE:
             self._passed(addr)
         elif message.message_class == stun.Class.ERROR and message.error_code in (400, 401):
@@ -166,7 +166,7 @@ class Link(ice.StunProtocol):
             super().send_stun(message, addr)
 
     async def close(self) -> None:
-        """Stop receiving, and close the socket if it is our own."""
+        """Stop receiving; close the socket if it is not shared."""
         if self.on_closed is not None:
             self.on_closed()
         else:
@@ -187,7 +187,7 @@ class Link(ice.StunProtocol):
             return
         try:
             self._handle_stun(stun.parse_message(data), address)
-        except Exception:  # as in request_ufrag; aioice also trips over requests without PRIORITY
+        except Exception:  # as in request_ufrag; aioice also fails on requests without PRIORITY
             self.drops.malformed += 1
 
     def _handle_stun(self, message: stun.Message, address: Address) -> None:
@@ -203,7 +203,7 @@ class Link(ice.StunProtocol):
             return
         password = self.receiver.remote_password or ""
         if message.message_class == stun.Class.RESPONSE and message.check_message_integrity(password.encode()):
-            # Before aioice wakes up: the peer's ClientHello may be in the same burst.
+            # Before aioice handles the check: the peer's ClientHello may be in the same burst.
             self._passed(address)
         transaction.response_received(message, address)
 
@@ -215,10 +215,10 @@ class Link(ice.StunProtocol):
 
 
 class _Gatherer(RTCIceGatherer):
-    """A gatherer that has nothing to gather."""
+    """A gatherer without anything to gather."""
 
     def __init__(self) -> None:
-        # An empty list: without it aiortc asks a public STUN server for every call.
+        # An empty list: by default aiortc contacts a public STUN server for every call.
         super().__init__(iceServers=[], local_username=secrets.token_hex(8), local_password=secrets.token_hex(16))
 
     @property
@@ -230,26 +230,26 @@ class _Gatherer(RTCIceGatherer):
 
 
 class LegIce:
-    """The ICE agent of one leg; if `controlling`, it decides which pair of addresses is used."""
+    """The ICE agent of one leg; with `controlling` it nominates the pair of addresses."""
 
     def __init__(self, *, controlling: bool, packet_budget: int) -> None:
         gatherer = _Gatherer()
         self._connection = gatherer.connection
-        # Before the first check can come, or a peer that is no lite agent is told of a role conflict.
+        # Set before the first check can arrive; otherwise a full-ICE peer is told of a role conflict.
         self._connection.ice_controlling = controlling
         self.transport = RTCIceTransport(gatherer)
         self.link = Link(self._connection, packet_budget=packet_budget)
         self._nominated: dict[int, ice.CandidatePair] = self._connection._nominated
-        #: The pair that was used last, and its address, which aioice puts together anew each time.
+        #: The pair used last, with its address; aioice would build the address anew for each packet.
         self._pair: ice.CandidatePair | None = None
         self._peer: Address = ("", 0)
         self.ufrag: str = self._connection.local_username
         self.pwd: str = self._connection.local_password
 
     async def connect(self, remote: IceRemote) -> None:
-        """Return when a pair of addresses is agreed on. Raises: IceFailed.
+        """Run the checks and return when a pair is nominated. Raises: IceFailed.
 
-        Takes as long as the peer lets it: the caller sets the time limit.
+        Has no time limit of its own: the caller sets one.
         """
         connection = self._connection
         connection._protocols = [self.link]
@@ -258,7 +258,7 @@ class LegIce:
         for candidate in remote.candidates:
             await connection.add_remote_candidate(_to_aioice(candidate))
         if remote.candidates:
-            # Without an end aioice polls its list of checks at 50 Hz for as long as it runs.
+            # Without end-of-candidates aioice polls its check list at 50 Hz for as long as it runs.
             await self.transport.addRemoteCandidate(None)
         await self.transport.start(
             RTCIceParameters(usernameFragment=remote.ufrag, password=remote.pwd, iceLite=remote.lite)
@@ -267,7 +267,7 @@ class LegIce:
             raise IceFailed("no path to the peer was found")
 
     def send(self, data: bytes) -> None:
-        """Send to the agreed address; nothing happens if there is none (any more)."""
+        """Send to the nominated address; does nothing if there is none (any more)."""
         pair = self._nominated.get(1)
         if pair is None:
             return
@@ -279,13 +279,13 @@ class LegIce:
 
     @property
     def lost(self) -> bool:
-        """Return whether the peer's consent ran out (RFC 7675), or we closed."""
+        """Return whether the peer's consent expired (RFC 7675) or we closed the connection."""
         return self._connection._closing
 
     async def close(self) -> None:
         """Stop all checks and close the socket. Idempotent."""
         await self.transport.stop()
-        await self.link.close()  # aioice closes it only where connect() got that far
+        await self.link.close()  # aioice closes it only if connect() got that far
 
 
 def _to_aioice(candidate: Candidate) -> AioiceCandidate:

@@ -1,12 +1,12 @@
-"""One leg: an ICE and a DTLS transport of aiortc around one `Endpoint`, opened once and closed once.
+"""One leg: aiortc's ICE and DTLS transports around one `Endpoint`, opened once and closed once.
 
-Theory of operation. A leg is made with its own half of the SDP known, and given a socket. `accept` gives it the
+Theory of operation. A leg is made with its own half of the SDP known, and is given a socket. `accept` gives it the
 peer's half. `run` is its whole life, in one task: connect within the set-up time, then wait for the end. The first
-cause of the end wins, whoever names it (`end`): the gateway's close, ICE, DTLS, or the watchdog. `run` leaves nothing
-open, whatever happens.
+cause of the end wins, whoever reports it (`end`): the gateway's close, ICE, DTLS or the watchdog. `run` always closes
+everything, however it ends.
 
-The watchdog asks for signs of life. A browser leg must show one at any time: its STUN checks count. A Meta leg must
-only while it is joined, and only RTP and RTCP count: Meta is ICE-lite and sends no checks of its own.
+The watchdog ends a leg whose peer has gone. A browser leg must always show signs of life; its STUN checks count. A Meta
+leg must do so only while it is joined, and only RTP and RTCP count: Meta is ICE-lite and sends no checks of its own.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ from media.stats import LegStats
 
 log = logging.getLogger(__name__)
 
-#: A handshake that takes longer than this lets the next one begin: its peer is slow, not our processor.
+#: After this long a handshake no longer blocks the next one: it is waiting for its peer, not using our CPU.
 TURN_S: Final = 0.5
 
 
@@ -41,14 +41,14 @@ class Side(StrEnum):
 
 
 class Turns:
-    """Lets few handshakes run at a time, so that set-ups do not delay the audio of those that talk."""
+    """Limit concurrent handshakes, so that set-ups do not delay the audio of connected calls."""
 
     def __init__(self, at_once: int) -> None:
         self._free = asyncio.Semaphore(at_once)
 
     @asynccontextmanager
     async def take(self) -> AsyncIterator[None]:
-        """Wait for a turn; it ends with the block, or after half a second."""
+        """Wait for a turn; it ends with the block, or after `TURN_S`."""
         await self._free.acquire()
         pending = True
 
@@ -68,7 +68,7 @@ class Turns:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Remote:
-    """The peer's half: its description, what it settles, and the candidates that we are willing to probe."""
+    """The peer's half: its description, what was negotiated, and the candidates that we are willing to probe."""
 
     description: sdp.Description
     agreement: Agreement
@@ -76,7 +76,7 @@ class Remote:
 
 
 class MediaLeg:
-    """A leg; `controlling` is our ICE role."""
+    """One leg; `controlling` is our ICE role."""
 
     def __init__(
         self,
@@ -94,7 +94,7 @@ class MediaLeg:
         self._loop = asyncio.get_running_loop()
         self.id = leg_id
         self.side = side
-        #: What is played while no join feeds the leg.
+        #: The tone played while no join feeds the leg.
         self.tone: Tone | None = None
         self.finished = asyncio.Event()
         self._config = config
@@ -142,16 +142,16 @@ class MediaLeg:
         )
 
     def accept(self, remote: Remote) -> None:
-        """Take the peer's half and begin to connect. Call once."""
+        """Take the peer's half of the SDP and start connecting. Call once."""
         self._remote.set_result(remote)
 
     def end(self, reason: LegFailure | None) -> None:
-        """End the leg; None is a close that was asked for. Only the first call counts."""
+        """End the leg; None is a requested close. Only the first call counts."""
         if not self._ended.done():
             self._ended.set_result(reason)
 
     async def run(self) -> LegFailure | None:
-        """Live until the end, and return why it ended. Leaves no socket, task or timer."""
+        """Run the leg until it ends and return why it ended. Leaves no socket, task or timer."""
         reason: LegFailure | None = None
         try:
             async with asyncio.TaskGroup() as group:
@@ -163,7 +163,7 @@ class MediaLeg:
         return reason
 
     def stats(self) -> LegStats:
-        """Return what was counted so far."""
+        """Return the counters so far."""
         return self.endpoint.stats()
 
     async def _connect(self) -> None:
@@ -179,7 +179,7 @@ class MediaLeg:
             mismatch = self._dtls.fingerprint_mismatch
             self.end(LegFailure.FINGERPRINT_MISMATCH if mismatch else LegFailure.DTLS_FAILED)
         except Exception:  # a bug ends one leg, not the worker
-            log.exception("leg %s: set-up broke", self.id)
+            log.exception("leg %s: unexpected error during set-up", self.id)
             self.end(LegFailure.DTLS_FAILED)
         else:
             self._every(self._config.rtcp_interval_s, self._report)
@@ -218,7 +218,7 @@ class MediaLeg:
         self.endpoint.heard_at = self._loop.time()
 
     def _closed_by_peer(self) -> None:
-        # aioice closes the connection itself when the peer's consent has run out, and DTLS sees that as an end.
+        # aioice closes the connection itself when the peer's consent expires; DTLS then reports a closed transport.
         self.end(LegFailure.ICE_FAILED if self.ice.lost else LegFailure.CLOSED_BY_PEER)
 
     def _report(self) -> None:
@@ -238,6 +238,6 @@ class MediaLeg:
             self._timers[self._watch] = self._loop.call_later(limit - silent_s, self._watch)
 
     def _every(self, interval_s: float, action: Callable[[], None]) -> None:
-        # Spread from half to one and a half of the interval (RFC 3550 §6.3.1), so that legs do not fall into step.
+        # Random from half to one and a half intervals (RFC 3550 §6.3.1), so that legs do not report in step.
         delay_s = interval_s * self._rng.uniform(0.5, 1.5)
         self._timers[action] = self._loop.call_later(delay_s, action)

@@ -1,6 +1,6 @@
-"""The words of the media plane: ids, settings, and the events that it tells the gateway.
+"""The values of the media plane: ids, settings, and the events that it sends to the gateway.
 
-Values only. The signalling process imports this (through `media.engine`), so nothing here may import aiortc.
+The signalling process imports this module (through `media.engine`), so nothing here may import aiortc.
 """
 
 from collections.abc import Callable
@@ -16,14 +16,14 @@ WorkerId = NewType("WorkerId", int)
 
 
 class Tone(StrEnum):
-    """Audio that we make ourselves, towards a leg that nobody else feeds."""
+    """Audio generated here, sent to a leg while no join feeds it."""
 
     RINGBACK = "ringback"
     HOLD = "hold"
 
 
 class LegFailure(StrEnum):
-    """Why a leg is of no use any more. Values are stored and never renamed."""
+    """Why a leg failed. Values are stored and never renamed."""
 
     ICE_FAILED = "ice_failed"
     DTLS_FAILED = "dtls_failed"
@@ -36,41 +36,41 @@ class LegFailure(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MediaConfig:
-    """What an operator of the gateway can choose about media."""
+    """Media settings."""
 
     workers: int = 1
-    #: The local address that all media sockets are bound to.
+    #: Local address of all media sockets.
     bind_address: str = "127.0.0.1"
-    #: The address that browsers are told (1:1 NAT); None: the bind address.
+    #: Address announced to browsers (1:1 NAT); None: the bind address.
     announced_address: str | None = None
-    #: First and last local UDP port; worker i's browser port is first + i, Meta legs use the rest. None: any free.
+    #: First and last local UDP port. Worker i's browser port is first + i; Meta legs use the rest. None: any free port.
     ports: tuple[int, int] | None = None
-    #: Networks (CIDR) in which Meta's candidates may lie, besides global unicast addresses.
+    #: Networks (CIDR) in which Meta's candidates may lie, in addition to global unicast addresses.
     candidate_networks: tuple[str, ...] = ()
-    #: From the moment both descriptions are known to ICE and DTLS up.
+    #: From both descriptions being known to ICE and DTLS being up.
     setup_timeout_s: float = 10.0
     #: A joined leg that sends nothing for this long has failed.
     media_timeout_s: float = 8.0
-    #: RTP and RTCP that one peer may send; Opus at 20 ms needs 50.
+    #: RTP and RTCP packets that one peer may send per second; Opus at 20 ms needs 50.
     packet_budget_per_s: int = 250
-    #: ICE and DTLS set-ups that one worker runs at a time, and how many may wait for their turn.
+    #: ICE and DTLS set-ups that one worker runs concurrently, and how many more may wait for their turn.
     setups_at_once: int = 4
     setups_waiting: int = 64
-    #: Added to the niceness of worker processes, so that signalling goes first.
+    #: Added to the niceness of worker processes, so that signalling has priority.
     nice: int = 5
     heartbeat_s: float = 1.0
-    #: A worker that is silent for this long is killed and started again.
+    #: A worker that sends nothing for this long is killed and restarted.
     heartbeat_timeout_s: float = 5.0
-    #: A request to a worker that is not answered in this time raises `MediaTimeout`.
+    #: A request that a worker does not answer within this time raises `MediaTimeout`.
     request_timeout_s: float = 5.0
-    #: First and longest pause before a worker that died is started again; it doubles in between.
+    #: First and longest pause before a dead worker is restarted; the pause doubles in between.
     restart_min_s: float = 0.2
     restart_max_s: float = 10.0
     #: Interval of RTCP reports on a leg that we may send to.
     rtcp_interval_s: float = 2.0
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work. Raises: ValueError."""
+        """Reject settings that cannot work. Raises: ValueError."""
         if self.workers < 1:
             raise ValueError("workers must be at least 1")
         if self.announced_address is None and ip_address(self.bind_address).is_unspecified:
@@ -82,34 +82,34 @@ class MediaConfig:
 
 
 class LegConnected(Struct, frozen=True, tag=True):
-    """ICE and DTLS are up; said once for each leg, and never after `LegFailed`."""
+    """ICE and DTLS are up. Sent once for each leg, and never after `LegFailed`."""
 
     leg: LegId
 
 
 class LegFailed(Struct, frozen=True, tag=True):
-    """The leg is dead and its sockets are closed; said at most once. `close` still returns its statistics."""
+    """The leg has failed and its sockets are closed. Sent at most once. `close` still returns its statistics."""
 
     leg: LegId
     reason: LegFailure
 
 
 class DtmfReceived(Struct, frozen=True, tag=True):
-    """The peer pressed a key: one of `0123456789*#ABCD`. Said once for each press."""
+    """The peer pressed a key: one of `0123456789*#ABCD`. Sent once for each press."""
 
     leg: LegId
     digit: str
 
 
 class WorkerDown(Struct, frozen=True, tag=True):
-    """A worker process ended; each of its legs gets a `LegFailed` too, after this."""
+    """A worker process ended. A `LegFailed` for each of its legs follows."""
 
     worker: WorkerId
     legs: tuple[LegId, ...] = ()
 
 
 class WorkerUp(Struct, frozen=True, tag=True):
-    """A worker process is ready for legs, for the first time or again."""
+    """A worker process is ready for legs, after its first start or a restart."""
 
     worker: WorkerId
 
@@ -121,4 +121,4 @@ EventSink = Callable[[MediaEvent], None]
 
 
 def unheard(event: MediaEvent) -> None:
-    """Be the sink of an engine that was not started."""
+    """Ignore an event: the event sink of an engine that has not been started."""

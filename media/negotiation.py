@@ -1,10 +1,10 @@
-"""Offer and answer of one leg: who opens DTLS, which payload types, who controls ICE. Pure.
+"""Offer and answer of one leg: DTLS role, payload types, ICE role. Pure.
 
 Theory of operation. A leg has one exchange in its life (Meta has no re-negotiation). Either the peer offered and
-`answer_to` says what we answer, or we offered and `agree` says what the peer's answer settles. Both return the same
+`answer_to` gives our answer, or we offered and `agree` gives the result of the peer's answer. Both return the same
 `Agreement`.
 
-DTLS roles (RFC 8842 §5.2). The one that is `active` sends the first handshake message.
+DTLS roles (RFC 8842 §5.2). The `active` side sends the ClientHello.
 
     peer offers   we answer   we are      Source for `actpass`: Meta's pages want `active` from the business.
     actpass       active      client
@@ -12,12 +12,12 @@ DTLS roles (RFC 8842 §5.2). The one that is `active` sends the first handshake 
     active        passive     server
 
     we offer      peer answers   we are   Meta's answers have been seen with each of the three; `actpass` is illegal
-    actpass       active         server   in an answer. We then wait to be called, as for `active`.
+    actpass       active         server   in an answer. We then wait for the ClientHello, as for `active`.
     actpass       passive        client
     actpass       actpass        server
 
-Payload types (RFC 3264 §5.1, §6.1): we send what the peer's description names, and receive what ours names; in an
-answer ours are the peer's. ICE (RFC 8445 §6.1.1): the offerer controls, but a full agent controls a lite one.
+Payload types (RFC 3264 §5.1, §6.1): we send with those in the peer's description and receive with those in ours; our
+answer repeats the peer's. ICE (RFC 8445 §6.1.1): the offerer is controlling, but a full agent controls a lite one.
 """
 
 from collections.abc import Mapping
@@ -41,7 +41,7 @@ OFFERED_MID: Final = "0"
 
 
 class DtlsRole(StrEnum):
-    """Our side of the DTLS handshake; the client speaks first."""
+    """Our side of the DTLS handshake; the client sends the first message."""
 
     CLIENT = "client"
     SERVER = "server"
@@ -71,7 +71,7 @@ ROLE_AS_OFFERER: Final[Mapping[Setup, DtlsRole]] = MappingProxyType(
     }
 )
 
-#: Keyed by what the peer offers to do, seen from its side.
+#: Keyed by the direction in the peer's offer.
 OUR_DIRECTION: Final[Mapping[Direction, Direction]] = MappingProxyType(
     {
         Direction.SENDRECV: Direction.SENDRECV,
@@ -84,20 +84,20 @@ OUR_DIRECTION: Final[Mapping[Direction, Direction]] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Agreement:
-    """What offer and answer settle for one leg."""
+    """The result of offer and answer for one leg."""
 
     role: DtlsRole
-    #: What our description says in `a=setup`.
+    #: `a=setup` of our description.
     setup: Setup
     direction: Direction
     mid: str | None
     ice_controlling: bool
-    #: Payload types of what we send to the peer, and of what the peer sends to us.
+    #: Payload types that we send with, and that we receive.
     send: Payloads
     receive: Payloads
 
 
-#: What our own offers say, before the peer's answer settles it.
+#: The terms of our own offers, before the peer's answer.
 OFFER: Final = Agreement(
     role=DtlsRole.SERVER,
     setup=Setup.ACTPASS,
@@ -110,7 +110,7 @@ OFFER: Final = Agreement(
 
 
 def answer_to(offer: Description) -> Agreement:
-    """Return what we answer to a peer's offer."""
+    """Return our answer to a peer's offer."""
     return Agreement(
         role=ROLE_AS_ANSWERER[offer.setup],
         setup=OUR_ANSWER[offer.setup],
@@ -123,7 +123,7 @@ def answer_to(offer: Description) -> Agreement:
 
 
 def agree(answer: Description) -> Agreement:
-    """Return what a peer's answer to our offer settles. Raises: SdpRefused."""
+    """Return the result of a peer's answer to our offer. Raises: SdpRefused."""
     if answer.mid not in (None, OFFERED_MID):
-        raise SdpRefused("the answer's a=mid is not the offer's")
+        raise SdpRefused("the a=mid of the answer differs from the offer's")
     return replace(OFFER, role=ROLE_AS_OFFERER[answer.setup], send=answer.payloads)

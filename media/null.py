@@ -1,8 +1,7 @@
-"""A media engine without media, for measuring signalling alone.
+"""A media engine without media, for measuring signalling alone. Not for real calls.
 
-Responsible for SDP of the right shape, checked as strictly as a worker checks it, and for saying that every leg is
-connected. Not responsible for audio: nothing is ever sent or received, and no process is started. Not for use with
-people.
+It checks and writes SDP as strictly as a worker does and reports every leg as connected. Nothing is ever sent or
+received, and no process is started.
 """
 
 import asyncio
@@ -18,7 +17,7 @@ from media.model import EventSink, LegConnected, LegId, MediaConfig, Tone, Worke
 from media.negotiation import Agreement
 from media.stats import LegStats
 
-#: The port of `discard` (RFC 863): whoever believes our SDP speaks to nobody.
+#: The `discard` port (RFC 863): media sent to our SDP's address reaches nobody.
 PORT: Final = 9
 
 
@@ -26,7 +25,7 @@ PORT: Final = 9
 class _Leg:
     worker: WorkerId
     began_at: float
-    #: None: the peer offered. Else its answer to our offer, empty while we wait for it.
+    #: None: the peer offered. Otherwise the peer's answer to our offer, empty while we wait for it.
     answer: str | None
     connected_after_ms: float | None = None
 
@@ -35,13 +34,13 @@ class _Leg:
 
 
 class NullEngine:
-    """A `MediaEngine` that answers at once and carries nothing."""
+    """A `MediaEngine` that answers at once and carries no media."""
 
     def __init__(self, config: MediaConfig) -> None:
         self._config = config
         self._on_event: EventSink = unheard
         self._legs: dict[LegId, _Leg] = {}
-        #: Legs of each worker; empty before `start` and after `aclose`.
+        #: Number of legs of each worker; empty before `start` and after `aclose`.
         self._loads: dict[WorkerId, int] = {}
         self._ssrcs = itertools.count(secrets.randbelow(1 << 31))
         self._fingerprint = ":".join(f"{byte:02X}" for byte in secrets.token_bytes(32))
@@ -88,7 +87,7 @@ class NullEngine:
         if made.answer == answer_sdp:
             return
         if made.answer != "":
-            raise SdpRefused("this leg waits for no answer")
+            raise SdpRefused("this leg is not waiting for an answer")
         negotiation.agree(sdp.parse(answer_sdp))
         made.answer = answer_sdp
         self._connect(leg, made)
@@ -133,9 +132,9 @@ class NullEngine:
         made = self._legs[leg] = _Leg(worker=worker, began_at=self._now(), answer=answer)
         self._loads[worker] += 1
         try:
-            await asyncio.sleep(0)  # as a worker's answer, it comes in a later turn of the loop
+            await asyncio.sleep(0)  # like a worker's answer, it arrives in a later iteration of the loop
         except BaseException:
-            await self.close(leg)  # whoever asked will not know of it
+            await self.close(leg)  # the cancelled caller will never close it
             raise
         return made
 
@@ -146,7 +145,7 @@ class NullEngine:
         return made
 
     def _connect(self, leg: LegId, made: _Leg) -> None:
-        """Say that the leg is connected, after whoever asked has got the answer."""
+        """Report the leg as connected, after the caller has received the answer."""
 
         def say() -> None:
             if self._legs.get(leg) is made:

@@ -1,14 +1,14 @@
-"""The worker processes, as the gateway sees them: started, spoken to, watched, started again.
+"""The worker processes as the gateway sees them: started, talked to, watched, restarted.
 
-Theory of operation. `WorkerPool` has one supervisor task for each worker, all in one TaskGroup under one root task,
-which lives from `start` to `aclose`. A supervisor starts a process, says `WorkerUp`, reads its frames until it ends
-(or until it has been silent for too long, and is killed), says what was lost, waits, and starts again.
+Theory of operation. `WorkerPool` has one supervisor task for each worker, all in one TaskGroup under one root task that
+lives from `start` to `aclose`. A supervisor starts a process, emits `WorkerUp`, reads frames until the process ends (or
+is killed, because it sent nothing for too long), emits what was lost, waits, and starts the next process.
 
-The order of events at a death: `WorkerDown` with the legs, then a `LegFailed` for each. Whoever waited for a
-reply gets `WorkerGone`.
+When a worker dies, `WorkerDown` with its legs is emitted first, then a `LegFailed` for each leg. Pending requests raise
+`WorkerGone`.
 
-Nothing here is stopped by cancellation: a process whose end nobody waits for would be left behind. `aclose` hangs up,
-the process ends, its supervisor sees that and does not start another.
+Nothing here is stopped by cancellation, which would leave behind a process that nobody waits for. `aclose` closes the
+socket; the process ends, and its supervisor does not start another.
 """
 
 import asyncio
@@ -43,17 +43,17 @@ from media.stats import LegStats
 
 log = logging.getLogger(__name__)
 
-#: From the start of a process to its first frame; Python and its libraries have to be loaded.
+#: Longest time from starting a process to its first frame; Python has to load its libraries.
 START_TIMEOUT_S: Final = 20.0
-#: A worker that lived this long is started again without delay.
+#: A worker that lived at least this long is restarted without delay.
 HEALTHY_S: Final = 30.0
-#: What a worker may take to end by itself after its socket was closed.
+#: How long a worker may take to end by itself after its socket is closed.
 STOP_TIMEOUT_S: Final = 3.0
 _ROOT: Final = Path(__file__).resolve().parent.parent
 
 
 class _Worker:
-    """One process and the conversation with it, from its start to its end."""
+    """One process and the connection to it, from start to end."""
 
     def __init__(self, index: WorkerId, config: MediaConfig, on_event: Callable[[frames.Event], None]) -> None:
         self.index = index
@@ -72,7 +72,7 @@ class _Worker:
         return self._process.pid
 
     async def start(self) -> None:
-        """Start the process and return when it takes commands. Raises: NoWorker."""
+        """Start the process and return when it is ready for commands. Raises: NoWorker."""
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         path = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH", ""))))
@@ -86,7 +86,7 @@ class _Worker:
                     pass_fds=[theirs.fileno()],
                     stdin=asyncio.subprocess.DEVNULL,
                     env=os.environ | {"PYTHONPATH": path},
-                    start_new_session=True,  # Ctrl-C is for the gateway
+                    start_new_session=True,  # Ctrl-C goes to the gateway only
                 )
             except BaseException:
                 ours.close()
@@ -101,11 +101,11 @@ class _Worker:
         except TimeoutError:
             raise NoWorker("the worker process did not start in time") from None
         if not isinstance(first, frames.Ready):
-            detail = first.detail if isinstance(first, frames.NotReady) else "the worker process ended at once"
+            detail = first.detail if isinstance(first, frames.NotReady) else "the worker process ended during its start"
             raise NoWorker(detail)
 
     async def run(self) -> None:
-        """Take frames until the process ends; one that falls silent is killed."""
+        """Read frames until the process ends; kill it if it falls silent."""
         self._heard_at = asyncio.get_running_loop().time()
         async with asyncio.TaskGroup() as group:
             watching = group.create_task(self._watch())
@@ -129,17 +129,17 @@ class _Worker:
             self._waiting.pop(number, None)
 
     def tell(self, command: frames.Command) -> None:
-        """Send a command whose reply nobody waits for."""
+        """Send a command without waiting for the reply."""
         self._write(frames.Request(next(self._numbers), command))
 
     def hang_up(self) -> None:
-        """Close the socket, which ends the process. Idempotent."""
+        """Close the socket, which makes the process end. Idempotent."""
         self._hung_up = True
         if self._writer is not None:
             self._writer.close()
 
     async def end(self) -> None:
-        """Hang up and wait for the process to end; kill it if it does not."""
+        """Close the socket and wait for the process to end; kill it if it does not."""
         for future in self._waiting.values():
             if not future.done():
                 future.set_exception(WorkerGone("the worker process ended"))
@@ -177,10 +177,10 @@ class _Worker:
             due = loop.time() + interval
             await asyncio.sleep(interval)
             if loop.time() - due > interval:
-                # We were the ones who stalled; what the worker said meanwhile is still to be read.
+                # This process itself was stalled; frames that arrived in the meantime are still to be read.
                 self._heard_at = loop.time()
             elif loop.time() - self._heard_at > self._config.heartbeat_timeout_s:
-                log.error("media worker %d is silent: killed", self.index)
+                log.error("media worker %d sent no heartbeat and was killed", self.index)
                 self._kill()
                 return
 
@@ -199,7 +199,7 @@ class _Worker:
         try:
             return None if body is None else frames.from_worker.decode(body)
         except msgspec.DecodeError:
-            log.error("media worker %d wrote nonsense", self.index)
+            log.error("media worker %d sent an invalid frame", self.index)
             return None
 
 
@@ -209,7 +209,7 @@ class WorkerPool:
     def __init__(self, config: MediaConfig) -> None:
         self._config = config
         self._on_event: EventSink = unheard
-        #: Processes that run, and those of them that take commands.
+        #: All running processes, and those of them that are ready for commands.
         self._lives: set[_Worker] = set()
         self._alive: dict[WorkerId, _Worker] = {}
         self._homes: dict[LegId, WorkerId] = {}
@@ -222,7 +222,7 @@ class WorkerPool:
         return tuple(self._alive)
 
     def pids(self) -> dict[WorkerId, int]:
-        """Return the process ids of the workers that are alive; for operators and tests."""
+        """Return the process ids of the live workers; for operators and tests."""
         return {index: worker.pid for index, worker in self._alive.items()}
 
     def pick_worker(self) -> WorkerId:
@@ -237,7 +237,7 @@ class WorkerPool:
         self._on_event = on_event
         loop = asyncio.get_running_loop()
         ready = [loop.create_future() for _ in range(self._config.workers)]
-        # The one task that nobody's TaskGroup owns: it owns all others, and ends in aclose.
+        # The one task outside any TaskGroup: it owns all other tasks, and ends in aclose.
         self._root = loop.create_task(self._run(ready))
         try:
             await asyncio.gather(*ready)
@@ -253,7 +253,7 @@ class WorkerPool:
 
     async def answer_meta(self, leg: LegId, worker: WorkerId, offer_sdp: str) -> str:
         """See `MediaEngine`."""
-        sdp.check_size(offer_sdp)  # here, since a frame that is too long would end the worker and all its calls
+        sdp.check_size(offer_sdp)  # here, since too long a frame would end the worker and all its calls
         return await self._make(leg, worker, frames.AnswerMeta(leg, offer_sdp))
 
     async def offer_meta(self, leg: LegId, worker: WorkerId) -> str:
@@ -310,7 +310,7 @@ class WorkerPool:
         try:
             reply = await home.ask(command)
         except BaseException:
-            # Refused, too late, or not wanted any more: in no case may half a leg be left.
+            # Refused, timed out or cancelled: in no case may a half-made leg remain.
             if self._homes.pop(leg, None) is not None:
                 with contextlib.suppress(WorkerGone):
                     home.tell(frames.Close(leg))
@@ -322,7 +322,7 @@ class WorkerPool:
         if index is None:
             raise UnknownLeg()
         home = self._alive.get(index)
-        if home is None:  # it has died, and its legs are about to be mourned
+        if home is None:  # it has died, and its LegFailed events are about to be sent
             raise WorkerGone("the worker process ended")
         return home
 
@@ -335,7 +335,7 @@ class WorkerPool:
                 worker.hang_up()
 
     async def _supervise(self, index: WorkerId, first: asyncio.Future[None]) -> None:
-        """Keep one worker alive until the pool closes."""
+        """Keep one worker running until the pool closes."""
         loop = asyncio.get_running_loop()
         pause_s = self._config.restart_min_s
         while not self._stopping.is_set():
@@ -348,7 +348,7 @@ class WorkerPool:
                     return
                 log.error("media worker %d did not start: %s", index, error)
             except Exception:
-                log.exception("media worker %d: its supervisor broke", index)
+                log.exception("media worker %d: unexpected error in its supervisor", index)
             if loop.time() - began_at > HEALTHY_S:
                 pause_s = self._config.restart_min_s
             with contextlib.suppress(TimeoutError):
@@ -356,7 +356,7 @@ class WorkerPool:
             pause_s = min(pause_s * 2, self._config.restart_max_s)
 
     async def _one_life(self, index: WorkerId, first: asyncio.Future[None]) -> None:
-        """Start a worker, and return when it has ended. Raises: NoWorker, OSError."""
+        """Start a worker and return when it has ended. Raises: NoWorker, OSError."""
         worker = _Worker(index, self._config, self._tell)
         self._lives.add(worker)
         try:
@@ -386,5 +386,5 @@ class WorkerPool:
     def _tell(self, event: MediaEvent) -> None:
         try:
             self._on_event(event)
-        except Exception:  # the listener's bug must not cost a worker and all its calls
-            log.exception("the listener broke on %s", type(event).__name__)
+        except Exception:  # a bug in the listener must not cost a worker and all its calls
+            log.exception("the event listener failed on %s", type(event).__name__)

@@ -1,10 +1,10 @@
-"""The UDP sockets of a worker: one that all browser legs share, and one for each Meta leg.
+"""The UDP sockets of a worker: one shared by all browser legs, and one for each Meta leg.
 
-Browsers have an address each, so one socket serves them all, and one inbound port is all that a firewall must open.
-Meta's relays have few addresses and fixed ports and tell calls apart by *our* address, so two Meta legs on one socket
-would be one and the same 5-tuple; and since we send first, their sockets need no inbound rule.
+Each browser has its own address, so one socket serves them all and a firewall needs only one inbound port. Meta's
+relays have few addresses and fixed ports and tell calls apart by *our* address, so two Meta legs on one socket would
+share one 5-tuple. Since we send first, their sockets need no inbound rule.
 
-Not responsible for: whether a datagram may pass. That is for the guard in `ice.Link`.
+Whether a datagram may pass is decided by the guard in `ice.Link`.
 """
 
 import asyncio
@@ -16,21 +16,22 @@ from media.errors import TooBusy
 from media.ice import Address, Link, request_ufrag
 from media.model import MediaConfig
 
-#: Ports of the range that are tried for one leg; others on this machine may hold some.
+#: Ports of the range to try for one leg; other programs on this machine may hold some.
 BIND_TRIES: Final = 16
-#: Of the shared socket: what 500 browser legs send in 100 ms fits.
+#: Receive buffer of the shared socket; holds what 500 browser legs send in 100 ms.
 SHARED_BUFFER_BYTES: Final = 4 << 20
-#: Datagrams that are read from it before others have their turn.
+#: Datagrams read from the shared socket before other callbacks get their turn.
 SHARED_BURST: Final = 256
-#: Larger ones are cut off, and then do not decrypt.
+#: Larger datagrams are truncated, and then fail to decrypt.
 MAX_DATAGRAM_BYTES: Final = 2_048
 
 
 class UdpSocket(asyncio.DatagramTransport):
-    """A UDP socket of ours, in the place of the loop's own transports.
+    """A UDP socket used instead of the event loop's own transports.
 
-    Those read at most some tens of datagrams in a turn, which lets a backlog on the shared socket grow while those with
-    a socket each are served; and they keep what the kernel does not take at once, which for audio is too late anyway.
+    Those read at most some tens of datagrams per iteration, so a backlog on the shared socket grows while legs with
+    their own sockets are served. They also buffer what the kernel does not accept at once, which for audio is too late
+    anyway.
     """
 
     def __init__(self, sock: socket.socket, protocol: asyncio.DatagramProtocol, *, burst: int) -> None:
@@ -41,8 +42,8 @@ class UdpSocket(asyncio.DatagramTransport):
         protocol.connection_made(self)
 
     def sendto(self, data: Any, addr: Any = None) -> None:
-        """Send one datagram; it is lost if the kernel does not take it."""
-        try:  # noqa: SIM105  as a context manager it would cost a packet half a microsecond
+        """Send one datagram; it is dropped if the kernel does not accept it."""
+        try:  # noqa: SIM105  a context manager would cost half a microsecond per packet
             self._sock.sendto(data, addr)
         except OSError:
             pass
@@ -63,7 +64,7 @@ class UdpSocket(asyncio.DatagramTransport):
         for _ in range(self._burst):
             try:
                 data, address = receive(MAX_DATAGRAM_BYTES)
-            except OSError:  # nothing more; a peer that is gone is noticed by its silence
+            except OSError:  # nothing more to read; a peer that is gone is noticed by its silence
                 return
             take(data, address)
             if self.is_closing():
@@ -73,8 +74,8 @@ class UdpSocket(asyncio.DatagramTransport):
 class SharedPort(asyncio.DatagramProtocol):
     """The one socket of all browser legs of a worker.
 
-    A STUN request names our user fragment, and so its leg. Everything else belongs to the leg that a checked STUN
-    request from the same address belonged to; from other addresses it is dropped and counted.
+    A STUN request names our user fragment, and thereby its leg. Any other datagram belongs to the leg whose checked
+    STUN request came from the same address; from other addresses it is dropped and counted.
     """
 
     def __init__(self, address: Address) -> None:
@@ -87,7 +88,7 @@ class SharedPort(asyncio.DatagramProtocol):
 
     @classmethod
     async def open(cls, host: str, port: int) -> "SharedPort":
-        """Bind the socket; port 0 is any free one. Raises: OSError."""
+        """Bind the socket; port 0 is any free port. Raises: OSError."""
         sock = bind_socket(host, port)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SHARED_BUFFER_BYTES)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SHARED_BUFFER_BYTES)
@@ -97,7 +98,7 @@ class SharedPort(asyncio.DatagramProtocol):
 
     @property
     def legs(self) -> int:
-        """Return how many legs use the socket."""
+        """Return the number of legs on the socket."""
         return len(self._by_ufrag)
 
     def attach(self, ufrag: str, link: Link) -> None:
@@ -107,7 +108,7 @@ class SharedPort(asyncio.DatagramProtocol):
         self._by_ufrag[ufrag] = link
 
         def checked(address: Address) -> None:
-            # The last leg that passed a check from there: a reloaded page may come from the same address.
+            # The latest leg that passed a check from this address: a reloaded page may use the same one.
             self._by_address[address] = link
 
         def closed() -> None:
@@ -129,17 +130,17 @@ class SharedPort(asyncio.DatagramProtocol):
         self._transport = cast(asyncio.DatagramTransport, transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Remember that the socket is closed."""
+        """Record that the socket is closed."""
         self._gone.set()
 
     def datagram_received(self, data: bytes, addr: tuple[Any, ...]) -> None:
-        """Hand one datagram to its leg."""
+        """Pass one datagram to its leg."""
         link = self._by_address.get(addr if len(addr) == 2 else addr[:2])
         first = data[0] if data else 255
         if link is not None and first > 3:
             link.checked_received(data, first)
             return
-        if first < 4 and not first & 1:  # a STUN request: the class bits of RFC 8489 §5
+        if first < 4 and not first & 1:  # a STUN request, by the class bits of RFC 8489 §5
             ufrag = request_ufrag(data)
             if ufrag is not None:
                 link = self._by_ufrag.get(ufrag)
@@ -150,7 +151,7 @@ class SharedPort(asyncio.DatagramProtocol):
 
 
 class MetaPorts:
-    """The local ports of a worker's Meta legs: its share of the range, or any free one."""
+    """The local ports of a worker's Meta legs: its share of the range, or any free port."""
 
     def __init__(self, config: MediaConfig, index: int) -> None:
         self._host = config.bind_address
@@ -161,7 +162,7 @@ class MetaPorts:
             self._free = deque(range(first + config.workers + index, last + 1, config.workers))
 
     async def open(self, link: Link) -> int:
-        """Give the leg a socket of its own until its link closes, and return its port for `release`.
+        """Give the leg its own socket until its link closes, and return its port for `release`.
 
         Raises: TooBusy.
         """
@@ -170,7 +171,7 @@ class MetaPorts:
         return port
 
     def release(self, port: int) -> None:
-        """Take a port back; it is used again after all others, so that late packets find nobody."""
+        """Return a port to the pool. It is reused after all others, so that late packets do not reach another leg."""
         if self._free is not None:
             self._free.append(port)
 
@@ -182,13 +183,13 @@ class MetaPorts:
             port = self._free.popleft()
             try:
                 return bind_socket(self._host, port), port
-            except OSError:  # somebody else's
+            except OSError:  # in use by another program
                 self._free.append(port)
         raise TooBusy("no free port in the configured range")
 
 
 def browser_port(config: MediaConfig, index: int) -> int:
-    """Return the port of a worker's shared socket; 0 is any free one."""
+    """Return the port of a worker's shared socket; 0: any free port."""
     return 0 if config.ports is None else config.ports[0] + index
 
 

@@ -1,10 +1,10 @@
-"""RTCP of one leg: build our compound reports, read the peer's. Pure; ends at us and is never forwarded.
+"""RTCP of one leg: build our compound reports, read the peer's. Pure. RTCP ends here and is never forwarded.
 
-A report tells a receiver how our sequence numbers and its own losses look from here. Forwarding the other leg's would
-be wrong, since every leg has numbers of its own.
+A report describes sequence numbers and losses as seen on this leg. Forwarding the other leg's reports would be wrong,
+because every leg has its own numbering.
 
-NTP time here is the event loop's clock, not the wall clock: RFC 3550 §4 allows it, only differences are used, and
-it never jumps.
+NTP time here is the event loop's clock, not the wall clock: RFC 3550 §4 allows it, only differences are used, and it
+never jumps.
 """
 
 from dataclasses import dataclass
@@ -28,9 +28,9 @@ _SDES_CNAME: Final = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeerReport:
-    """What the peer's RTCP said; None: it did not say."""
+    """Contents of the peer's RTCP; None: not reported."""
 
-    #: Middle 32 bits of the NTP time in the peer's sender report: to be echoed in ours.
+    #: Middle 32 bits of the NTP time in the peer's sender report; we echo them in ours.
     sender_report: int | None = None
     lost: int | None = None
     jitter_ms: float | None = None
@@ -55,9 +55,9 @@ def build(
     sender_report_at: float,
     now: float,
 ) -> bytes:
-    """Return a compound report: SR if we have sent RTP, else RR; then SDES (RFC 3550 §6.1).
+    """Return a compound report: SR if we have sent RTP, else RR; followed by SDES (RFC 3550 §6.1).
 
-    `sender_report` and `sender_report_at` are the peer's last one and when it came.
+    `sender_report` and `sender_report_at` are the peer's last sender report and when it arrived.
     """
     blocks = []
     reception = incoming.report()
@@ -89,10 +89,10 @@ def build(
 
 
 def read(data: bytes, *, ssrc: int, now: float) -> PeerReport | None:
-    """Return what a compound packet says of the stream `ssrc`, which is ours; None if it is malformed."""
+    """Return what a compound packet reports about our stream `ssrc`; None if it is malformed."""
     try:
         packets = RtcpPacket.parse(data)
-    except Exception:  # a parser of others, fed by a peer: whatever it raises, the packet is bad
+    except Exception:  # a third-party parser fed by a peer: whatever it raises, the packet is bad
         return None
     sender_report: int | None = None
     block: RtcpReceiverInfo | None = None
@@ -106,7 +106,7 @@ def read(data: bytes, *, ssrc: int, now: float) -> PeerReport | None:
     round_trip: float | None = None
     if block.lsr:
         units = (_middle(ntp(now)) - block.lsr - block.dlsr) & 0xFFFFFFFF
-        # More than half the range is a negative number: clocks that disagree, or a peer that lies.
+        # More than half the range means negative: the clocks disagree, or the peer's figures are wrong.
         round_trip = units * 1000 / 65_536 if units < 0x80000000 else None
     return PeerReport(
         sender_report=sender_report,

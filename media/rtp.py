@@ -1,14 +1,14 @@
-"""RTP arithmetic: what we send stays one continuous stream, what we receive is counted. Pure; `now` is an argument.
+"""RTP numbering: what we send stays one continuous stream, what we receive is counted. Pure; `now` is an argument.
 
-Theory of operation. A receiver hears one stream from us for the whole call: one SSRC, sequence numbers without holes
-of our making, timestamps that keep step with the clock. What feeds the stream changes (a tone, the other leg, a
-third leg after a transfer). `OutgoingStream` calls each of these a *source*. When the source changes, its numbers are
-shifted so that they go on where the last one stopped: the next sequence number, and a timestamp later by the time
-that has passed. The first packet of a source carries the marker bit (RFC 3551 §4.1: a talkspurt begins), so that the
-receiver's jitter buffer may adapt.
+Theory of operation. A receiver gets one stream from us for the whole call: one SSRC, sequence numbers without gaps of
+our making, timestamps that keep step with the clock. What feeds the stream changes (a tone, the other leg, a third leg
+after a transfer); `OutgoingStream` calls each of these a *source*. When the source changes, its numbers are shifted to
+continue where the last one stopped: with the next sequence number, and a timestamp advanced by the time that has
+passed. The first packet of a source carries the marker bit (RFC 3551 §4.1: start of a talkspurt), so that the
+receiver's jitter buffer can adapt.
 
-Within a source nothing else is changed: losses stay holes, order stays as it came. A number is never used twice, since
-SRTP would then encrypt two packets with one key stream: a late packet from before the source began is dropped.
+Within a source nothing else changes: losses remain gaps, and the order is kept. No number is ever reused, because SRTP
+would then encrypt two packets with the same key stream; a late packet from before the current source began is dropped.
 """
 
 import random
@@ -19,9 +19,9 @@ from typing import Final, NamedTuple
 #: Version, padding, extension, CSRC count; marker, payload type; sequence number; timestamp; SSRC.
 HEADER: Final = Struct("!BBHLL")
 CLOCK_RATE_HZ: Final = 48_000
-#: RTP time units of one 20 ms packet.
+#: RTP timestamp units of one 20 ms packet.
 FRAME: Final = 960
-#: RFC 3550 A.1: a larger step ahead means that the sender began anew.
+#: RFC 3550 A.1: a larger step forward means that the sender has restarted.
 MAX_DROPOUT: Final = 3_000
 _pack: Final = HEADER.pack
 _unpack: Final = HEADER.unpack_from
@@ -30,7 +30,7 @@ _U32: Final = 0xFFFFFFFF
 
 
 class Packet(NamedTuple):
-    """A decrypted RTP packet; CSRC list and header extensions are left out, padding is taken off."""
+    """A decrypted RTP packet, without CSRC list, header extensions and padding."""
 
     payload_type: int
     #: 0x80 or 0.
@@ -46,7 +46,7 @@ def parse(data: bytes) -> Packet | None:
     if len(data) < 12:
         return None
     first, second, sequence, timestamp, ssrc = _unpack(data)
-    if first == 0x80:  # nothing optional: nearly every packet
+    if first == 0x80:  # no optional parts: nearly every packet
         return Packet(second & 0x7F, second & 0x80, sequence, timestamp, ssrc, data[12:])
     start, end = 12 + 4 * (first & 0x0F), len(data)
     if first & 0x10:
@@ -79,10 +79,10 @@ class OutgoingStream:
     def __init__(self, rng: random.Random) -> None:
         self.ssrc = rng.getrandbits(32)
         self.packets = 0
-        #: Payload only, as sender reports count (RFC 3550 §6.4.1).
+        #: Payload bytes only, as sender reports count them (RFC 3550 §6.4.1).
         self.octets = 0
-        # Not masked to 16 bits, so that older and newer can be compared. Starts in the lower half, so that
-        # both ends of SRTP agree on the roll-over counter whichever packet comes first (RFC 3711 §3.3.1).
+        # Not masked to 16 bits, so that older and newer can be compared. Starts in the lower half, so that both ends of
+        # SRTP agree on the roll-over counter, whichever packet arrives first (RFC 3711 §3.3.1).
         self._sequence = rng.getrandbits(15)
         self._first = self._sequence
         self._in_sequence = 0
@@ -94,9 +94,9 @@ class OutgoingStream:
     def next(
         self, source: object, packet: Packet, *, payload_type: int, steady: bool = True, now: float
     ) -> bytes | None:
-        """Return the packet as the next of this stream, in clear; None if it comes too late to be sent.
+        """Return the unencrypted packet renumbered as the next of this stream; None if it is too late to send.
 
-        `steady` is False for packets whose timestamp does not tell when they were sampled (telephone-event).
+        `steady` is False for packets whose timestamp is not their sampling time (telephone-event).
         """
         _, marker, in_sequence, sampled_at, _, payload = packet
         step = (in_sequence - self._in_sequence) & _U16
@@ -127,7 +127,7 @@ class OutgoingStream:
         return (self._timestamp + int((now - self._timestamp_at) * CLOCK_RATE_HZ)) & _U32
 
     def _begin(self, source: object, packet: Packet, now: float) -> None:
-        """Shift the numbers of a new source, or of one that began anew, behind everything sent so far."""
+        """Shift the numbers of a new or restarted source so that they follow everything sent so far."""
         self._source = source
         self._in_sequence = (packet.sequence - 1) & _U16
         self._first = self._sequence + 1
@@ -141,18 +141,18 @@ class OutgoingStream:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reception:
-    """What a receiver report says of the stream that we receive (RFC 3550 §6.4.1)."""
+    """A reception report block for the stream that we receive (RFC 3550 §6.4.1)."""
 
     ssrc: int
     fraction_lost: int
     lost: int
     highest_sequence: int
-    #: In RTP time units.
+    #: In RTP timestamp units.
     jitter: int
 
 
 class IncomingStream:
-    """Counts what a peer sends us: loss and jitter as RFC 3550 A.3 and A.8 do."""
+    """Count a peer's packets: loss and jitter as in RFC 3550 A.3 and A.8."""
 
     __slots__ = (
         "_base",
@@ -179,7 +179,7 @@ class IncomingStream:
         self._transit: float | None = None
 
     def count(self, packet: Packet, *, steady: bool, now: float) -> None:
-        """Count one packet that passed SRTP's replay check, so no packet is counted twice."""
+        """Count one packet. It has passed SRTP's replay check, so no packet is counted twice."""
         _, _, sequence, timestamp, ssrc, _ = packet
         step = (sequence - self._highest) & _U16
         if ssrc != self.ssrc or MAX_DROPOUT < step < 0x8000:
@@ -192,14 +192,14 @@ class IncomingStream:
         if steady:
             transit = now * CLOCK_RATE_HZ - timestamp
             if self._transit is not None:
-                # The difference is taken modulo 2**32: timestamps wrap.
+                # The difference is modulo 2**32, because timestamps wrap.
                 delta = abs((transit - self._transit + 0x80000000) % 0x100000000 - 0x80000000)
                 self._jitter += (delta - self._jitter) / 16
             self._transit = transit
 
     @property
     def lost(self) -> int:
-        """Return how many packets never came, over all sources so far; never negative."""
+        """Return the number of packets lost, over all sources so far; never negative."""
         if self.ssrc is None:
             return 0
         return self._lost_before + max(0, self._highest - self._base + 1 - self._received)
@@ -210,7 +210,7 @@ class IncomingStream:
         return self._jitter * 1000 / CLOCK_RATE_HZ
 
     def report(self) -> Reception | None:
-        """Return the report block since the last call; None while nothing has come."""
+        """Return the reception since the last call; None if nothing has arrived yet."""
         if self.ssrc is None:
             return None
         expected = self._highest - self._base + 1

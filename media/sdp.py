@@ -1,10 +1,10 @@
 """Read, check and write the SDP of one audio stream. Pure text work: no sockets, no aiortc.
 
-Responsible for: every limit on what a peer may send us (size, lines, repetitions, characters), one clear
-`SdpRefused` for every mistake, the filter on Meta's candidates, and the text of our own offers and answers.
-Not responsible for: what to answer (see `negotiation.py`), and the life of a leg.
+This module enforces every limit on a peer's SDP (size, lines, repetitions, characters), raises one clear `SdpRefused`
+for any mistake, filters Meta's candidates, and writes our own offers and answers. What to answer is decided in
+`negotiation.py`.
 
-What we speak is narrow on purpose: one audio section, ICE, DTLS-SRTP with one SHA-256 certificate fingerprint,
+The supported subset is narrow on purpose: one audio section, ICE, DTLS-SRTP with one SHA-256 certificate fingerprint,
 RTP and RTCP on one port, Opus and `telephone-event`. `parse` is total: any input gives a `Description` or an
 `SdpRefused`, in time proportional to its length.
 """
@@ -21,17 +21,17 @@ from media.errors import NoCommonCodec, SdpRefused
 
 MAX_BYTES: Final = 16_384
 MAX_LINES: Final = 400
-#: How often one kind of line (`a=rtpmap`, `c=`) may come.
+#: Most lines of one kind (`a=rtpmap`, `c=`).
 MAX_OF_A_KIND: Final = 64
-#: Source: Meta's calling FAQ lists two; sixteen is room for more.
+#: Source: Meta's calling FAQ lists two; sixteen leaves room for more.
 MAX_CANDIDATES: Final = 16
 
-#: What our offers ask for; the numbers of Meta's own samples.
+#: Payload types in our offers; the same numbers as in Meta's own samples.
 OPUS_PAYLOAD_TYPE: Final = 111
 DTMF_PAYLOAD_TYPE: Final = 126
-#: Towards Meta: 20 ms packets only, with forward error correction.
+#: For Meta: 20 ms packets only, with forward error correction.
 OPUS_TO_META: Final = "minptime=20;useinbandfec=1"
-#: Towards browsers: also what Meta's offers ask of us, since we forward what the browser encodes.
+#: For browsers: also the limits from Meta's offers, because we forward what the browser encodes.
 OPUS_TO_BROWSER: Final = "minptime=20;useinbandfec=1;maxplaybackrate=16000;maxaveragebitrate=20000"
 
 _CONTROL: Final = re.compile(r"[\x00-\x09\x0b-\x1f\x7f]")
@@ -41,16 +41,16 @@ _ICE_UFRAG: Final = re.compile(r"[A-Za-z0-9+/=_-]{4,256}")
 _ICE_PWD: Final = re.compile(r"[A-Za-z0-9+/=_-]{22,256}")
 _SHA_256: Final = re.compile(r"[0-9A-Fa-f]{2}(?::[0-9A-Fa-f]{2}){31}")
 _PROFILES: Final = frozenset({"UDP/TLS/RTP/SAVPF", "UDP/TLS/RTP/SAVP", "RTP/SAVPF"})
-# RFC 5761 §4: with RTP and RTCP on one port these payload types look like RTCP.
+# RFC 5761 §4: with RTP and RTCP on one port, these payload types look like RTCP.
 _RTCP_LOOKALIKES: Final = range(64, 96)
-# An IPv6 address in here leads to an IPv4 address of the sender's choice.
+# An IPv6 address in here reaches an IPv4 address of the sender's choice.
 _NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class Setup(StrEnum):
-    """Who opens the DTLS connection (RFC 8842 §5)."""
+    """Which side opens the DTLS connection (RFC 8842 §5)."""
 
     ACTIVE = "active"
     PASSIVE = "passive"
@@ -58,7 +58,7 @@ class Setup(StrEnum):
 
 
 class Direction(StrEnum):
-    """Which way audio may flow, from the writer's point of view."""
+    """Direction of the audio, from the point of view of the description's author."""
 
     SENDRECV = "sendrecv"
     SENDONLY = "sendonly"
@@ -68,7 +68,7 @@ class Direction(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """One `a=candidate` line; the address is text, and may be a name."""
+    """One `a=candidate` line; the address is text, and may be a host name."""
 
     foundation: str
     component: int
@@ -81,7 +81,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Payloads:
-    """RTP payload types; `dtmf` is `telephone-event` at 8 kHz, None where the peer does not speak it."""
+    """RTP payload types; `dtmf` is `telephone-event` at 8 kHz, or None if the peer does not support it."""
 
     opus: int
     dtmf: int | None
@@ -89,7 +89,7 @@ class Payloads:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Description:
-    """What a peer's offer or answer says, checked."""
+    """A peer's offer or answer, checked."""
 
     mid: str | None
     setup: Setup
@@ -97,7 +97,7 @@ class Description:
     ice_ufrag: str
     ice_pwd: str
     ice_lite: bool
-    #: SHA-256 of the peer's certificate: upper case, colons.
+    #: SHA-256 of the peer's certificate: upper-case hex with colons.
     fingerprint: str
     payloads: Payloads
     candidates: tuple[Candidate, ...]
@@ -105,7 +105,7 @@ class Description:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalDescription:
-    """What our own offer or answer says."""
+    """Contents of our own offer or answer."""
 
     mid: str | None
     setup: Setup
@@ -115,17 +115,17 @@ class LocalDescription:
     fingerprint: str
     payloads: Payloads
     opus_parameters: str
-    #: The address that the peer is told, and the local port: our one host candidate.
+    #: The announced address and the local port: our one host candidate.
     address: str
     port: int
     ssrc: int
-    #: Names stream, track and RTCP source; letters and digits.
+    #: Name of stream, track and RTCP source (CNAME); letters and digits.
     cname: str
     session_id: int
 
 
 def parse(text: str | bytes) -> Description:
-    """Return what an offer or answer says. Raises: SdpRefused, NoCommonCodec."""
+    """Parse an offer or answer. Raises: SdpRefused, NoCommonCodec."""
     session, media = _sections(_lines(text))
     formats = _formats(media[0])
     attributes = _attributes(media[1:])
@@ -150,7 +150,7 @@ def parse(text: str | bytes) -> Description:
 
 
 def check_size(text: str) -> None:
-    """Refuse what no description may be, at the cost of a look at its length. Raises: SdpRefused."""
+    """Reject a text that is too long or not UTF-8, without parsing it. Raises: SdpRefused."""
     try:
         too_long = len(text) > MAX_BYTES or len(text.encode()) > MAX_BYTES
     except UnicodeError:
@@ -165,10 +165,10 @@ def parse_networks(networks: Iterable[str]) -> tuple[Network, ...]:
 
 
 def usable_candidates(candidates: Sequence[Candidate], networks: Sequence[Network] = ()) -> tuple[Candidate, ...]:
-    """Return the candidates that we are willing to send a packet to: at most sixteen.
+    """Return the candidates that we are willing to send packets to: at most sixteen.
 
-    UDP, component 1, an address (never a name) that is global unicast or lies in one of the given networks.
-    Anything else could make us probe hosts of an inner network for whoever wrote the SDP.
+    UDP, component 1, and an address (never a name) that is global unicast or lies in one of the given networks.
+    Anything else could let the author of the SDP make us probe hosts of an internal network.
     """
     return tuple(c for c in candidates if _is_usable(c, networks))[:MAX_CANDIDATES]
 
@@ -210,7 +210,7 @@ def build(local: LocalDescription) -> str:
 
 
 def _lines(text: str | bytes) -> list[str]:
-    """Return the lines without their ends; CRLF and LF are both accepted."""
+    """Return the lines without line ends; both CRLF and LF are accepted."""
     if isinstance(text, bytes):
         if len(text) > MAX_BYTES:
             raise SdpRefused(f"longer than {MAX_BYTES} bytes")
@@ -243,7 +243,7 @@ def _kind(line: str) -> str:
 
 
 def _sections(lines: list[str]) -> tuple[list[str], list[str]]:
-    """Return the session's lines and those of the one audio section, its `m=` line first."""
+    """Return the session's lines and those of the one audio section, with its `m=` line first."""
     starts = [index for index, line in enumerate(lines) if line.startswith("m=")]
     if len(starts) != 1:
         raise SdpRefused(f"{len(starts)} media sections instead of one")
@@ -256,7 +256,7 @@ def _formats(line: str) -> list[int]:
     if len(parts) < 4 or parts[0] != "audio":
         raise SdpRefused("the media section is not audio")
     if _number(parts[1], 65_535, "the port of m=audio") == 0:
-        raise SdpRefused("the audio section is switched off (port 0)")
+        raise SdpRefused("the audio section is disabled (port 0)")
     if parts[2] not in _PROFILES:
         raise SdpRefused("the transport is not DTLS-SRTP (UDP/TLS/RTP/SAVPF)")
     return [_number(part, 127, "a payload type of m=audio") for part in parts[3:]]
@@ -273,7 +273,7 @@ def _attributes(lines: Iterable[str]) -> dict[str, list[str]]:
 
 
 def _one(name: str, values: list[str]) -> str:
-    """Return the one value that all lines of that name agree on."""
+    """Return the value on which all lines of that name agree."""
     if not values:
         raise SdpRefused(f"no a={name}")
     if len(set(values)) > 1:
@@ -282,7 +282,7 @@ def _one(name: str, values: list[str]) -> str:
 
 
 def _number(text: str, maximum: int, what: str) -> int:
-    # str.isdecimal alone accepts digits of other scripts, and int() accepts signs, spaces and underscores.
+    # str.isdecimal alone accepts digits of other scripts; int() accepts signs, spaces and underscores.
     if not (text.isascii() and text.isdecimal() and len(text) <= 10) or int(text) > maximum:
         raise SdpRefused(f"{what} is not a number from 0 to {maximum}")
     return int(text)
@@ -378,7 +378,7 @@ def _is_usable(candidate: Candidate, networks: Sequence[Network]) -> bool:
     try:
         address = ipaddress.ip_address(candidate.address)
     except ValueError:
-        return False  # a name, `.local` included
+        return False  # a host name, `.local` included
     if any(address in network for network in networks):
         return True
     if isinstance(address, ipaddress.IPv6Address) and (

@@ -1,8 +1,7 @@
-"""SRTP of one leg: the four operations as plain functions. All that we know of pylibsrtp's inside is in this file.
+"""SRTP of one leg: its four operations as plain functions. All use of pylibsrtp's internals is in this file.
 
-A `pylibsrtp.Session` allocates a length for every packet and has a buffer of its own; here both are shared by all legs
-of a process, which runs one packet at a time, and stay in the processor's cache. Written for pylibsrtp 1.0.0.
-Not responsible for: keys (`dtls.py`), and what a packet says (`rtp.py`).
+A `pylibsrtp.Session` allocates a length for every packet and has its own buffer. Here both are shared by all legs of a
+process, which handles one packet at a time, and so stay in the CPU cache. Written for pylibsrtp 1.0.0.
 """
 
 from collections.abc import Callable
@@ -14,9 +13,9 @@ from pylibsrtp._binding import ffi, lib
 
 WRITTEN_FOR_PYLIBSRTP: Final = "1.0.0"
 
-#: More than any datagram of an Ethernet path; longer ones are refused.
+#: Larger than any datagram on an Ethernet path; longer ones are refused.
 _ROOM: Final = 1_500
-#: What protecting may add (SRTP_MAX_SRTCP_TRAILER_LEN, the larger one).
+#: Most bytes that protecting adds (SRTP_MAX_SRTCP_TRAILER_LEN is the larger of the two).
 _TRAILER: Final = pylibsrtp.SRTP_MAX_SRTCP_TRAILER_LEN
 _packet: Final = ffi.new("char[]", _ROOM + _TRAILER)
 _bytes: Final = ffi.buffer(_packet)
@@ -48,7 +47,7 @@ def srtp_keys(*, received: pylibsrtp.Session, sent: pylibsrtp.Session, profile: 
 
 
 def _operation(function: Callable[[Any, Any, Any], int], session: pylibsrtp.Session) -> Operation:
-    owner = session._srtp  # frees the context when nobody holds it any more
+    owner = session._srtp  # frees the context when the last reference is gone
     context = owner[0]
 
     def operate(data: bytes, owner: object = owner) -> bytes:

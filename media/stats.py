@@ -1,4 +1,4 @@
-"""What a leg counted: numbers only, taken once on request and once when the leg closes."""
+"""The statistics of a leg: numbers only, read on request and when the leg closes."""
 
 from dataclasses import dataclass
 
@@ -9,27 +9,27 @@ class LegStats:
 
     rtp_packets_received: int = 0
     rtp_packets_sent: int = 0
-    #: RTP as it crossed the network: headers and SRTP tag included, UDP and IP not.
+    #: RTP bytes on the network: including headers and SRTP tag, without UDP and IP.
     rtp_bytes_received: int = 0
     rtp_bytes_sent: int = 0
     rtcp_packets_received: int = 0
     rtcp_packets_sent: int = 0
-    #: Holes in the received sequence numbers, late and repeated packets taken off (RFC 3550 A.3). Never negative.
+    #: Gaps in the received sequence numbers, minus late and repeated packets (RFC 3550 A.3). Never negative.
     rtp_packets_lost: int = 0
-    #: Interarrival jitter of what we received (RFC 3550 A.8).
+    #: Interarrival jitter of the received stream (RFC 3550 A.8).
     jitter_ms: float = 0.0
-    #: Datagrams and packets that were thrown away, by cause.
+    #: Dropped datagrams and packets, by cause.
     dropped_over_budget: int = 0
     dropped_from_stranger: int = 0
     dropped_unprotect_failed: int = 0
     dropped_malformed: int = 0
-    #: What the peer reported of what we sent it: its last receiver report.
+    #: From the peer's last receiver report about our stream.
     remote_lost: int | None = None
     remote_jitter_ms: float | None = None
     round_trip_ms: float | None = None
-    #: From the making of the leg to ICE and DTLS both up; None: it never connected.
+    #: From the creation of the leg to ICE and DTLS both up; None: it never connected.
     connected_after_ms: float | None = None
-    #: From the making of the leg to the first RTP packet from the peer; None: there was none.
+    #: From the creation of the leg to the first RTP packet from the peer; None: none arrived.
     first_media_after_ms: float | None = None
     dtmf_digits: int = 0
     srtp_profile: str | None = None

@@ -1,7 +1,7 @@
-"""Audio of our own: Opus packets encoded once when a worker starts, played to legs that nobody else feeds.
+"""Generated audio: Opus packets encoded once when a worker starts, played to legs that no join feeds.
 
-All legs share one timer, which fires every 20 ms while there is somebody to play to. A tone is one more source of
-the leg's outgoing stream (see `rtp.py`), so it may begin and end at any time.
+All legs share one timer, which fires every 20 ms while any tone plays. A tone is one more source of the leg's outgoing
+stream (see `rtp.py`), so it can start and stop at any time.
 """
 
 import asyncio
@@ -20,11 +20,11 @@ from media.rtp import FRAME, Packet
 
 SAMPLE_RATE_HZ: Final = 48_000
 FRAME_S: Final = 0.02
-#: Speech-like sizes, since the peer may have asked for 20 kbit/s.
+#: Packet sizes as for speech, because the peer may have asked for 20 kbit/s.
 BIT_RATE: Final = 20_000
 #: Ringback in Brazil: 425 Hz, 1 s on, 4 s off. Source: Anatel, tones of the switched telephone network.
 RINGBACK_HZ: Final = 425.0
-#: Hold: a slow arpeggio, soft enough to talk over: C5 E5 G5 A5 G5 E5, and a rest.
+#: Hold: a slow arpeggio, soft enough to talk over: C5 E5 G5 A5 G5 E5 and a rest.
 HOLD_NOTES_HZ: Final = (523.25, 659.25, 783.99, 880.0, 783.99, 659.25)
 NOTE_S: Final = 0.8
 _PEAK: Final = 32_767
@@ -34,12 +34,12 @@ _U32: Final = 0xFFFFFFFF
 
 @cache
 def encode_tones() -> Mapping[Tone, tuple[bytes, ...]]:
-    """Return one round of every tone as Opus packets of 20 ms: mono, 48 kHz. Takes some 0.3 s."""
+    """Return one cycle of every tone as Opus packets of 20 ms: mono, 48 kHz. Takes about 0.3 s."""
     return {Tone.RINGBACK: encode(_ringback()), Tone.HOLD: encode(_hold())}
 
 
 def encode(samples: "array[int]") -> tuple[bytes, ...]:
-    """Return Opus packets of int16 mono samples at 48 kHz, 960 to a packet; a rest that fills none is left out."""
+    """Encode int16 mono samples at 48 kHz as Opus packets of 960 samples; an incomplete last packet is dropped."""
     encoder = av.CodecContext.create("libopus", "w")
     assert isinstance(encoder, av.AudioCodecContext)
     encoder.format = av.AudioFormat("s16")
@@ -91,7 +91,7 @@ def _silence(seconds: float) -> "array[int]":
 
 
 class _Playing:
-    """A tone on its way to one leg. It is itself the source of the packets."""
+    """A tone being played to one leg. The object itself is the source of the packets."""
 
     __slots__ = ("_began_at", "_count", "_endpoint", "_frames", "_index", "tone")
 
@@ -104,7 +104,7 @@ class _Playing:
         self._count = 0
 
     def advance(self, now: float) -> None:
-        """Send the packet that is due; after a stall some are left out, so that time is kept."""
+        """Send the packet that is due; after a stall, skip packets to keep time."""
         self._index = max(self._index + 1, int((now - self._began_at) / FRAME_S))
         packet = Packet(
             payload_type=0,
@@ -119,7 +119,7 @@ class _Playing:
 
 
 class TonePlayer:
-    """Plays tones to any number of legs, paced by one timer."""
+    """Play tones to any number of legs, paced by one timer."""
 
     def __init__(self, tones: Mapping[Tone, tuple[bytes, ...]]) -> None:
         self._tones = tones
@@ -129,7 +129,7 @@ class TonePlayer:
         self._due = 0.0
 
     def play(self, endpoint: Endpoint, tone: Tone | None) -> None:
-        """Play this tone from its beginning, or go on with it if it plays already; None stops."""
+        """Play this tone from the beginning, or continue if it is playing already; None stops."""
         current = self._playing.get(endpoint)
         if tone is None:
             self._playing.pop(endpoint, None)
@@ -151,7 +151,7 @@ class TonePlayer:
         if not self._playing:
             self._timer = None
             return
-        # A timer may fire a little early; time must not step back for it.
+        # A timer may fire slightly early; time must not step back.
         now = max(self._due, self._loop.time())
         for playing in tuple(self._playing.values()):
             playing.advance(now)

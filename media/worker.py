@@ -2,10 +2,11 @@
 
     python -m media.worker FD
 
-FD is this end of a socket pair. The first frame is `Start`; then commands come, and replies, events and heartbeats go.
-The process ends when the other end is closed, however the gateway died, and only then: it ignores SIGINT and
+FD is this end of a socket pair. The first frame received is `Start`, then commands; replies, events and heartbeats are
+sent. The process ends when the other end is closed, however the gateway died, and only then. It ignores SIGINT and
 SIGTERM, which a terminal or a service manager sends to all processes at once, because the gateway may still need its
-calls to be ended in order. If the loop stalls for longer than the heartbeat allows, the process prints where and ends.
+media to end calls in order. If the event loop stalls for longer than the heartbeat timeout, the process prints a
+traceback and exits.
 """
 
 import asyncio
@@ -29,20 +30,20 @@ log = logging.getLogger(__name__)
 
 
 class Server:
-    """Carries out the commands of one gateway."""
+    """Execute the commands of one gateway."""
 
     def __init__(self, host: LegHost, send: Callable[[frames.FromWorker], None]) -> None:
         self._host = host
         self._send = send
 
     async def carry_out(self, request: frames.Request) -> None:
-        """Carry out one command and reply. Never raises."""
+        """Execute one command and reply. Never raises."""
         try:
             result = await self._perform(request.command)
         except MediaError as error:
             self._send(frames.Failure(request.id, error.reason, error.detail))
         except Exception:  # a bug fails one command, not the worker
-            log.exception("%s broke", type(request.command).__name__)
+            log.exception("%s failed unexpectedly", type(request.command).__name__)
             self._send(frames.Failure(request.id, MediaError.reason, "internal error"))
         else:
             sdp = result if isinstance(result, str) else None
@@ -73,7 +74,7 @@ class Server:
 
 
 async def serve(sock: socket.socket) -> None:
-    """Serve one gateway until it is gone."""
+    """Serve one gateway until its end of the socket is closed."""
     reader, writer = await asyncio.open_connection(sock=sock)
 
     def send(message: frames.FromWorker) -> None:
@@ -113,7 +114,7 @@ async def _take_commands(reader: asyncio.StreamReader, group: asyncio.TaskGroup,
 
 
 async def _beat(host: LegHost, config: MediaConfig, send: Callable[[frames.FromWorker], None]) -> None:
-    """Tell the gateway that the loop turns; collect garbage while nobody talks."""
+    """Send heartbeats that show that the loop is running; collect garbage while there are no legs."""
     loop = asyncio.get_running_loop()
     due, collected = loop.time(), True
     while True:
@@ -129,7 +130,7 @@ async def _beat(host: LegHost, config: MediaConfig, send: Callable[[frames.FromW
 
 
 def _settle_memory() -> None:
-    """Take what is there for good out of the collector's sight: a full pass costs tens of ms of everybody's audio."""
+    """Exclude long-lived objects from garbage collection: a full pass would interrupt all audio for tens of ms."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 20, 100)

@@ -255,7 +255,7 @@ async def test_what_cannot_be_done_is_refused() -> None:
             stage.host.join(browser, browser)
         with pytest.raises(MediaError, match="exists"):
             await stage.host.answer_browser(browser, operator.pc.localDescription.sdp)
-        with pytest.raises(SdpRefused, match="waits for no answer"):
+        with pytest.raises(SdpRefused, match="is not waiting for an answer"):
             await stage.host.accept_meta_answer(browser, "v=0")
         with pytest.raises(SdpRefused):
             await stage.host.answer_meta(LegId("new"), "v=0")

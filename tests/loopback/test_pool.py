@@ -228,7 +228,7 @@ async def test_a_listener_that_breaks_costs_no_worker(caplog: pytest.LogCaptureF
     pool = WorkerPool(FAST)
     await pool.start(broken)
     await pool.offer_meta(LegId("a"), pool.pick_worker())
-    assert "the listener broke on WorkerUp" in caplog.text
+    assert "the event listener failed on WorkerUp" in caplog.text
     await pool.aclose()
 
 

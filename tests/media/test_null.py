@@ -101,10 +101,10 @@ async def test_our_offer_connects_with_its_answer_and_takes_only_one() -> None:
     await engine.accept_meta_answer(A, answer)
     await turn()
     assert engine.connected() == [A]
-    with pytest.raises(SdpRefused, match="waits for no answer"):
+    with pytest.raises(SdpRefused, match="is not waiting for an answer"):
         await engine.accept_meta_answer(A, answer.replace("peer", "another"))
     await engine.answer_browser(B, FIRST, peer(Setup.ACTPASS))
-    with pytest.raises(SdpRefused, match="waits for no answer"):
+    with pytest.raises(SdpRefused, match="is not waiting for an answer"):
         await engine.accept_meta_answer(B, answer)
 
 

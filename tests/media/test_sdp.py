@@ -182,7 +182,7 @@ def test_both_line_ends_are_read(end: str, final: bool) -> None:
         (without(META_OFFER, "m="), "0 media sections"),
         (added(META_OFFER, "m=video 9 UDP/TLS/RTP/SAVPF 96"), "2 media sections"),
         (changed(META_OFFER, "m=audio", "m=video"), "not audio"),
-        (changed(META_OFFER, "m=audio 3484", "m=audio 0"), "switched off"),
+        (changed(META_OFFER, "m=audio 3484", "m=audio 0"), "audio section is disabled"),
         (changed(META_OFFER, "m=audio 3484", "m=audio 65536"), "the port of m=audio"),
         (changed(META_OFFER, "m=audio 3484", "m=audio -1"), "the port of m=audio"),
         (changed(META_OFFER, "m=audio 3484", "m=audio ٣"), "the port of m=audio"),

@@ -64,7 +64,7 @@ def test_half_an_answer_stays_half_when_the_connection_ends() -> None:
     ],
 )
 def test_what_is_no_answer_is_not_taken_for_one(data: bytes) -> None:
-    with pytest.raises(ValueError, match=r"HTTP|answer|chunk|asked"):
+    with pytest.raises(ValueError, match=r"HTTP|response|chunk|unexpected status"):
         read_answer(data)
 
 
