@@ -2,23 +2,23 @@
 
 Theory of operation
 -------------------
-A `ContactState` is the set of those facts that can still matter. `merge` joins two states: of a kind where only the
-newest fact matters it keeps the newest, of a kind that is counted it keeps the union, and then drops what cannot
-matter any more. `apply` merges one fact. The join is commutative, associative and idempotent, so facts may come late,
-twice and in any order, and the histories of one person known by two names (number and BSUID) are joined by `merge`
-itself: what both hold counts once.
+A `ContactState` is the set of facts that can still matter. `merge` joins two states: for a kind of fact where only the
+newest matters it keeps the newest, for a kind that is counted it keeps the union, and then it drops what can no longer
+matter. `apply` merges one fact. The join is commutative, associative and idempotent, so facts may arrive late, twice
+and in any order, and `merge` also joins the histories of one person known by two names (number and BSUID): a fact in
+both counts once.
 
-What is dropped never changes an answer:
+Dropping facts never changes an answer:
 
-* Of a counted kind with a window, facts older than the window plus SLACK, measured from the newest fact of that kind.
-  Whoever asks at an instant not more than SLACK before that newest fact finds them outside the window. `check_time`
-  in `facts.py` keeps facts from lying further ahead than that.
-* Unanswered and rejected calls before the last answered one, and before the contact's last grant: neither belongs to
-  the streak, under any pack, and both of these marks only ever move forward.
-* All but the newest KEPT facts of a kind. No pack may have a higher limit.
+* Of a counted kind with a window, facts older than the window plus SLACK are dropped, measured from the newest fact of
+  that kind. At any instant up to SLACK before that newest fact they are outside the window anyway. `check_time` in
+  `facts.py` keeps facts from lying further in the future than that.
+* Unanswered and rejected calls before the last answered one, and before the contact's last grant, are dropped: they
+  are not part of the streak under any pack, and both of these instants only ever move forward.
+* Of each kind only the newest KEPT facts are kept. No pack may have a higher limit.
 
-No figure of a pack is needed here; a state serves every pack. What a state means is in `permission.py` and `rules.py`.
-At a tie of instants the stricter reading wins: a request in the very second of a connected call still counts.
+No value of a pack is needed here; one state serves every pack. `permission.py` and `rules.py` interpret it. When
+instants are equal the stricter reading wins: a request in the very second of a connected call still counts.
 """
 
 from collections.abc import Iterable, Mapping
@@ -49,9 +49,9 @@ from policy.facts import (
 from policy.pack import MAX_LIMIT
 from policy.windows import DAY, WEEK
 
-#: How many facts of a counted kind are kept.
+#: Number of facts kept of each counted kind.
 KEPT: Final = MAX_LIMIT
-#: How far back before the newest fact answers are still exact.
+#: How far before the newest fact answers are still exact.
 SLACK: Final = timedelta(days=1)
 _TICK: Final = timedelta(microseconds=1)
 #: Format of `state_to_dict`.
@@ -62,7 +62,7 @@ F = TypeVar("F", bound=Fact)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContactState:
-    """The facts about a contact that can still matter; tuples are sorted by instant, then key."""
+    """The facts about a contact that can still matter; tuples are sorted by instant, then by key."""
 
     requests: tuple[PermissionRequested, ...] = ()
     granted: PermissionGranted | None = None  #: by the contact, or found in Meta's records
@@ -90,7 +90,7 @@ def apply(state: ContactState, fact: Fact) -> ContactState:
 
 
 def merge(left: ContactState, right: ContactState) -> ContactState:
-    """Join what two states know of the same contact."""
+    """Join two states of the same contact."""
     joined = ContactState(
         requests=_union(left.requests, right.requests, window=WEEK),
         granted=_newest(left.granted, right.granted),
@@ -111,7 +111,7 @@ def merge(left: ContactState, right: ContactState) -> ContactState:
 
 
 def facts_of(state: ContactState) -> tuple[Fact, ...]:
-    """List the facts that make up a state; folded, they give it again."""
+    """List the facts of a state; folding them gives the same state."""
     kept: list[Fact] = []
     for name in _FIELDS:
         value: tuple[Fact, ...] | Fact | None = getattr(state, name)
@@ -123,35 +123,36 @@ def facts_of(state: ContactState) -> tuple[Fact, ...]:
 
 
 def instant_after(state: ContactState, *, now: datetime) -> datetime:
-    """Give the first instant from `now` on that lies after every fact of a state: a fact of then outweighs them all.
+    """Return the first instant from `now` on that is later than every fact of a state.
 
-    For what Meta says when it is asked: whatever its clock, or ours, had said before.
+    A fact at that instant outweighs all others, whatever Meta's clock or ours has said before. Used for what Meta
+    reports when it is asked.
     """
     newest = max((fact.at for fact in facts_of(state)), default=None)
     return now if newest is None or newest < now else newest + _TICK
 
 
 def state_to_dict(state: ContactState) -> dict[str, object]:
-    """Write a state as plain values, for a snapshot."""
+    """Convert a state to plain values, for a snapshot."""
     return {"version": SNAPSHOT_VERSION, "facts": [fact_to_dict(fact) for fact in facts_of(state)]}
 
 
 def state_from_dict(data: Mapping[str, object]) -> ContactState:
-    """Read what `state_to_dict` wrote.
+    """Read the output of `state_to_dict`.
 
     Raises:
-        FactError: not a snapshot, or one of another version: fold the facts again instead.
+        FactError: not a snapshot, or one of another version; fold the facts again instead.
     """
     listed = data.get("facts")
     if data.get("version") != SNAPSHOT_VERSION or not isinstance(listed, list):
         raise FactError("not a snapshot of this version")
     if not all(isinstance(plain, Mapping) for plain in listed):
-        raise FactError("a snapshot holds facts only")
+        raise FactError("a snapshot must contain only facts")
     return fold(fact_from_dict(plain) for plain in listed)
 
 
 def fold(facts: Iterable[Fact]) -> ContactState:
-    """Make the state that facts lead to, in whatever order they come."""
+    """Return the state that results from facts, in whatever order they come."""
     state = EMPTY
     for fact in facts:
         state = apply(state, fact)
@@ -159,20 +160,20 @@ def fold(facts: Iterable[Fact]) -> ContactState:
 
 
 def last_answered_at(state: ContactState) -> datetime | None:
-    """Say when the contact last picked up a call of ours."""
+    """Return when the contact last answered a call of ours; None: never."""
     return state.connected[-1].at if state.connected else None
 
 
 def last_connected_at(state: ContactState) -> datetime | None:
-    """Say when business and contact last spoke, whoever called (guide R5)."""
+    """Return when business and contact last spoke, whoever called (guide R5); None: never."""
     return latest(last_answered_at(state), state.user_connected.at if state.user_connected else None)
 
 
 def window_opened_at(state: ContactState) -> datetime | None:
-    """Say when the customer service window was last opened; None: never, or closed by Meta's word since.
+    """Return when the customer service window was last opened; None: never, or Meta has reported it closed since.
 
-    A call of ours that is picked up opens it. A call of the contact's does so when it is placed, taken or not, which is
-    a WindowOpened of its own: to take it opens nothing anew.
+    Our own call opens it when it is answered. The contact's call opens it when it is placed, answered or not; this is a
+    WindowOpened fact of its own, and answering the call does not open the window again.
     Source: Meta, "Calling API pricing", read 2026-11-22.
     """
     opened = latest(state.window_opened.at if state.window_opened else None, last_answered_at(state))
@@ -181,7 +182,7 @@ def window_opened_at(state: ContactState) -> datetime | None:
 
 
 def calls_counted(state: ContactState) -> list[datetime]:
-    """List, sorted, the connected business-initiated calls (guide R8): Meta's report, then what came after it."""
+    """List the connected business-initiated calls, sorted (guide R8): Meta's report plus the calls after it."""
     usage = state.call_usage
     if usage is None:
         return [call.at for call in state.connected]
@@ -189,10 +190,10 @@ def calls_counted(state: ContactState) -> list[datetime]:
 
 
 def missed_calls(state: ContactState, *, rejected: bool) -> list[datetime]:
-    """List, sorted, the business-initiated calls that nobody picked up, with those that were declined or without.
+    """List the unanswered business-initiated calls, sorted, with or without those that were rejected.
 
-    One call ends in one way, however many facts tell of it: theirs share what follows the "/" of their keys. A call
-    that was picked up after all is not missed, and one that was declined is that and nothing else.
+    A call has one outcome, however many facts describe it; facts of one call share the part of their key after the "/".
+    A call that was answered after all is not missed, and a rejected call counts only as rejected.
     """
     if not state.unanswered and not state.rejected:
         return []
@@ -204,9 +205,9 @@ def missed_calls(state: ContactState, *, rejected: bool) -> list[datetime]:
 
 
 def requests_counted(state: ContactState, *, window: timedelta) -> list[datetime]:
-    """List, sorted, the requests since the last connected call (guide R4, R5), Meta's report among them.
+    """List the requests since the last connected call, sorted (guide R4, R5), including those in Meta's report.
 
-    Meta reports a figure for each of its two windows, so `window` says which (DAY or WEEK).
+    Meta reports one count for each of its two windows; `window` selects which (DAY or WEEK).
     """
     since = last_connected_at(state)
     counted = [request.at for request in state.requests if since is None or request.at >= since]
@@ -218,7 +219,7 @@ def requests_counted(state: ContactState, *, window: timedelta) -> list[datetime
 
 
 def limited_until(state: ContactState, action: Action) -> datetime | None:
-    """Say until when Meta has refused an action; None: it has not, or something since has lifted that."""
+    """Return until when Meta has refused an action; None: it has not, or something since has lifted the limit."""
     usage, since = state.call_usage, None
     if action is Action.SEND_REQUEST:
         usage, since = state.request_usage, last_connected_at(state)
@@ -230,14 +231,14 @@ def limited_until(state: ContactState, action: Action) -> datetime | None:
 
 
 def latest(left: datetime | None, right: datetime | None) -> datetime | None:
-    """Give the later of two instants, either of which may be missing."""
+    """Return the later of two instants; either may be None."""
     if left is None or right is None:
         return left or right
     return max(left, right)
 
 
 def _name(fact: Fact) -> str:
-    """Name the call behind a fact: "unanswered/X" and "connected/X" are of one call."""
+    """Return the name of the call behind a fact: "unanswered/X" and "connected/X" belong to one call."""
     return fact.key.partition("/")[2]
 
 
@@ -245,7 +246,7 @@ def _names(facts: Iterable[Fact]) -> set[str]:
     return {name for fact in facts if (name := _name(fact))}
 
 
-def _singleton(fact: Fact) -> ContactState:  # one arm a kind
+def _singleton(fact: Fact) -> ContactState:  # one case for each kind
     match fact:
         case PermissionRequested():
             return ContactState(requests=(fact,))
@@ -280,13 +281,13 @@ def _singleton(fact: Fact) -> ContactState:  # one arm a kind
 
 
 def _order(fact: Fact) -> tuple[datetime, bool, str]:
-    """Order by instant. Of two grants at one instant the temporary one is the stricter, hence the later."""
+    """Order by instant. Of two grants at one instant the temporary one is stricter and therefore sorts last."""
     temporary = isinstance(fact, PermissionGranted) and not fact.permanent
     return fact.at, temporary, fact.key
 
 
 def _later(left: F, right: F) -> F:
-    """Choose between two facts; by their whole text where instant and key agree, so that order never matters."""
+    """Return the later of two facts; compare all fields if instant and key are equal, so that order never matters."""
     if _order(left) == _order(right):
         return max(left, right, key=repr)
     return max(left, right, key=_order)

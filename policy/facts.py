@@ -1,8 +1,8 @@
 """What can happen between a business number and a contact, as far as the rules care.
 
-A fact never changes and is never taken back; a later one may outweigh it. `key` names it: two facts of one kind with
-the same key are one fact (webhooks repeat; a call id or message id makes a good key). Facts go to the store and come
-back as flat dictionaries; where they come from (webhooks, our own actions, Meta's answers) is the gateway's affair.
+A fact never changes and is never withdrawn; a later one may outweigh it. `key` identifies it: two facts of one kind
+with the same key are one fact (webhooks repeat; a call id or message id makes a good key). The store keeps facts as
+flat dictionaries. The gateway derives them from webhooks, from its own actions and from Meta's answers.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,7 +14,7 @@ from typing import Any, Final
 
 Plain = str | int | bool | None
 
-#: How far ahead of `now` a fact may lie (`check_time`): more than any clock is wrong, less than any window.
+#: How far after `now` a fact may lie (`check_time`): more than any clock error, less than any window.
 MAX_AHEAD: Final = timedelta(hours=2)
 #: No fact is older than WhatsApp.
 EARLIEST: Final = datetime(2009, 1, 1, tzinfo=UTC)
@@ -23,18 +23,18 @@ LONGEST_LIMIT: Final = timedelta(days=7)
 
 
 class FactError(ValueError):
-    """A fact that cannot be: naive or absurd time, missing or unknown field, wrong type."""
+    """An impossible fact: naive or absurd time, missing or unknown field, wrong type."""
 
 
 class RequestForm(StrEnum):
-    """The two ways to ask for permission (guide R3)."""
+    """The two forms of a permission request (guide R3)."""
 
     FREE_FORM = "free_form"
     TEMPLATE = "template"
 
 
 class Direction(StrEnum):
-    """Who calls; Meta's own values."""
+    """Who calls whom; Meta's own values."""
 
     USER_INITIATED = "USER_INITIATED"
     BUSINESS_INITIATED = "BUSINESS_INITIATED"
@@ -44,22 +44,22 @@ class ReplySource(StrEnum):
     """Who changed a permission."""
 
     USER_ACTION = "user_action"
-    #: Meta, of itself: a callback permission, or the revocation after unanswered calls.
+    #: Meta by itself: a callback permission, or the revocation after unanswered calls.
     AUTOMATIC = "automatic"
-    #: Nobody now: what Meta's records said when we asked or were refused (`call_permissions`, 138006, 138017).
+    #: Not a change: what Meta's records said when we asked or were refused (`call_permissions`, 138006, 138017).
     META_RECORD = "meta_record"
 
 
 class WindowSource(StrEnum):
-    """What opened the customer service window. Calls of ours that connect open it by themselves (`contact.py`)."""
+    """What opened the customer service window. Our own calls open it by connecting (`contact.py`)."""
 
     MESSAGE = "message"
-    USER_CALL = "user_call"  #: whether or not we took it
+    USER_CALL = "user_call"  #: whether or not it was answered
     META_RECORD = "meta_record"
 
 
 class Action(StrEnum):
-    """What Meta limits per contact; Meta's own values."""
+    """What Meta limits for each contact; Meta's own values."""
 
     SEND_REQUEST = "send_call_permission_request"
     START_CALL = "start_call"
@@ -67,7 +67,7 @@ class Action(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Fact:
-    at: datetime  #: aware UTC; Meta's timestamp where there is one
+    at: datetime  #: aware UTC; Meta's timestamp if there is one
     key: str
 
     def __post_init__(self) -> None:
@@ -79,7 +79,7 @@ class _Fact:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PermissionRequested(_Fact):
-    """We asked. `request_id` is the message id that a reply will name, if Meta has told it yet."""
+    """We sent a request. `request_id` is the message id that a reply will name, if Meta has returned it yet."""
 
     form: RequestForm
     request_id: str | None = None
@@ -87,24 +87,24 @@ class PermissionRequested(_Fact):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PermissionGranted(_Fact):
-    """The contact may be called; without an expiry of Meta's, for as long as the pack says."""
+    """The contact may be called; if Meta gives no expiry, for as long as the pack says."""
 
     permanent: bool = False
     expires_at: datetime | None = None
     source: ReplySource = ReplySource.USER_ACTION
-    request_id: str | None = None  #: the request this answers; None: granted unasked
+    request_id: str | None = None  #: the request this answers; None: granted without a request
 
     def __post_init__(self) -> None:
         _Fact.__post_init__(self)
         if self.expires_at is not None and self.expires_at.utcoffset() != timedelta(0):
             raise FactError("expires_at must be in UTC")
         if self.permanent and self.expires_at is not None:
-            raise FactError("a permanent permission does not expire")
+            raise FactError("a permanent permission has no expiry")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PermissionDeclined(_Fact):
-    """The contact said no to a request. A rejection that Meta sends `automatic` is a PermissionRevoked."""
+    """The contact declined a request. A rejection with source `automatic` from Meta is a PermissionRevoked instead."""
 
     source: ReplySource = ReplySource.USER_ACTION
     request_id: str | None = None
@@ -112,21 +112,21 @@ class PermissionDeclined(_Fact):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PermissionRevoked(_Fact):
-    """A permission is gone, or Meta says that there is none."""
+    """A permission has ended, or Meta says that there is none."""
 
     source: ReplySource = ReplySource.USER_ACTION
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallConnected(_Fact):
-    """A call was picked up; `at` is the pick-up."""
+    """A call was answered; `at` is the instant of the answer."""
 
     direction: Direction
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallUnanswered(_Fact):
-    """A business-initiated call rang and nobody picked up."""
+    """A business-initiated call rang and was not answered."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,21 +136,21 @@ class CallRejected(_Fact):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WindowOpened(_Fact):
-    """The customer service window started or was refreshed."""
+    """The customer service window was opened or refreshed."""
 
     source: WindowSource = WindowSource.MESSAGE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WindowClosed(_Fact):
-    """Meta said that the window is closed (131047)."""
+    """Meta reported that the window is closed (131047)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LimitReported(_Fact):
-    """Meta refused an action for its limit (138009, 138012).
+    """Meta refused an action because of its limit (138009, 138012).
 
-    If Meta does not say until when, take 24 hours, its shortest window.
+    If Meta does not say until when, use 24 hours, its shortest window.
     """
 
     action: Action
@@ -161,14 +161,14 @@ class LimitReported(_Fact):
         if self.until.utcoffset() != timedelta(0):
             raise FactError("until must be in UTC")
         if self.until - self.at > LONGEST_LIMIT:
-            raise FactError("no limit lasts longer than seven days")
+            raise FactError("a limit lasts at most seven days")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UsageReported(_Fact):
-    """What Meta had counted at `at` (`call_permissions`); it replaces what we counted before.
+    """Meta's own count at `at` (`call_permissions`); it replaces our earlier counts.
 
-    Record it when Meta contradicts us, not whenever we asked: the single instants are lost, so that counts leave
+    Record it only when Meta contradicts us, not after every query: it loses the single instants, so the counts leave
     their windows later than Meta's do.
     """
 
@@ -179,7 +179,7 @@ class UsageReported(_Fact):
     def __post_init__(self) -> None:
         _Fact.__post_init__(self)
         if self.used_24h < 0 or self.used_7d < 0:
-            raise FactError("a usage cannot be negative")
+            raise FactError("usage must not be negative")
 
 
 Fact = (
@@ -217,7 +217,7 @@ _FIELDS: Final = {kind: tuple(field.name for field in fields(kind)) for kind in 
 
 
 def check_time(fact: Fact, *, now: datetime) -> None:
-    """Refuse a fact that no clock error explains, before it is recorded.
+    """Reject a fact that no clock error explains, before it is recorded.
 
     Raises:
         FactError: it lies before WhatsApp, or more than MAX_AHEAD after `now`.
@@ -225,11 +225,11 @@ def check_time(fact: Fact, *, now: datetime) -> None:
     if fact.at < EARLIEST:
         raise FactError(f"{fact.at.isoformat()} is too long ago")
     if fact.at - now > MAX_AHEAD:
-        raise FactError(f"{fact.at.isoformat()} has not come yet")
+        raise FactError(f"{fact.at.isoformat()} is in the future")
 
 
 def fact_to_dict(fact: Fact) -> dict[str, Plain]:
-    """Write a fact as plain values; `kind` says which it is, instants are ISO 8601."""
+    """Convert a fact to plain values; `kind` names its class, instants are ISO 8601."""
     kind = type(fact)
     return {"kind": _NAMES[kind]} | {name: _plain(getattr(fact, name)) for name in _FIELDS[kind]}
 
@@ -241,10 +241,10 @@ def _plain(value: datetime | StrEnum | Plain) -> Plain:
 
 
 def fact_from_dict(data: Mapping[str, object]) -> Fact:
-    """Read what `fact_to_dict` wrote.
+    """Read the output of `fact_to_dict`.
 
     Raises:
-        FactError: not a fact, or one of a kind or with a field that this version does not know.
+        FactError: not a fact, or its kind or a field is unknown to this version.
     """
     kind = KINDS.get(str(data.get("kind")))
     if kind is None:
@@ -255,7 +255,7 @@ def fact_from_dict(data: Mapping[str, object]) -> Fact:
     values: dict[str, Any] = {name: _read(name, data[name], kind) for name in names if name in data}
     try:
         return kind(**values)
-    except TypeError as error:  # a field without default is missing
+    except TypeError as error:  # a field without a default is missing
         raise FactError(str(error)) from error
 
 
@@ -270,7 +270,7 @@ def _instant(value: object) -> datetime:
 
 def _text(value: object) -> str:
     if not isinstance(value, str):
-        raise ValueError("not a text")
+        raise ValueError("not a string")
     return value
 
 

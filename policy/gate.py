@@ -1,18 +1,18 @@
-"""The gate: may this be done now, and if not, why not, since when, and from when on again.
+"""The gate: may this be done now, and if not, why not, and from when on.
 
 Theory of operation
 -------------------
-RULES (`rules.py`) is a table in order. A rule looks at one `Case` and either has nothing to say or gives a `Block`:
-reason, figures, and the first instant at which *this rule* would let go (None: time alone does not help). The first
-rule that blocks is the answer. Its `retry_at` is more than its own instant: nothing is gained by waiting for one rule
-if another refuses then. `_settle` goes from block to block, each time to the instant at which the present one lets go,
-until the whole table says yes, or until one blocks for good; the remedy is then the latter's. Each rule refuses
-without a gap up to its instant, so no earlier yes is jumped over. Reservations and other figures that the request
-carries are taken to stay as they are.
+RULES (`rules.py`) is a table in order. A rule looks at one `Case` and returns None or a `Block`: the reason, the
+figures, and the first instant at which *this rule* no longer blocks (None: time alone does not help). The first rule
+that blocks is the answer. Its `retry_at` takes the other rules into account too, since waiting for one rule gains
+nothing if another blocks then: `_settle` goes from block to block, each time to the instant at which the current one
+ends, until the whole table allows it or a rule blocks for good; in that case its remedy is returned. Each rule blocks
+without a gap up to its instant, so no earlier yes is skipped. Reservations and other values in the request are assumed
+to stay as they are.
 
-Nothing is decided elsewhere: the store keeps facts, the gateway holds semaphores (`slot_refusal`), texts are made by
-page and API. A call that is on its way is not judged again: a permission that expires while the phone rings is no
-reason to hang up.
+All decisions are made here: the store keeps facts, the gateway counts slots (`slot_refusal`), page and API make the
+texts. A call in progress is not evaluated again: a permission that expires while the phone rings is no reason to hang
+up.
 """
 
 from collections.abc import Mapping
@@ -37,14 +37,14 @@ _RULES_ON: Final[Mapping[type[Request], tuple[Rule, ...]]] = MappingProxyType(
     {kind: tuple(rule for rule in RULES if kind in rule.on) for kind in (PlaceCall, ReceiveCall, AskPermission)}
 )
 _SLOTS: Final = MappingProxyType({direction: f"number/slots_{direction.lower()}" for direction in Direction})
-#: Rules that stand on somebody's word; the others are this gateway's own.
+#: Sources of the rules that come from the guide or from Meta; the other rules are this gateway's own.
 _SOURCES: Final[Mapping[str, str]] = MappingProxyType(
     {rule.name: rule.source for rule in RULES if rule.source != OURS} | dict.fromkeys(_SLOTS.values(), "guide R14")
 )
 
 
 def evaluate(pack: Pack, number: NumberState, contact: ContactState, request: Request, *, now: datetime) -> Decision:
-    """Decide about one request at one instant.
+    """Decide one request at one instant.
 
     Raises:
         ValueError: `now` has no time zone.
@@ -75,7 +75,7 @@ def evaluate(pack: Pack, number: NumberState, contact: ContactState, request: Re
 
 
 def slot_refusal(direction: Direction, *, in_use: int, limit: int) -> Refusal:
-    """Refuse a call for want of a slot (guide R14). Who counts slots decides that; this only says it."""
+    """Return the refusal of a call because no slot is free (guide R14). The caller counts the slots and decides."""
     return Refusal(
         reason=Reason.NUMBER_BUSY,
         rule=_SLOTS[direction],
@@ -86,7 +86,7 @@ def slot_refusal(direction: Direction, *, in_use: int, limit: int) -> Refusal:
 
 
 def source_of(rule: str) -> str | None:
-    """Say whose rule a refusal names: the guide's sentence, or Meta's page and when it was read; None: our own."""
+    """Return the source of a refusal's rule: a rule of the guide, or Meta's page and its date; None: our own."""
     return _SOURCES.get(rule)
 
 
@@ -99,10 +99,10 @@ def _first_block(case: Case) -> tuple[Rule, Block] | None:
 
 
 def _settle(case: Case, block: Block) -> tuple[datetime | None, Remedy | None]:
-    """Find the first instant of a yes, or the remedy of the rule that waiting runs into.
+    """Return the first instant of a yes, or the remedy of the rule that waiting does not satisfy.
 
     Raises:
-        AssertionError: a rule lets go at an instant that has come; better than to ask it for ever.
+        AssertionError: a rule's block ends at an instant that is not in the future; asking it again would never end.
     """
     blocked, at = block, case.now
     while blocked.until is not None:

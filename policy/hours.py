@@ -1,8 +1,8 @@
 """Opening hours of a number in its own time zone: open now, and if not, when next.
 
-Local time decides, as on the wall: when clocks go forward an opening inside the missing hour becomes the instant of
-the change; when they go back, the repeated hour is judged twice by the same hands. A date in `holidays` replaces
-that date's weekly hours. Reading Meta's JSON is the gateway's affair.
+Local wall-clock time decides. When clocks go forward, an opening inside the skipped hour happens at the instant of the
+change; when they go back, both passes of the repeated hour get the same answer. A date in `holidays` replaces that
+date's weekly hours. Meta's JSON is read by the gateway.
 """
 
 from collections.abc import Iterator
@@ -11,17 +11,17 @@ from datetime import UTC, date, datetime, time, timedelta
 from typing import Final
 from zoneinfo import ZoneInfo
 
-#: Meta's times end at 23:59, which means midnight: there is no 24:00 to write.
+#: Meta's latest time is 23:59 and means midnight: 24:00 cannot be written.
 LAST_MINUTE: Final = time(23, 59)
 
 
 class HoursError(ValueError):
-    """Hours that cannot be kept: an unknown time zone, or a day that closes before it opens."""
+    """Invalid hours: an unknown time zone, or a day that closes before it opens."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Opening:
-    """Open from `opens` until before `closes` on one day of the week (0 is Monday)."""
+    """Open from `opens` until just before `closes` on one day of the week (0 is Monday)."""
 
     weekday: int
     opens: time
@@ -29,17 +29,17 @@ class Opening:
 
     def __post_init__(self) -> None:
         if not 0 <= self.weekday <= 6:
-            raise HoursError(f"no weekday {self.weekday}")
+            raise HoursError(f"weekday {self.weekday} is not 0 to 6")
         _check_order(self.opens, self.closes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Holiday:
-    """One date with hours of its own; without times it is closed all day.
+    """One date with its own hours; without times it is closed all day.
 
     The times are those in which calls are taken, not those of the holiday.
     Source: AWS End User Messaging Social, API reference, WhatsAppHolidayScheduleEntry (which passes Meta's setting
-    on), read 2026-11-22. Meta's sample alone, 00:00 to 23:59 on 1 January, leaves it open.
+    on), read 2026-11-22. Meta's sample alone, 00:00 to 23:59 on 1 January, does not say which of the two it means.
     """
 
     day: date
@@ -50,12 +50,12 @@ class Holiday:
         if self.opens is not None and self.closes is not None:
             _check_order(self.opens, self.closes)
         elif self.opens is not self.closes:
-            raise HoursError(f"holiday {self.day} has one time of two")
+            raise HoursError(f"holiday {self.day} needs both times or neither")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallHours:
-    """A week and its exceptions."""
+    """Weekly hours and their exceptions."""
 
     timezone: str
     weekly: tuple[Opening, ...]
@@ -71,7 +71,7 @@ class CallHours:
 
 
 def is_open(hours: CallHours, *, now: datetime) -> bool:
-    """Tell whether the hours include `now`."""
+    """Return whether the number is open at `now`."""
     local = now.astimezone(hours.zone)
     wall = local.time()
     return any(
@@ -80,9 +80,9 @@ def is_open(hours: CallHours, *, now: datetime) -> bool:
 
 
 def next_open(hours: CallHours, *, now: datetime) -> datetime | None:
-    """Find the first instant from `now` on that is open; None if none ever is.
+    """Return the first instant from `now` on that is open; None if there is none.
 
-    None is certain: every holiday is looked at, and of ordinary days so many that holidays cannot hide them all.
+    None is certain: every holiday is looked at, and enough ordinary days that holidays cannot cover all of them.
     """
     if is_open(hours, now=now):
         return now
@@ -112,7 +112,7 @@ def _hours_of(hours: CallHours, day: date) -> Iterator[tuple[time, time]]:
 
 
 def _moments(hours: CallHours, day: date) -> Iterator[datetime]:
-    """Give every instant of a local date at which "closed" can turn into "open"."""
+    """Yield every instant of a local date at which "closed" can turn into "open"."""
     for opens, _ in _hours_of(hours, day):
         for fold in (0, 1):
             yield datetime.combine(day, opens, tzinfo=hours.zone).replace(fold=fold).astimezone(UTC)
@@ -123,7 +123,7 @@ def _moments(hours: CallHours, day: date) -> Iterator[datetime]:
 
 
 def _change(hours: CallHours, start: datetime, end: datetime) -> datetime:
-    """Find the second at which the zone's offset changes; it differs between `start` and `end`."""
+    """Return the second at which the zone's offset changes; it differs between `start` and `end`."""
     while end - start > timedelta(seconds=1):
         middle = start + timedelta(seconds=(end - start) // timedelta(seconds=2))
         if _offset(hours, middle) == _offset(hours, start):

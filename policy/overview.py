@@ -1,6 +1,6 @@
-"""Everything an operator wants to know of a contact at once: permission, window, counts, and when what is possible.
+"""Everything an operator wants to know about a contact: permission, window, counts, and what is possible when.
 
-Asks the gate; decides nothing itself.
+It asks the gate and decides nothing itself.
 """
 
 from collections.abc import Iterable, Sequence
@@ -30,27 +30,27 @@ from policy.windows import DAY, WEEK, count_in, is_within
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counter:
-    """How much of a limit is used. What is in flight is not in here."""
+    """How much of a limit is used, without requests or calls in flight."""
 
     used: int
     limit: int
-    next_frees_at: datetime | None  #: when the oldest that counts no longer does
+    next_frees_at: datetime | None  #: when the oldest counted one leaves its window
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overview:
-    """A contact at an instant."""
+    """A contact at one instant."""
 
     at: datetime
     permission: Permission
-    streak_limit: int  #: at so many unanswered calls in a row the permission ends
+    streak_limit: int  #: number of unanswered calls in a row at which the permission ends
     asked_at: datetime | None  #: when a permission request was last sent
     declined_at: datetime | None  #: when the contact last declined one
     window_open_until: datetime | None  #: None: closed
     connected_24h: Counter
     requests_24h: Counter
     requests_7d: Counter
-    form: RequestForm  #: the right one now
+    form: RequestForm  #: the form to use now
     place: Decision
     ask_free_form: Decision
     ask_template: Decision
@@ -65,7 +65,7 @@ def overview(
     place: PlaceCall | None = None,
     ask: AskPermission | None = None,
 ) -> Overview:
-    """Judge a call and both forms of request; `place` and `ask` carry what is in flight."""
+    """Evaluate a call and both forms of request; `place` and `ask` carry what is in flight."""
     ask = ask or AskPermission()
     calls = calls_counted(contact)
     day, week = (requests_counted(contact, window=window) for window in (DAY, WEEK))
@@ -90,24 +90,24 @@ def overview(
 
 Reply = PermissionGranted | PermissionDeclined
 
-#: A request is recorded when Meta has answered, or failed to; somebody may have replied by then.
+#: A request is recorded when Meta answers or fails to answer; a reply may already have arrived by then.
 SETTLING: Final = timedelta(minutes=1)
 
 
 class RequestOutcome(StrEnum):
-    """What became of a permission request."""
+    """The outcome of a permission request."""
 
     PENDING = "pending"
     GRANTED = "granted"
     DECLINED = "declined"
     LAPSED = "lapsed"
-    #: The contact answered a newer one instead.
+    #: The contact answered a newer request instead.
     SUPERSEDED = "superseded"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestView:
-    """A request and what became of it."""
+    """A request and its outcome."""
 
     request: PermissionRequested
     outcome: RequestOutcome
@@ -115,10 +115,10 @@ class RequestView:
 
 
 def request_views(pack: Pack, facts: Iterable[Fact], *, now: datetime) -> tuple[RequestView, ...]:
-    """Match requests with replies, oldest first. Of several replies to one request, the newest counts.
+    """Match requests with replies, oldest first. If one request has several replies, the newest counts.
 
-    A request of which Meta told no id has perhaps been sent; a reply to a request that we do not know proves that it
-    was. Takes facts as the store has them, not a state: a state keeps no more than the rules need.
+    A request without an id from Meta may or may not have been sent; a reply to an unknown request proves that it was.
+    This takes facts from the store and not a state, because a state keeps only what the rules need.
     """
     known = {(type(fact), fact.key): fact for fact in facts}.values()
     requests = sorted(
@@ -139,7 +139,7 @@ def request_views(pack: Pack, facts: Iterable[Fact], *, now: datetime) -> tuple[
 
 
 def _answered(requests: Sequence[PermissionRequested], reply: Reply) -> PermissionRequested | None:
-    """Find the request that a reply answers: by its id, else the newest before it that has none."""
+    """Return the request that a reply answers: by its id, else the newest one before it that has no id."""
     if reply.request_id is None or reply.source is not ReplySource.USER_ACTION:
         return None
     named = (request for request in requests if request.request_id == reply.request_id)

@@ -1,7 +1,7 @@
-"""The figures of the rules, as dated data with their sources, and how they are read.
+"""The limits of the rules as dated data with sources, and how a pack is read.
 
 A pack is a TOML file: a name, a version, a date, and one table for each value with `value`, `effective_from`, `source`
-and, where sources disagree, a `note`. Three come with the package; a user's own is the same text. What the figures do
+and, where sources disagree, a `note`. Three packs are built in; a custom pack has the same format. What the values mean
 is in `rules.py` and `permission.py`.
 """
 
@@ -13,16 +13,16 @@ from importlib.resources import files
 from types import MappingProxyType
 from typing import Any, Final
 
-#: The packs that come with the package; the first is the default.
+#: The built-in packs; the first is the default.
 BUILT_IN: Final = ("guide", "meta", "sandbox")
-#: No limit may be higher: `contact.py` keeps this many facts of one kind, so that every count up to it is exact.
+#: Highest limit allowed: `contact.py` keeps this many facts of one kind, so every count up to it is exact.
 MAX_LIMIT: Final = 500
 MAX_WAIT_S: Final = 366 * 24 * 3600
 MAX_BIG: Final = 1_000_000_000
 
 
 class PackError(ValueError):
-    """A pack that cannot be used; `mistakes` names everything that is wrong with it."""
+    """An unusable pack; `mistakes` lists everything that is wrong with it."""
 
     def __init__(self, mistakes: tuple[str, ...]) -> None:
         super().__init__("; ".join(mistakes))
@@ -31,7 +31,7 @@ class PackError(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provenance:
-    """Where a value comes from and since when it holds."""
+    """Where a value comes from and since when it is effective."""
 
     effective_from: date
     source: str
@@ -40,18 +40,18 @@ class Provenance:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pack:
-    """One set of figures. A limit is the highest count that is allowed; a wait of 0 is no wait."""
+    """One set of values. A limit is the highest allowed count; a wait of 0 means no wait."""
 
     name: str
     version: int
     effective_from: date
     provenance: Mapping[str, Provenance] = field(repr=False, hash=False)  #: by name of the value
 
-    messaging_limit_min: int  #: R1, conversations per 24 h; 0: not asked for
+    messaging_limit_min: int  #: R1, conversations per 24 h; 0: not required
     excluded_countries: frozenset[str]  #: R12, of the business number, ISO 3166-1 alpha-2
     slots_user_initiated: int  #: R14, concurrent calls
     slots_business_initiated: int  #: R14
-    calls_per_24h: int  #: placed by the number, to anybody
+    calls_per_24h: int  #: placed by the number, to all contacts together
     meta_recording: bool  #: R13, whether Meta offers recordings
 
     requests_per_24h: int  #: R4
@@ -60,8 +60,8 @@ class Pack:
     service_window_s: int  #: R3, how long the contact's last message or call opens the free form
     request_lifetime_s: int  #: how long a request can be answered
 
-    permission_lifetime_s: int  #: R6, where Meta gives no instant
-    permanent_permissions: bool  #: whether a permission can be for good; else it lives as long as any other
+    permission_lifetime_s: int  #: R6, used if Meta gives no expiry
+    permanent_permissions: bool  #: whether a permission can be permanent; if not, it lasts as long as any other
     automatic_permissions: bool  #: R11, whether Meta's `automatic` reply after a user's call grants one
 
     connected_per_24h: int  #: R8
@@ -86,12 +86,12 @@ class Pack:
 
     @property
     def permission_lifetime(self) -> timedelta:
-        """How long a permission lives where Meta gives no instant."""
+        """How long a permission lasts if Meta gives no expiry."""
         return timedelta(seconds=self.permission_lifetime_s)
 
 
 def load_pack(name_or_text: str = BUILT_IN[0]) -> Pack:
-    """Read a built-in pack by its name, or a user's own from its TOML text.
+    """Load a built-in pack by its name, or a custom pack from its TOML text.
 
     Raises:
         PackError: no such pack, not TOML, or not a usable pack.
@@ -99,15 +99,15 @@ def load_pack(name_or_text: str = BUILT_IN[0]) -> Pack:
     if name_or_text in BUILT_IN:
         return _read_text(_built_in_text(name_or_text))
     if "=" not in name_or_text:
-        raise PackError((f"no built-in pack {name_or_text!r}: there are {', '.join(BUILT_IN)}",))
+        raise PackError((f"unknown pack {name_or_text!r}: the built-in packs are {', '.join(BUILT_IN)}",))
     return _read_text(name_or_text)
 
 
 def parse_pack(data: Mapping[str, object]) -> Pack:
-    """Check everything about a pack, then build it.
+    """Check everything in a pack, then build it.
 
     Raises:
-        PackError: names every mistake at once.
+        PackError: lists every mistake at once.
     """
     mistakes: list[str] = []
     head = {name: _checked(name, data.get(name), check, mistakes) for name, check in _HEAD.items()}
@@ -119,7 +119,7 @@ def parse_pack(data: Mapping[str, object]) -> Pack:
     mistakes += _contradictions(values)
     if mistakes:
         raise PackError(tuple(mistakes))
-    # The checks above are what makes these the right names with the right types.
+    # The checks above guarantee the names and types.
     known: dict[str, Any] = {**head, **values}
     return Pack(provenance=MappingProxyType(provenance), **known)
 
@@ -197,7 +197,7 @@ def _flag(raw: object) -> bool:
 
 def _text(raw: object) -> str:
     if not isinstance(raw, str) or not raw.strip():
-        raise ValueError(f"not a text: {raw!r}")
+        raise ValueError(f"not a string: {raw!r}")
     return raw
 
 
@@ -258,5 +258,5 @@ _VALUES: Final[Mapping[str, Check]] = MappingProxyType(
         "streak_counts_rejected": _flag,
     }
 )
-#: Pairs of which the second cannot be smaller than the first.
+#: Pairs of values of which the second must not be smaller than the first.
 _ORDERED: Final = (("requests_per_24h", "requests_per_7d"), ("streak_notice", "streak_revoke"))

@@ -1,16 +1,15 @@
-"""Whether a contact may be called: the life of a permission, and the streak of unanswered calls that ends it.
+"""Whether a contact may be called: the life cycle of a permission, and the streak of unanswered calls that ends it.
 
 Theory of operation
 -------------------
-TRANSITIONS is the life cycle. `permission_at` lays the newest fact of each kind and the three things that happen by
-themselves (a permission expires, a request lapses, Meta revokes after a streak) on a line in time and walks the table.
-The newest of each kind is enough, because a grant, a decline and a revocation lead to the same status from everywhere.
+TRANSITIONS is the life cycle. `permission_at` puts the newest fact of each kind and the three events that need no fact
+(a permission expires, a request lapses, Meta revokes after a streak) in order of time and walks the table. The newest
+of each kind is enough, because a grant, a decline and a revocation lead to the same status from every status.
 
-The streak counts unanswered business-initiated calls since the last answered one and since the grant that they could
-cost; it revokes for as long as it stands. A call of ours that is picked up later ends it like any other streak: Meta
-would not have let that call through had it revoked. Every grant starts the streak at 0. It could not be otherwise: the
-grant after a revocation does (guide R10), and were a renewal different, one more unanswered call (the fourth, which
-revokes) could turn a no into a yes.
+The streak counts unanswered business-initiated calls since the last answered one and since the grant in force; it
+revokes for as long as it stands. A call of ours that is answered later ends it like any other streak: Meta would not
+have let that call through if it had revoked. Every grant resets the streak to 0. Guide R10 says so for the grant after
+a revocation; if a renewal did not, one more unanswered call (the fourth, which revokes) could turn a no into a yes.
 """
 
 from collections.abc import Mapping
@@ -29,7 +28,7 @@ FOREVER: Final = datetime.max.replace(tzinfo=UTC)
 
 
 class PermissionStatus(StrEnum):
-    """Where a permission is in its life."""
+    """Status of a permission in its life cycle."""
 
     NONE = "none"
     REQUESTED = "requested"
@@ -41,14 +40,14 @@ class PermissionStatus(StrEnum):
 
 
 class PermissionEvent(StrEnum):
-    """What moves it. Of two at one instant, the one further down in this list has the last word."""
+    """Events that change the status. Of two at one instant, the one further down in this list is applied last."""
 
     REQUESTED = "requested"
     GRANTED_TEMPORARY = "granted_temporary"
     GRANTED_PERMANENT = "granted_permanent"
     EXPIRED = "expired"
     LAPSED = "lapsed"
-    UNANSWERED = "unanswered"  #: too often in a row: Meta revokes
+    UNANSWERED = "unanswered"  #: too many in a row: Meta revokes
     DECLINED = "declined"
     REVOKED = "revoked"
 
@@ -60,7 +59,7 @@ LIVE: Final = frozenset({S.TEMPORARY, S.PERMANENT})
 
 TRANSITIONS: Final[Mapping[tuple[PermissionStatus, PermissionEvent], PermissionStatus]] = MappingProxyType(
     {
-        # The contact's and Meta's word counts wherever we were.
+        # A decision by the contact or by Meta applies in every status.
         **{(status, E.GRANTED_TEMPORARY): S.TEMPORARY for status in S},
         **{(status, E.GRANTED_PERMANENT): S.PERMANENT for status in S},
         **{(status, E.DECLINED): S.DECLINED for status in S},
@@ -80,10 +79,10 @@ IGNORED: Final[frozenset[tuple[PermissionStatus, PermissionEvent]]] = frozenset(
         (S.REQUESTED, E.REQUESTED),
         (S.TEMPORARY, E.REQUESTED),  # asking again takes nothing away
         (S.PERMANENT, E.REQUESTED),
-        # The end of a permission that something else has ended or replaced.
+        # Expiry of a permission that something else has already ended or replaced.
         *((status, E.EXPIRED) for status in S if status is not S.TEMPORARY),
         *((status, E.UNANSWERED) for status in S if status not in LIVE),
-        # The end of a request that has been answered.
+        # Lapse of a request that has been answered.
         *((status, E.LAPSED) for status in S if status is not S.REQUESTED),
     }
 )
@@ -92,23 +91,23 @@ _RANK: Final = {event: rank for rank, event in enumerate(E)}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Permission:
-    """A contact's permission at an instant."""
+    """A contact's permission at one instant."""
 
     status: PermissionStatus
-    granted_at: datetime | None  #: of the newest grant that counts, also if it has ended
-    expires_at: datetime | None  #: of that grant; None: never, or there is none
+    granted_at: datetime | None  #: of the newest accepted grant, even if it has ended
+    expires_at: datetime | None  #: of that grant; None: never, or there is no grant
     streak: int  #: consecutive unanswered calls that count against the grant
     notice_sent: bool  #: Meta has asked the contact to reconsider (guide R9)
-    pending: PermissionRequested | None  #: asked, not answered, not lapsed
+    pending: PermissionRequested | None  #: requested, not answered, not lapsed
 
     @property
     def live(self) -> bool:
-        """Whether the contact may be called, as far as permission goes."""
+        """Whether the permission allows a call."""
         return self.status in LIVE
 
 
 def permission_at(pack: Pack, state: ContactState, *, now: datetime) -> Permission:
-    """Say what permission there is."""
+    """Return the permission at `now`."""
     grant = _newest_grant(pack, state)
     expires_at = _expiry(pack, grant) if grant else None
     streak = streak_of(pack, state)
@@ -123,10 +122,10 @@ def permission_at(pack: Pack, state: ContactState, *, now: datetime) -> Permissi
 
 
 def streak_of(pack: Pack, state: ContactState) -> list[datetime]:
-    """List, sorted, the calls in the current streak (guide R9, R10).
+    """List the calls in the current streak, sorted (guide R9, R10).
 
-    A call from the contact is no answer to ours and leaves the streak alone; so does, under a pack that does not count
-    them, a rejected call.
+    A call from the contact does not answer ours and leaves the streak unchanged; so does a rejected call, under a pack
+    that does not count rejected calls.
     """
     grant = _newest_grant(pack, state)
     since = latest(last_answered_at(state), grant.at if grant else None)
@@ -135,7 +134,7 @@ def streak_of(pack: Pack, state: ContactState) -> list[datetime]:
 
 
 def _newest_grant(pack: Pack, state: ContactState) -> PermissionGranted | None:
-    """Choose the newest grant that the pack accepts: whatever went before is replaced by it."""
+    """Return the newest grant that the pack accepts: it replaces everything before it."""
     grants = (state.granted, state.granted_automatically if pack.automatic_permissions else None)
     return max((grant for grant in grants if grant is not None), key=lambda grant: grant.at, default=None)
 
@@ -162,7 +161,7 @@ def _timeline(
         moments += [(asked_at, E.REQUESTED), (asked_at + pack.request_lifetime, E.LAPSED)]
     if state.declined:
         moments.append((state.declined.at, E.DECLINED))
-    if grant:  # what was never granted is not revoked, whatever Meta's records say
+    if grant:  # without a grant there is nothing to revoke, whatever Meta's records say
         granted = E.GRANTED_TEMPORARY if expires_at else E.GRANTED_PERMANENT
         moments += [(grant.at, granted), (expires_at or FOREVER, E.EXPIRED)]
         if state.revoked:
@@ -173,7 +172,7 @@ def _timeline(
 
 
 def _walk(moments: list[Moment], now: datetime) -> PermissionStatus:
-    """Go through the table. A fact counts when it is known; what happens by itself, when its time has come."""
+    """Walk the table. A fact counts as soon as it is known; a timed event counts once its instant has come."""
     status = S.NONE
     for at, event in sorted(moments, key=lambda moment: (moment[0], _RANK[moment[1]])):
         if at <= now or event not in (E.EXPIRED, E.LAPSED):
@@ -191,7 +190,7 @@ def _pending(pack: Pack, state: ContactState, now: datetime) -> PermissionReques
 
 
 def _is_answered(state: ContactState, request: PermissionRequested) -> bool:
-    """Tell whether the contact has replied since, or to this very request: Meta's clock may be behind ours."""
+    """Return whether the contact has replied since, or to this very request: Meta's clock may be behind ours."""
     replies = [reply for reply in (state.granted, state.declined) if reply is not None]
     named = request.request_id is not None and request.request_id in [reply.request_id for reply in replies]
     return named or any(reply.at >= request.at for reply in replies)

@@ -1,6 +1,6 @@
-"""Every word with which a request is refused, what helps against it, and Meta's number for the same thing.
+"""Every reason for a refusal, every remedy, and Meta's error code for the same thing.
 
-Values are stored and shown to clients: they are never renamed. Texts for people are made elsewhere.
+Values are stored and shown to clients, so they are never renamed. Texts for people are made elsewhere.
 """
 
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from typing import Final
 
 
 class Reason(StrEnum):
-    """Why a request is refused; what a client branches on."""
+    """Why a request is refused; clients branch on it."""
 
     # The contact
     NO_PERMISSION = "no_permission"
@@ -38,7 +38,7 @@ class Reason(StrEnum):
     # This gateway
     DRAINING = "draining"
     STORE_DOWN = "store_down"
-    #: `retry_at` is no promise here, but an instant at which asking again is fair.
+    #: Here `retry_at` is no promise; it is an instant from which asking again is fair.
     OVERLOADED = "overloaded"
     META_AWAY = "meta_away"
     TOKEN_REFUSED = "token_refused"
@@ -49,15 +49,15 @@ class Remedy(StrEnum):
 
     ASK_FREE_FORM = "ask_free_form"
     ASK_TEMPLATE = "ask_template"
-    #: The contact has a request of ours and has not answered it.
+    #: The contact has a pending request of ours.
     WAIT_FOR_REPLY = "wait_for_reply"
-    #: Permission is missing and may not be asked for yet: the decision about asking says when.
+    #: Permission is missing and may not be requested yet: the decision about asking says when.
     ASK_LATER = "ask_later"
     #: `retry_at` says until when.
     WAIT = "wait"
     WAIT_FOR_CALL_END = "wait_for_call_end"
     FREE_SLOT = "free_slot"
-    #: The contact can be called, so there is nothing to ask for.
+    #: The contact can be called, so no request is needed.
     CALL_NOW = "call_now"
     RAISE_MESSAGING_LIMIT = "raise_messaging_limit"
     USE_ANOTHER_NUMBER = "use_another_number"
@@ -66,11 +66,11 @@ class Remedy(StrEnum):
     FIX_TOKEN = "fix_token"
     FIX_INPUT = "fix_input"
     CONTACT_SUPPORT = "contact_support"
-    #: This gateway will be able to again soon, at an instant that nobody knows.
+    #: This gateway will recover soon; the instant is not known.
     TRY_AGAIN_SOON = "try_again_soon"
 
 
-#: The error that Meta answers with where we refuse. Reasons that are not here are ours alone.
+#: Meta's error for the same reason. Reasons that are not listed are this gateway's own.
 # Source: Meta, "Calling API troubleshooting" (138xxx) and "Error codes" (131xxx), read 2026-11-22.
 META_CODE: Final[Mapping[Reason, int]] = MappingProxyType(
     {

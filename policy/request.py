@@ -1,6 +1,6 @@
-"""What the gate can be asked: may we place a call, take one, ask for permission?
+"""The questions for the gate: may we place a call, take one, or ask for permission?
 
-A request carries what only the caller knows and no fact says: what is in flight at this moment, and how the gateway is.
+A request carries what no fact says and only the caller knows: what is in flight, and the state of the gateway.
 """
 
 from dataclasses import dataclass
@@ -13,21 +13,21 @@ from policy.facts import RequestForm
 class PlaceCall:
     """A business-initiated call."""
 
-    #: Business-initiated calls to this contact under way that would count if they connected (reservations).
+    #: Business-initiated calls to this contact in progress that would count if they connect (reservations).
     in_flight: int = 0
-    user_busy: bool = False  #: a call with this contact, in either direction, is going on
-    placed_today: int = 0  #: calls that the number placed in the last 24 h, to anybody
-    placed_frees_at: datetime | None = None  #: when the number's daily limit lets one more pass; None: not known
+    user_busy: bool = False  #: a call with this contact is in progress, in either direction
+    placed_today: int = 0  #: calls placed by the number in the last 24 h, to all contacts together
+    placed_frees_at: datetime | None = None  #: when the number's daily limit allows one more; None: unknown
     store_up: bool = True
     draining: bool = False
-    #: Meta does not answer, or refuses the access token: it is not asked again before this instant.
+    #: Meta does not answer or refuses the access token, and is not asked again before this instant.
     meta_away_until: datetime | None = None
     token_refused_until: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReceiveCall:
-    """A user-initiated call. No permission, no count and no store is needed to take one."""
+    """A user-initiated call. Taking one needs no permission, no count and no store."""
 
     draining: bool = False
 
@@ -36,11 +36,11 @@ class ReceiveCall:
 class AskPermission:
     """A call permission request, free-form or template."""
 
-    form: RequestForm | None = None  #: None: whichever is right at that instant
-    in_flight: int = 0  #: requests to this contact sent and not yet recorded as facts
+    form: RequestForm | None = None  #: None: the right one at that instant
+    in_flight: int = 0  #: requests to this contact that were sent and are not yet recorded as facts
     store_up: bool = True
     draining: bool = False
-    #: Meta does not answer, or refuses the access token: it is not asked again before this instant.
+    #: Meta does not answer or refuses the access token, and is not asked again before this instant.
     meta_away_until: datetime | None = None
     token_refused_until: datetime | None = None
 

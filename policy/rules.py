@@ -1,7 +1,7 @@
-"""The rules themselves: each looks at one case and says nothing, or why not and until when.
+"""The rules: each looks at one case and returns None, or why it blocks and until when.
 
-`gate.py` asks them in the order of RULES and finds out when all of them agree. A rule refuses without a gap up to the
-instant that it names, and never names one that has come: `gate.py` relies on both.
+`gate.py` asks them in the order of RULES and works out when all of them agree. It relies on two properties: a rule
+blocks without a gap up to the instant that it returns, and that instant is always in the future.
 """
 
 from collections.abc import Callable
@@ -35,10 +35,10 @@ class Case:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Block:
-    """One rule's no. `until` is the first instant at which this rule lets go; None: time does not help."""
+    """One rule's no. `until` is the first instant at which this rule no longer blocks; None: time does not help."""
 
     reason: Reason
-    remedy: Remedy | None  #: None: permission, in the way that `how_to_ask` finds
+    remedy: Remedy | None  #: None: permission, by the means that `how_to_ask` finds
     observed: int | None = None
     limit: int | None = None
     until: datetime | None = None
@@ -46,7 +46,7 @@ class Block:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """One line of the gate."""
+    """One row of the gate's table."""
 
     name: str
     source: str  #: a rule of the guide, or Meta's page and when it was read
@@ -55,12 +55,12 @@ class Rule:
 
 
 def choose_form(pack: Pack, contact: ContactState, *, now: datetime) -> RequestForm:
-    """Choose how to ask (guide R3): free-form inside the customer service window, else with a template."""
+    """Return the form of a request (guide R3): free-form inside the customer service window, otherwise a template."""
     return RequestForm.FREE_FORM if window_open_until(pack, contact, now=now) else RequestForm.TEMPLATE
 
 
 def window_open_until(pack: Pack, contact: ContactState, *, now: datetime) -> datetime | None:
-    """Say when the open customer service window closes; None: it is closed."""
+    """Return when the open customer service window closes; None: it is closed."""
     opened = window_opened_at(contact)
     if opened is None or not is_within(opened, window=pack.service_window, now=now):
         return None
@@ -68,7 +68,7 @@ def window_open_until(pack: Pack, contact: ContactState, *, now: datetime) -> da
 
 
 def how_to_ask(case: Case) -> Remedy:
-    """Say what can be done at once about a permission that is missing, or will be."""
+    """Return what can be done now about a permission that is missing, or will be."""
     if case.permission.pending:
         return Remedy.WAIT_FOR_REPLY
     asking = replace(case, request=AskPermission())
@@ -311,7 +311,7 @@ def _seconds(span: timedelta) -> int:
 
 _CALLING_PAGES: Final = 'Meta, "Configure call settings", read 2026-11-22'
 _TROUBLESHOOTING: Final = 'Meta, "Calling API troubleshooting", read 2026-11-22'
-#: Source of the rules that nobody but this gateway makes.
+#: Source of the rules that are this gateway's own.
 OURS: Final = "ours"
 _OUT: Final = (PlaceCall, AskPermission)
 _CALLS: Final = (PlaceCall, ReceiveCall)
@@ -319,7 +319,7 @@ _ALL: Final = (PlaceCall, ReceiveCall, AskPermission)
 _PLACE: Final = (PlaceCall,)
 _ASK: Final = (AskPermission,)
 
-#: What rules out everything comes first, then what the contact has said, then what waiting mends.
+#: First the rules that exclude everything, then those about the contact's decisions, then those that waiting satisfies.
 RULES: Final[tuple[Rule, ...]] = (
     Rule(name="gateway/draining", source=OURS, on=_ALL, check=_draining),
     Rule(name="gateway/store", source=OURS, on=_OUT, check=_store),
@@ -382,7 +382,7 @@ def _warn_live(case: Case) -> Warning | None:
     return Warning(code=WarningCode.PERMISSION_LIVE)
 
 
-#: What comes along with a yes.
+#: Warnings that accompany a yes.
 WARNINGS: Final[tuple[Callable[[Case], Warning | None], ...]] = (
     _warn_calling,
     _warn_eligibility,

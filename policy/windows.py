@@ -1,7 +1,7 @@
 """Rolling windows: how many instants still count, and when fewer will.
 
-An instant counts while it is younger than the window; exactly as old as the window, it no longer does
-(guide R4, R8: "in 24 hours" rolls, to the second). Instants later than `now` count: Meta's clock and ours differ a
+An instant counts while it is younger than the window; at exactly the window's age it no longer does (guide R4, R8:
+"in 24 hours" is a rolling window, to the second). Instants later than `now` count: Meta's clock and ours differ a
 little, and an event that we know of has happened.
 """
 
@@ -22,9 +22,9 @@ def count_in(instants: Sequence[datetime], *, window: timedelta, now: datetime) 
 
 
 def fewer_than(instants: Sequence[datetime], *, limit: int, window: timedelta) -> datetime | None:
-    """Say from which instant on fewer than `limit` of the sorted instants count; None: from no instant.
+    """Return the instant from which on fewer than `limit` of the sorted instants count; None: never.
 
-    The answer may lie in the past; it is ALWAYS if they never were that many.
+    The answer may lie in the past; it is ALWAYS if there were never that many.
     """
     if limit <= 0:
         return None
@@ -34,5 +34,5 @@ def fewer_than(instants: Sequence[datetime], *, limit: int, window: timedelta) -
 
 
 def is_within(instant: datetime, *, window: timedelta, now: datetime) -> bool:
-    """Tell whether one instant still counts."""
+    """Return whether one instant still counts."""
     return now - instant < window

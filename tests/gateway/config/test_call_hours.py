@@ -83,7 +83,7 @@ def test_hours_are_written_as_text_or_as_toml_times(tmp_path: Path) -> None:
         ),
         (
             'timezone = "UTC"\nholidays = [{ date = "2026-12-24", opens = "09:00" }]',
-            "numbers[0].call_hours in gateway.toml: holiday 2026-12-24 has one time of two",
+            "numbers[0].call_hours in gateway.toml: holiday 2026-12-24 needs both times or neither",
         ),
         (
             'timezone = "UTC"\nweekly = [{ day = "monday", opens = "09:00", closes = "18:00", close = 1 }]',
