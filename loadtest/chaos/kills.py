@@ -1,6 +1,6 @@
-"""Kills at random moments, and how long it took to be back: a seeded schedule for whatever can be killed.
+"""A seeded schedule of kills at random moments, and how long each recovery took.
 
-Not responsible for what is killed (a `Stack`, a database, a media worker) nor for what must have survived.
+It works on anything that can be killed and restarted: a `Stack`, a database, a media worker.
 """
 
 import asyncio
@@ -11,14 +11,14 @@ from typing import Protocol
 
 
 class Victim(Protocol):
-    """What can be killed and started again."""
+    """Anything that can be killed and restarted."""
 
     async def kill(self) -> None:
-        """Kill without warning, and return when it is gone."""
+        """Kill without warning, and return when the process is gone."""
         ...
 
     async def restart(self) -> None:
-        """Start again, and return when it serves."""
+        """Start again, and return when it is ready."""
         ...
 
 
@@ -27,16 +27,16 @@ class Kill:
     """One round. Times in seconds."""
 
     round: int
-    #: It had lived so long since it was ready.
+    #: How long it had run since it was ready.
     lived_s: float
-    #: From the kill until it served again.
+    #: From the kill until it was ready again.
     away_s: float
 
 
 def moments(*, rounds: int, seed: int, least_s: float, most_s: float) -> Iterator[float]:
-    """Yield how long the victim lives in each round, evenly spread. Raises: ValueError."""
+    """Yield for each round how long the victim runs, drawn uniformly. Raises: ValueError."""
     if not 0 <= least_s <= most_s:
-        raise ValueError("least_s and most_s are not in order, or negative")
+        raise ValueError("least_s and most_s must not be negative, and least_s not above most_s")
     rng = random.Random(seed)
     return (rng.uniform(least_s, most_s) for _ in range(rounds))
 
@@ -44,9 +44,10 @@ def moments(*, rounds: int, seed: int, least_s: float, most_s: float) -> Iterato
 async def kill_rounds(
     victim: Victim, *, rounds: int, seed: int, least_s: float = 0.2, most_s: float = 2.0, down_s: float = 0.0
 ) -> AsyncIterator[Kill]:
-    """Let the victim live, kill it, leave it down for `down_s`, start it again; yield after each round.
+    """Let the victim run, kill it, leave it down for `down_s`, restart it; yield after each round.
 
-    Whoever iterates checks in between. The load runs beside it. Raises: what `kill` and `restart` raise.
+    The caller checks the promises between rounds, while the load runs beside it. Raises: what `kill` and `restart`
+    raise.
     """
     loop = asyncio.get_running_loop()
     for number, lives_s in enumerate(moments(rounds=rounds, seed=seed, least_s=least_s, most_s=most_s), 1):

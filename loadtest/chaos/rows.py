@@ -1,7 +1,7 @@
-"""`python -m loadtest chaos`: the reliability table with measured figures, on this machine.
+"""`python -m loadtest chaos`: run the reliability table on this machine, with measured figures.
 
-Runs every row (`tests/chaos`) at the size asked for, one after the other, shows progress, prints row, promise, figures
-and verdict, and writes them as JSON and as an HTML page. Not responsible for what a row does.
+Runs the rows (`tests/chaos`) at the requested size, one after the other, shows progress, prints row, promise, figures
+and verdict, and writes them as JSON and as an HTML page.
 """
 
 import asyncio
@@ -51,7 +51,7 @@ class Wanted:
 
 @dataclass(slots=True, kw_only=True)
 class Report:
-    """What was found."""
+    """The results."""
 
     machine: dict[str, Any]
     scale: str
@@ -69,7 +69,7 @@ class Report:
 
 
 async def chaos(wanted: Wanted, console: Console) -> int:
-    """Run the rows and write the report; the exit code is 0 if every promise was kept. Raises: ChaosFailed."""
+    """Run the rows and write the report; return 0 if every promise was kept. Raises: ChaosFailed."""
     with tempfile.TemporaryDirectory(prefix="chaos-", ignore_cleanup_errors=True) as folder:
         return await _chaos(wanted, console, Path(folder))
 
@@ -88,7 +88,7 @@ async def _chaos(wanted: Wanted, console: Console, folder: Path) -> int:
             async for line in lines:
                 report.lines.append(line)
                 progress.update(task, advance=1, description=f"after row {line['row']}")
-                if not console.is_terminal:  # nobody sees the bar
+                if not console.is_terminal:  # no progress bar is shown
                     console.print(f"row {line['row']}: {'kept' if line['kept'] else 'NOT KEPT'}, {line['seconds']} s")
                 if not line["kept"]:
                     console.print(f"[red]row {line['row']} not kept[/red]: {_reason(line)}", highlight=False)
@@ -136,8 +136,8 @@ def _pytest(wanted: Wanted, folder: Path, *more: str) -> Sequence[str]:
         path for path in wanted.folder.glob("test_row_*.py") if not wanted.rows or _row_of(path.name) in wanted.rows
     )
     if not files:
-        raise ChaosFailed(f"No such row: {', '.join(map(str, wanted.rows))}.")
-    # Without a folder of their own pytest keeps what the rows write, for three runs.
+        raise ChaosFailed(f"Unknown row: {', '.join(map(str, wanted.rows))}.")
+    # By default pytest would keep the rows' files of the last three runs.
     own = f"--basetemp={folder / 'rows'}"
     return (sys.executable, "-m", "pytest", "-p", "no:cacheprovider", own, *more, *map(str, files))
 
@@ -172,7 +172,7 @@ async def _run(wanted: Wanted, report: Report, folder: Path) -> AsyncGenerator[d
 async def _process(
     command: Sequence[str], environ: dict[str, str], log: Path
 ) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Yield a running command; whatever happens it has ended afterwards, and had time to end what it started."""
+    """Yield a running command; at the end it is stopped in any case, with time to stop what it has started."""
     with log.open("wb") as file:
         process = await asyncio.create_subprocess_exec(
             *command, cwd=_ROOT, env=environ, stdout=file, stderr=subprocess.STDOUT, start_new_session=True

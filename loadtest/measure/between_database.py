@@ -1,7 +1,7 @@
-"""A proxy between a gateway that runs and the PostgreSQL that it brought along: late or silent at will.
+"""A proxy between a running gateway and its embedded PostgreSQL that can delay and stall it.
 
-PostgreSQL listens on a Unix socket. The socket gets another name, the proxy takes its place, and the connections that
-there are are ended, so that the gateway makes them anew. Not responsible for what a load makes of it.
+PostgreSQL listens on a Unix socket. The socket is renamed, the proxy takes its place, and existing connections are
+ended, so that the gateway reconnects through the proxy.
 """
 
 import asyncio
@@ -27,23 +27,23 @@ _LOOK_S: Final = 0.05
 
 
 class Database:
-    """The PostgreSQL of a gateway, behind a proxy."""
+    """A gateway's PostgreSQL behind a proxy."""
 
     def __init__(self, stack: Stack, folder: Path, proxy: TcpChaos) -> None:
         self._stack, self._folder, self._proxy = stack, folder, proxy
 
     def be_late(self, seconds: float) -> None:
-        """Let everything that is asked take so much longer."""
-        self._proxy.delay_s = seconds / 2  # each way
+        """Delay everything by this many seconds."""
+        self._proxy.delay_s = seconds / 2  # half in each direction
 
     def be_silent(self, seconds: float) -> None:
-        """Pass nothing on for so long."""
+        """Forward nothing for this many seconds."""
         if seconds:
             self._proxy.silence()
             asyncio.get_running_loop().call_later(seconds, self._proxy.speak)
 
     async def events(self) -> int:
-        """Return how many events are on disk, once it has all that the gateway took. Raises: TimeoutError."""
+        """Return the number of events on disk, once the gateway has written all it accepted. Raises: TimeoutError."""
         self.be_late(0)
         self._proxy.speak()
         await _until_written(self._stack)
@@ -56,10 +56,10 @@ class Database:
 
 @asynccontextmanager
 async def between(stack: Stack) -> AsyncIterator[Database]:
-    """Put the proxy there; take it away in the end. Raises: OSError, TimeoutError."""
+    """Put the proxy in place; remove it at the end. Raises: OSError, TimeoutError."""
     assert stack.config.data_dir is not None
     server = postmaster(stack.config.data_dir)
-    assert server is not None, "the gateway runs with its own PostgreSQL"
+    assert server is not None, "the gateway must run its embedded PostgreSQL"
     folder = _socket_folder(stack.config.data_dir)
     socket, moved = folder / _SOCKET, folder / f"{_SOCKET}.moved"
     socket.rename(moved)
@@ -74,7 +74,7 @@ async def between(stack: Stack) -> AsyncIterator[Database]:
 
 
 def _socket_folder(data_dir: Path) -> Path:
-    """Return where the server listens: line 5 of its pid file."""
+    """Return the folder of the server's socket: line 5 of its pid file."""
     return Path((data_dir / "postgres" / "postmaster.pid").read_text(encoding="utf-8").splitlines()[4])
 
 
@@ -86,7 +86,7 @@ def _end_connections(server: int) -> None:
 
 
 async def _until_written(stack: Stack) -> None:
-    """Wait until the gateway has its database, and the database has everything. Raises: TimeoutError."""
+    """Wait until the gateway is connected to its database and has written everything. Raises: TimeoutError."""
     async with asyncio.timeout(_SETTLE_S):
         while True:
             figures = await stack.metrics()

@@ -1,7 +1,4 @@
-"""What must be true of a gateway after any load: nothing left, nobody rung twice, never above a limit.
-
-Not responsible for how fast it was.
-"""
+"""What must be true of a gateway after any load: nothing left over, no phone rung twice, no limit exceeded."""
 
 import asyncio
 from collections.abc import Mapping
@@ -15,21 +12,21 @@ from loadtest.simulator.state import ViolationKind
 
 _SETTLE_S: Final = 20.0
 _LOOK_S: Final = 0.2
-#: What a gateway that nobody uses has none of.
+#: Metrics that are 0 while nobody uses the gateway.
 _LIVE: Final = ("wacg_calls_active", "wacg_slots_in_use", "wacg_softphones_connected")
-#: What Meta answers to who goes above a limit, or calls whom it may not call.
+#: Meta's errors for requests above a limit or without permission.
 _ABOVE: Final = (138002, 138005, 138006, 138009, 138012)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Before:
-    """The gateway before the load."""
+    """The state of the gateway before the load."""
 
     tasks: int
 
     @classmethod
     async def look(cls, stack: Stack) -> Self:
-        """Look at it when nobody is connected. Raises: aiohttp.ClientError, TimeoutError."""
+        """Read the state while no operator is connected. Raises: aiohttp.ClientError, TimeoutError."""
         await stack.sim.until(lambda: bool(stack.sim.webhooks.verified), timeout_s=_SETTLE_S)
         await stack.sim.webhooks.let_go()
         await _settled(stack, None)
@@ -37,7 +34,7 @@ class Before:
 
 
 async def _settled(stack: Stack, tasks: int | None) -> tuple[Mapping[str, float], int]:
-    """Return the gateway's figures and open connections once nothing is left, or when it was waited long enough."""
+    """Return the gateway's metrics and open connections once nothing is left over, or after the longest wait."""
     loop = asyncio.get_running_loop()
     give_up_at = loop.time() + _SETTLE_S
     while True:
@@ -50,7 +47,7 @@ async def _settled(stack: Stack, tasks: int | None) -> tuple[Mapping[str, float]
 
 
 async def invariants(stack: Stack, before: Before) -> list[Check]:
-    """Look at what is left, when whoever made the load has logged out. Raises: aiohttp.ClientError, TimeoutError."""
+    """Check what is left over once all clients of the load have logged out. Raises: aiohttp.ClientError, TimeoutError."""
     await stack.sim.webhooks.let_go()
     figures, sockets = await _settled(stack, before.tasks)
     world, webhooks = stack.sim.world, stack.sim.webhooks
@@ -62,17 +59,17 @@ async def invariants(stack: Stack, before: Before) -> list[Check]:
         none("softphones left", total(figures, "wacg_softphones_connected")),
         none("accepted sockets left", sockets),
         _at_most("tasks", figures["wacg_tasks"], before.tasks),
-        none("calls that Meta still thinks alive", len(world.live_calls())),
-        none("webhooks that were given up", webhooks.lost),
+        none("calls that Meta still considers live", len(world.live_calls())),
+        none("webhooks that Meta gave up on", webhooks.lost),
         none("calls rung twice", twice),
         none("other rules of Meta broken", len(world.violations) - twice),
-        none("requests above a limit of Meta's", sum(above.values())),
+        none("requests above one of Meta's limits", sum(above.values())),
         none("changes that were never written", total(figures, "wacg_store_dropped_total")),
     ]
 
 
 def none(name: str, found: float) -> Check:
-    """Return the check that there is none of something."""
+    """Return the check that a count is zero."""
     return _at_most(name, found, 0)
 
 

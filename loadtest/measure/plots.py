@@ -1,6 +1,6 @@
-"""Plots as inline SVG: points and lines over two axes, readable in light and dark, without a library or a script.
+"""Plots as inline SVG: points and lines over two axes, readable in light and dark mode, without a library or a script.
 
-Colours are those of `report`'s page. Not responsible for what is plotted.
+Colours are those of the page in `report.py`.
 """
 
 import html
@@ -13,17 +13,17 @@ _WIDTH: Final = 560
 _HEIGHT: Final = 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 14, 30, 46
 _TICKS: Final = 5
-#: Colours there are.
+#: Number of colours.
 MOST_SERIES: Final = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Series:
-    """What is drawn in one colour."""
+    """One series, drawn in one colour."""
 
     name: str
     points: tuple[tuple[float, float], ...]
-    #: Joined by a line, in their order; else dots.
+    #: Join the points with a line, in their order; otherwise draw dots.
     joined: bool = True
 
 
@@ -39,7 +39,7 @@ class Axis:
     logarithmic: bool = False
 
     def px(self, value: float) -> float:
-        """Return where a value lies."""
+        """Return the pixel position of a value."""
         low, high, value = (self._scaled(one) for one in (self.low, self.high, value))
         return round(self.first_px + (value - low) / (high - low) * (self.last_px - self.first_px), 1)
 
@@ -48,7 +48,7 @@ class Axis:
 
 
 def plot(title: str, *, x: str, y: str, series: Sequence[Series], logarithmic: bool = False) -> str:
-    """Return a `<figure>`, or nothing if there is nothing to draw; `logarithmic` is about y.
+    """Return a `<figure>`, or "" if there are no points; `logarithmic` applies to the y axis.
 
     At most `MOST_SERIES` series are drawn.
     """
@@ -70,7 +70,7 @@ def plot(title: str, *, x: str, y: str, series: Sequence[Series], logarithmic: b
 
 
 def nice_ticks(low: float, high: float, count: int = _TICKS) -> tuple[float, ...]:
-    """Return round numbers from below `low` to above `high`, about `count` of them."""
+    """Return about `count` round numbers from below `low` to above `high`."""
     if high <= low:
         high = low + 1.0
     raw = (high - low) / count

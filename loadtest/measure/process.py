@@ -1,6 +1,6 @@
-"""The gateway's process seen from outside, twice a second: CPU, memory, descriptors, tasks, lag of its loop.
+"""The gateway's process seen from outside, twice a second: CPU, memory, descriptors, tasks, event-loop lag.
 
-Reads `/proc` (Linux) and the gateway's `/metrics`; pins processes to cores. Not responsible for what a load does.
+Reads `/proc` (Linux) and the gateway's `/metrics`; also pins processes to cores.
 """
 
 import asyncio
@@ -37,53 +37,53 @@ class Cpu:
 
 
 def cpu_s(pid: int, *, ended_children: bool = False) -> float:
-    """Return user and system time of a process, and of its children that have ended if wanted. Raises: OSError."""
-    # The name, in brackets, may hold spaces and brackets; utime and stime are fields 14 and 15 of proc(5), those of
+    """Return user and system time of a process, optionally with its ended children. Raises: OSError."""
+    # The name, in brackets, may contain spaces and brackets; utime and stime are fields 14 and 15 of proc(5), those of
     # ended children 16 and 17.
     after_name = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
     return sum(map(int, after_name[11 : 15 if ended_children else 13])) / _TICKS
 
 
 def busy_s(pid: int) -> float:
-    """Return the CPU time of a process's living threads, by the nanosecond where the kernel tells. Raises: OSError.
+    """Return the CPU time of a process's living threads, in nanoseconds if the kernel provides them. Raises: OSError.
 
-    For short spans, for which `cpu_s`, in hundredths of a second, is too coarse.
+    For short spans, for which `cpu_s` with its hundredths of a second is too coarse.
     """
     if not Path(f"/proc/{pid}/schedstat").exists():
         return cpu_s(pid)
     spent_ns = 0
     for thread in os.listdir(f"/proc/{pid}/task"):
-        with contextlib.suppress(FileNotFoundError):  # it has just ended
+        with contextlib.suppress(FileNotFoundError):  # the thread has just ended
             stat = Path(f"/proc/{pid}/task/{thread}/schedstat").read_text(encoding="ascii")
             spent_ns += int(stat.split()[0])
     return spent_ns / 1e9
 
 
 def machine_busy_s() -> float:
-    """Return the CPU time that everybody on this machine has used, and what other machines stole. Raises: OSError."""
+    """Return the CPU time of all processes of this machine, and that stolen by other machines. Raises: OSError."""
     # user nice system idle iowait irq softirq steal: proc(5)
     spent = [int(field) for field in Path("/proc/stat").read_text(encoding="ascii").split()[1:9]]
     return (sum(spent) - spent[3] - spent[4]) / _TICKS
 
 
 def rss_bytes(pid: int) -> int:
-    """Return the memory that is resident. Raises: OSError."""
+    """Return the resident memory (RSS). Raises: OSError."""
     return int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1]) * _PAGE_BYTES
 
 
 def own_bytes(pid: int) -> int:
-    """Return the memory that only this process has. Raises: OSError."""
+    """Return the memory that is private to this process. Raises: OSError."""
     rows = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines()
     return sum(int(row.split()[1]) * 1024 for row in rows if row.startswith(("Private_Clean:", "Private_Dirty:")))
 
 
 def descriptors(pid: int) -> int:
-    """Return how many descriptors a process has. Raises: OSError."""
+    """Return the number of open descriptors. Raises: OSError."""
     return len(os.listdir(f"/proc/{pid}/fd"))
 
 
 def accepted_sockets(pid: int, ports: tuple[int, ...]) -> int:
-    """Return how many connections that came in at these ports a process still has. Raises: OSError."""
+    """Return the number of open connections that were accepted on these ports. Raises: OSError."""
     inodes = set()
     for table in ("tcp", "tcp6"):
         for row in Path(f"/proc/{pid}/net/{table}").read_text(encoding="ascii").splitlines()[1:]:
@@ -96,13 +96,13 @@ def accepted_sockets(pid: int, ports: tuple[int, ...]) -> int:
 def _links(pid: int) -> list[str]:
     found = []
     for name in os.listdir(f"/proc/{pid}/fd"):
-        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+        with contextlib.suppress(FileNotFoundError):  # closed in the meantime
             found.append(os.readlink(f"/proc/{pid}/fd/{name}"))
     return found
 
 
 def children(pid: int) -> list[int]:
-    """Return the child processes of a process; none if it is gone."""
+    """Return the child processes of a process; none if it has ended."""
     found: list[int] = []
     with contextlib.suppress(OSError):
         for task in os.listdir(f"/proc/{pid}/task"):
@@ -111,18 +111,18 @@ def children(pid: int) -> list[int]:
 
 
 def postmaster(data_dir: Path) -> int | None:
-    """Return the process of the PostgreSQL that the gateway brought along, None if there is none alive."""
+    """Return the pid of the gateway's embedded PostgreSQL; None if it is not running."""
     with contextlib.suppress(OSError, ValueError, IndexError):
         folder = data_dir / "postgres"
         pid = int((folder / "postmaster.pid").read_text(encoding="utf-8").splitlines()[0])
-        # A number that the system gave to somebody else meanwhile is not ours.
+        # The pid may have been reused by another program in the meantime.
         if str(folder).encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
             return pid
     return None
 
 
 def _database(stack: Stack) -> tuple[int, ...]:
-    """Return the processes of the PostgreSQL that this gateway brought along."""
+    """Return the processes of the gateway's embedded PostgreSQL."""
     first = postmaster(stack.config.data_dir) if stack.config.data_dir else None
     return () if first is None else (first, *children(first))
 
@@ -141,23 +141,23 @@ def total(figures: Mapping[str, float], name: str) -> float:
     return sum(value for series, value in figures.items() if series == name or series.startswith(name + "{"))
 
 
-# --- delay of the loop -------------------------------------------------------------------------------
+# --- event-loop lag ----------------------------------------------------------------------------------
 
 
 def lag_buckets(figures: Mapping[str, float]) -> dict[float, float]:
-    """Return the counts of the loop's delays up to each bound, in seconds."""
+    """Return the cumulative counts of event-loop lag, by bucket bound in seconds."""
     name = "wacg_loop_delay_seconds_bucket"
     rows = {_LE.search(series): value for series, value in figures.items() if series.startswith(name)}
     return {float(match[1]): value for match, value in rows.items() if match}
 
 
 def lag_share_ms(before: Mapping[float, float], after: Mapping[float, float], share: float) -> float | None:
-    """Return the bound, in ms, that this share of the delays in between did not exceed; None for no delays."""
+    """Return the bound in ms that this share of the lags in between did not exceed; None if there were none."""
     added = {bound: count - before.get(bound, 0.0) for bound, count in after.items()}
     if not added or not (everything := max(added.values())):
         return None
     bound = min(bound for bound, count in added.items() if count >= share * everything)
-    # Above the last bound of the histogram nothing is known: it is more than that.
+    # Above the histogram's last bound only that bound is known.
     return 1_000 * min(bound, max((one for one in added if math.isfinite(one)), default=0.0))
 
 
@@ -165,7 +165,7 @@ def lag_share_ms(before: Mapping[float, float], after: Mapping[float, float], sh
 
 
 class Sampler:
-    """Looks at a gateway until told to stop; what it saw is in `samples`."""
+    """Sample a gateway until stopped; the results are in `samples`."""
 
     def __init__(self, stack: Stack, samples: list[Sample]) -> None:
         self.samples = samples
@@ -173,7 +173,7 @@ class Sampler:
         self._began_at = asyncio.get_running_loop().time()
 
     async def look(self) -> Sample | None:
-        """Take one sample; None if the process is gone."""
+        """Take one sample; None if the process has ended."""
         figures: dict[str, float] = {}
         with contextlib.suppress(aiohttp.ClientError, OSError):
             figures = await self._stack.metrics()
@@ -203,7 +203,7 @@ class Sampler:
 
 @asynccontextmanager
 async def sampling(stack: Stack, samples: list[Sample]) -> AsyncIterator[None]:
-    """Sample meanwhile."""
+    """Sample in the background while the block runs."""
     background = Background("sampler")
     await background.start()
     background.spawn(Sampler(stack, samples).run(), "sampling")
@@ -218,7 +218,7 @@ async def sampling(stack: Stack, samples: list[Sample]) -> AsyncIterator[None]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cores:
-    """Who runs where; empty: wherever the system likes."""
+    """Assignment of processes to cores; empty: the system decides."""
 
     generator: frozenset[int]
     gateway: frozenset[int]
@@ -227,7 +227,7 @@ class Cores:
     def said(self) -> str:
         """One sentence for the report."""
         if not self.gateway:
-            return "not pinned: there is one core only, or the system cannot"
+            return "not pinned: there is only one core, or the system does not support it"
         return f"generator and PostgreSQL on core {_listed(self.generator)}, gateway on core {_listed(self.gateway)}"
 
 
@@ -236,7 +236,7 @@ def _listed(cores: frozenset[int]) -> str:
 
 
 def divide_cores() -> Cores:
-    """Give the first core that we may use to the generator, the second one to the gateway."""
+    """Assign the first usable core to the generator and the second one to the gateway."""
     usable = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     if len(usable) < 2:
         return Cores(generator=frozenset(), gateway=frozenset())
@@ -244,7 +244,7 @@ def divide_cores() -> Cores:
 
 
 def pin(pid: int, cores: frozenset[int]) -> None:
-    """Let a process, with all its threads, run on these cores only. Its children keep theirs. Raises: OSError."""
+    """Restrict a process with all its threads to these cores; existing children keep theirs. Raises: OSError."""
     if not cores:
         return
     for thread in os.listdir(f"/proc/{pid}/task"):
@@ -253,7 +253,7 @@ def pin(pid: int, cores: frozenset[int]) -> None:
 
 
 def pin_database(stack: Stack, cores: frozenset[int]) -> None:
-    """Keep the gateway's PostgreSQL, with what it will start, off the core of the gateway."""
+    """Restrict the gateway's PostgreSQL, and the processes it will start, to cores that the gateway does not use."""
     for pid in _database(stack):
-        with contextlib.suppress(FileNotFoundError):  # it has just ended
+        with contextlib.suppress(FileNotFoundError):  # the process has just ended
             pin(pid, cores)

@@ -1,7 +1,4 @@
-"""What every report of this program has in common: the machine, the versions, the look of the page, the two files.
-
-Not responsible for what a report says.
-"""
+"""The common parts of every report: machine, versions, the look of the page, the two files."""
 
 import contextlib
 import html
@@ -56,7 +53,7 @@ class NotWritten(Exception):
 
 
 def not_written(folder: Path, error: OSError) -> NotWritten:
-    """Return what to raise when a report cannot be written to this folder."""
+    """Return the error to raise when a report cannot be written to this folder."""
     return NotWritten(f"The report cannot be written to {folder}: {error.strerror}; choose another --out.")
 
 
@@ -120,7 +117,7 @@ def page(title: str, body: str) -> str:
 
 
 def in_words(facts: Mapping[str, Any]) -> str:
-    """Return facts such as the machine's as one line of text."""
+    """Return facts, such as those about the machine, as one line of text."""
     return ", ".join(f"{name} {value}" for name, value in facts.items())
 
 

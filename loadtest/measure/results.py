@@ -1,6 +1,6 @@
-"""What a load run found, as values: written as JSON, read again for a report.
+"""The results of a load run as values: written as JSON, and read again for a report.
 
-Not responsible for how it looks (see `load_page`) nor for measuring.
+How they are shown is in `loads/page.py`.
 """
 
 from dataclasses import asdict, dataclass, field
@@ -9,19 +9,19 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-#: In the file, so that a later program can tell that it was another form.
+#: Version of the file format, so that a later program can recognise it.
 FORMAT: Final = 1
 
 
 class BadReport(ValueError):
-    """The file is no report of a load run; the text says why."""
+    """The file is not a report of a load run; the text says why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
     """The gateway at one instant."""
 
-    #: Since the start of the scenario.
+    #: Seconds since the start of the scenario.
     at_s: float
     #: CPU time, user and system, since the gateway's start.
     cpu_s: float
@@ -29,14 +29,14 @@ class Sample:
     descriptors: int
     #: None: `/metrics` did not answer in time.
     tasks: int | None
-    #: Worst delay of the event loop in the second before.
+    #: Longest event-loop lag in the second before.
     lag_ms: float | None
     live: int | None
 
 
 @dataclass(slots=True, kw_only=True)
 class StepResult:
-    """One step's figures."""
+    """The figures of one step."""
 
     label: str
     rate_per_s: float
@@ -45,15 +45,15 @@ class StepResult:
     figures: dict[str, float] = field(default_factory=dict)
     #: Whether the gateway kept up.
     held: bool = True
-    #: What sets it apart from steps that differ in their rate only.
+    #: What distinguishes it from steps that differ only in rate.
     series: str = ""
-    #: The load generator itself was late: the figures are its own.
+    #: The load generator itself was late, so the figures are not the gateway's.
     generator_was_the_limit: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """Something that was to hold: a threshold or an invariant."""
+    """A requirement: a threshold or an invariant."""
 
     name: str
     found: str
@@ -63,14 +63,14 @@ class Check:
 
 @dataclass(slots=True, kw_only=True)
 class Result:
-    """One scenario's outcome, as far as it came."""
+    """The outcome of one scenario, as far as it ran."""
 
     scenario: str
     what: str
     work: str
     form: str
     seed: int
-    #: Whatever the figures depend on that is in no other field.
+    #: Conditions of the load that are in no other field.
     load: list[str] = field(default_factory=list)
     seconds: float = 0.0
     steps: list[StepResult] = field(default_factory=list)
@@ -84,28 +84,28 @@ class Result:
 
     @property
     def passed(self) -> bool:
-        """Whether it ran to its end and everything held."""
+        """Whether it ran to the end and every check passed."""
         checks = self.thresholds + self.invariants
         return not self.failure and not self.stopped and all(check.kept for check in checks)
 
 
 @dataclass(slots=True, kw_only=True)
 class Report:
-    """A run."""
+    """The results of one run."""
 
     format: int = FORMAT
     machine: dict[str, Any]
     versions: dict[str, str]
-    #: Which cores the gateway and the generator had.
+    #: The cores of the gateway and of the generator.
     pinning: str
     command: str
     results: list[Result] = field(default_factory=list)
-    #: Scenarios that were asked for.
+    #: Scenarios that were requested.
     wanted: list[str] = field(default_factory=list)
 
     @property
     def passed(self) -> bool:
-        """Whether all that was wanted ran, and everything held."""
+        """Whether all requested scenarios ran and every check passed."""
         return bool(self.results) and len(self.results) == len(self.wanted) and all(one.passed for one in self.results)
 
     def as_json(self) -> dict[str, Any]:
@@ -117,7 +117,7 @@ T = TypeVar("T")
 
 
 def read_report(path: Path) -> Report:
-    """Read what a run wrote. Raises: BadReport."""
+    """Read the report of a run. Raises: BadReport."""
     return read_as(Report, path, version=FORMAT, what="a load run")
 
 
@@ -131,13 +131,13 @@ def is_comparison(path: Path) -> bool:
 
 
 def read_as(kind: type[T], path: Path, *, version: int, what: str) -> T:
-    """Read a report of one kind and version; `what` it is of. Raises: BadReport."""
+    """Read a report of one kind and version; `what` names its subject. Raises: BadReport."""
     try:
         data = msgspec.json.decode(path.read_bytes())
         if not isinstance(data, dict) or data.get("format") != version:
-            raise BadReport(f"{path} is no report of {what} that this program can read")
+            raise BadReport(f"{path} is not a report of {what} that this version can read")
         return msgspec.convert({key: value for key, value in data.items() if key != "passed"}, kind)
     except OSError as error:
         raise BadReport(f"{path} cannot be read: {error.strerror}") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise BadReport(f"{path} is no report of {what}: {error}") from error
+        raise BadReport(f"{path} is not a report of {what}: {error}") from error

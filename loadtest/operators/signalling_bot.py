@@ -1,10 +1,10 @@
-"""Simulated operators without audio: they log in, answer, talk, hang up and dial by a policy, by the hundred.
+"""Simulated operators without audio, by the hundred: they log in, answer, talk, hang up and dial by a policy.
 
-Speaks the wire `calls.v1` (see `softphone_wire`) and offers a fixed browser SDP for each leg, which a gateway with
-`GATEWAY_MEDIA_ENGINE=null` takes as it would a real one. Not responsible for audio (see `softphone_bot`).
+They speak `calls.v1` (see `softphone_wire.py`) and offer a fixed browser SDP for each leg, which a gateway with
+`GATEWAY_MEDIA_ENGINE=null` accepts like a real one. For operators with audio see `softphone_bot.py`.
 
     async with Crew(url, keys={"op0": "key-of-op0", "op1": "key-of-op1"}, policy=Policy(talk_s=1.0)) as crew:
-        ...  # users call: one of the crew picks up
+        ...  # users call: one of the crew answers
         await crew.dial(number_id, "+5511900000001")
 """
 
@@ -21,7 +21,7 @@ import aiohttp
 
 from loadtest.operators.softphone_wire import Json, RequestFailed, SoftphoneWire
 
-#: What Chrome offers, in short.
+#: A shortened version of Chrome's offer.
 BROWSER_OFFER: Final = "".join(
     f"{line}\r\n"
     for line in (
@@ -48,15 +48,15 @@ BROWSER_OFFER: Final = "".join(
         "a=ssrc:1000000007 cname:bot",
     )
 )
-#: Pushes that nobody here needs, and of which each softphone gets one for every call of all.
+#: Pushes that are not needed here; each softphone gets one for every call of all operators.
 _UNREAD: Final = ("slots", "number", "contact", "notice")
-#: Pushes kept of each operator.
+#: Number of pushes kept for each operator.
 _KEEP: Final = 50
 _LOGINS_AT_ONCE: Final = 16
 
 
 class Answer(StrEnum):
-    """What an operator does when it rings."""
+    """How an operator reacts to a ringing call."""
 
     ACCEPT = "accept"
     DECLINE = "decline"
@@ -65,13 +65,13 @@ class Answer(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """What an operator does by itself. Waits in seconds."""
+    """An operator's automatic behaviour. Delays in seconds."""
 
     answer: Answer = Answer.ACCEPT
     after_s: float = 0.0
-    #: Hangs up after talking for so long; None: never by itself.
+    #: Hangs up after talking for this long; None: never by itself.
     talk_s: float | None = None
-    #: Comes back (resumed, or logged in anew) so long after its WebSocket was lost; None: never by itself.
+    #: Reconnects (resumes, or logs in again) this long after its WebSocket was lost; None: never by itself.
     back_after_s: float | None = None
 
 
@@ -88,34 +88,34 @@ class SignallingBot(SoftphoneWire):
         http: aiohttp.ClientSession | None = None,
         claims: set[str] | None = None,
     ) -> None:
-        """Operators who share `claims` do not race for a call: the first free one picks up."""
+        """Operators that share `claims` do not race for a call: the first free one answers."""
         super().__init__(url, operator=operator, key=key, http=http, keep=_KEEP, unread=_UNREAD)
         self.policy = policy
-        #: The call this operator is in, as it was shown last.
+        #: The latest view of the operator's current call.
         self.call: Json | None = None
-        #: What was done: accepted, declined, dialled, hung_up, resumed, logged_in_again, legs.
+        #: Counts of actions: accepted, declined, dialled, hung_up, resumed, logged_in_again, legs.
         self.done: Counter[str] = Counter()
-        #: Ended calls of this operator by the reason of their outcome.
+        #: Ended calls of this operator, by reason of their outcome.
         self.ended: Counter[str] = Counter()
-        #: Requests that the gateway refused, by code.
+        #: Requests refused by the gateway, by code.
         self.refused: Counter[str] = Counter()
         self._claims = set[str]() if claims is None else claims
-        #: Calls that ring here, oldest first, and were not tried: who was busy picks up afterwards.
+        #: Ringing calls that were not tried yet, oldest first: an operator that was busy answers them afterwards.
         self._ringing: dict[str, Json] = {}
-        #: Calls that pushes spoke of last.
+        #: Ids of the calls in recent pushes.
         self._told: deque[str] = deque(maxlen=_KEEP)
-        #: Workers that have a leg of ours.
+        #: Workers that have a leg of this operator.
         self._legs: set[int] = set()
         self._asking = False
         self._leaving = False
 
     @property
     def idle(self) -> bool:
-        """Whether a call may be given to this operator."""
+        """Whether this operator is free for a call."""
         return self.call is None and not self._asking and self._ws is not None and not self._ws.closed
 
     async def dial(self, number_id: str, to: str) -> Json:
-        """Call a user; return the call's view. Raises: RequestFailed, TimeoutError, ConnectionError."""
+        """Call a user and return the call's view. Raises: RequestFailed, TimeoutError, ConnectionError."""
         self._asking = True
         try:
             view: Json = await self.request("dial", number_id=number_id, to=to)
@@ -129,27 +129,27 @@ class SignallingBot(SoftphoneWire):
         return view
 
     async def set_available(self, available: bool) -> None:
-        """Let calls ring here, or not. Raises: RequestFailed, TimeoutError, ConnectionError."""
+        """Set whether calls ring here. Raises: RequestFailed, TimeoutError, ConnectionError."""
         await self.request("status", available=available)
 
     async def hang_up(self) -> None:
-        """End the current call, if there is one."""
+        """End the current call, if any."""
         if self.call is not None:
             await self._ask("hangup", "hung_up", self.call["call_id"])
 
     async def log_out(self) -> None:
-        """Say `bye`, so that the gateway does not wait for this operator to come back; a call that is up ends."""
+        """Send `bye`, so that the gateway does not wait for this operator to return; a call in progress ends."""
         self._leaving = True
         with suppress(RequestFailed, aiohttp.ClientError, OSError):
             await self.request("bye")
 
     async def close(self) -> None:
-        """Leave. Safe to call twice."""
+        """Close the connection. Idempotent."""
         self._leaving = True
         await super().close()
 
     async def logged_in(self) -> None:
-        """Offer a leg for each worker, and look at what is going on."""
+        """Offer a leg to each worker, and take up the calls in progress."""
         mine = [call for call in self.welcome["calls"] if call["operator"] == self.operator]
         self.call = mine[0] if mine else None
         if not self.welcome["resumed"]:
@@ -167,7 +167,7 @@ class SignallingBot(SoftphoneWire):
             self.done["legs"] += 1
 
     async def make_leg(self, worker: int) -> None:
-        """Make a leg that carries nothing. Raises: RequestFailed, TimeoutError, ConnectionError."""
+        """Make a leg without media. Raises: RequestFailed, TimeoutError, ConnectionError."""
         await self.request("leg", worker=worker, sdp=BROWSER_OFFER)
 
     def heard(self, push: Json) -> None:
@@ -182,8 +182,8 @@ class SignallingBot(SoftphoneWire):
                 self._told.append(push["call_id"])
                 self._ringing.pop(push["call_id"], None)
                 if self.call is not None and self.call["call_id"] == push["call_id"]:
-                    self.call = None  # it ended before it was ours
-                # Answered by a colleague: the others may not have heard that it rang.
+                    self.call = None  # it ended before the reply to `accept` or `dial`
+                # Answered by a colleague: other operators of the crew may not have seen it ring yet.
                 if push["reason"] != "answered_elsewhere":
                     self._claims.discard(push["call_id"])
                 self._next()
@@ -197,7 +197,7 @@ class SignallingBot(SoftphoneWire):
                 pass
 
     def lost(self) -> None:
-        """Come back, if the policy says so."""
+        """Reconnect, if the policy says so."""
         if self.policy.back_after_s is not None and not self._leaving:
             self._background.spawn(self._come_back(self.policy.back_after_s), "coming back")
 
@@ -207,7 +207,7 @@ class SignallingBot(SoftphoneWire):
             self._next()
 
     def _next(self) -> None:
-        """Turn to the oldest call that rings and that nobody else is about to take."""
+        """Take the oldest ringing call that no other operator is about to take."""
         if not self.idle:
             return
         call = next((call for call_id, call in self._ringing.items() if call_id not in self._claims), None)
@@ -217,7 +217,7 @@ class SignallingBot(SoftphoneWire):
         del self._ringing[call_id]
         self._claims.add(call_id)
         if self.policy.answer is Answer.ACCEPT:
-            self._asking = True  # from now on busy: the next call is another's
+            self._asking = True  # busy from now on, so another operator takes the next call
         self._background.spawn(self._react(call), "answer")
 
     async def _react(self, call: Json) -> None:
@@ -235,7 +235,7 @@ class SignallingBot(SoftphoneWire):
         self._next()
 
     async def _ask(self, kind: str, done: str, call_id: str) -> bool:
-        """Make one request about a call; False if it was refused or the gateway is gone."""
+        """Make one request about a call; return False if it was refused or the gateway is unreachable."""
         try:
             await self.request(kind, call_id=call_id)
         except RequestFailed as failure:
@@ -266,7 +266,7 @@ class SignallingBot(SoftphoneWire):
             await self._ask("hangup", "hung_up", call_id)
 
     def _begins(self, call: Json) -> None:
-        """Be in this call, unless a push was faster than the answer and said more."""
+        """Enter this call, unless a push arrived before the reply with newer state."""
         call_id = call["call_id"]
         if self.call is None and call_id not in self._told:
             self.call = call
@@ -276,7 +276,7 @@ class SignallingBot(SoftphoneWire):
             await self._make_legs(workers)
 
     async def _come_back(self, pause_s: float) -> None:
-        """Resume, or log in anew where there is nothing to resume; try until it works."""
+        """Resume the session, or log in again if it is gone; retry until it works."""
         while not self._leaving:
             await asyncio.sleep(pause_s)
             try:
@@ -292,7 +292,7 @@ class SignallingBot(SoftphoneWire):
 
 
 class Crew:
-    """Operators in one process, who share one HTTP session and do not race for calls. An async context manager."""
+    """Operators in one process that share one HTTP session and do not race for calls. An async context manager."""
 
     def __init__(
         self,
@@ -302,15 +302,15 @@ class Crew:
         policy: Policy = Policy(),
         bot: Callable[..., SignallingBot] = SignallingBot,
     ) -> None:
-        """`keys`: name and key of each operator, as in `GATEWAY_OPERATORS`; `bot` makes each of them."""
+        """`keys`: name and key of each operator, as in `GATEWAY_OPERATORS`; `bot` creates each operator."""
         self._url, self._keys, self._policy, self._bot = url, keys, policy, bot
         self._claims: set[str] = set()
         self._http: aiohttp.ClientSession | None = None
         self.bots: list[SignallingBot] = []
 
     async def __aenter__(self) -> Self:
-        """Log everybody in. Raises: RequestFailed, aiohttp.ClientError (in a group)."""
-        # Each WebSocket keeps its connection: no limit, or the last ones would wait for ever.
+        """Log in all operators. Raises: RequestFailed, aiohttp.ClientError (in a group)."""
+        # Each WebSocket keeps its connection, so a connection limit would make the last ones wait for ever.
         self._http = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
         try:
             await self.join(self._keys)
@@ -320,8 +320,8 @@ class Crew:
         return self
 
     async def join(self, keys: Mapping[str, str]) -> list[SignallingBot]:
-        """Log further operators in, and return them. Raises: RequestFailed, aiohttp.ClientError (in a group)."""
-        assert self._http is not None, "enter it first"
+        """Log in more operators and return them. Raises: RequestFailed, aiohttp.ClientError (in a group)."""
+        assert self._http is not None, "the crew is not open"
         joining = [
             self._bot(self._url, operator=name, key=key, policy=self._policy, http=self._http, claims=self._claims)
             for name, key in keys.items()
@@ -344,7 +344,7 @@ class Crew:
         await self.close()
 
     async def close(self) -> None:
-        """Log everybody out by closing their sockets. Safe to call twice."""
+        """Close all operators' sockets. Idempotent."""
         async with asyncio.TaskGroup() as group:
             for bot in self.bots:
                 group.create_task(bot.close())
@@ -352,7 +352,7 @@ class Crew:
             await self._http.close()
 
     async def log_out(self) -> None:
-        """Let everybody say `bye`, before they close."""
+        """Let all operators send `bye` before they close."""
         async with asyncio.TaskGroup() as group:
             for bot in self.bots:
                 group.create_task(bot.log_out())
@@ -373,11 +373,11 @@ class Crew:
 
     @property
     def in_calls(self) -> int:
-        """How many operators are in a call."""
+        """Number of operators in a call."""
         return sum(bot.call is not None for bot in self.bots)
 
     def total(self, what: str) -> Counter[str]:
-        """Return the sum of `done`, `ended` or `refused` of all operators."""
+        """Return `done`, `ended` or `refused` summed over all operators."""
         return sum((getattr(bot, what) for bot in self.bots), Counter[str]())
 
 

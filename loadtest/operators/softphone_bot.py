@@ -1,6 +1,6 @@
-"""A simulated operator with audio: logs in at a softphone's WebSocket, keeps warm legs, answers, dials, listens.
+"""A simulated operator with audio: logs in, keeps warm legs, answers, dials, listens.
 
-Speaks the wire `calls.v1` (see `softphone_wire`) as a browser page does, with a `BrowserPeer` for each media worker.
+It speaks `calls.v1` (see `softphone_wire.py`) like the browser page, with a `BrowserPeer` for each media worker.
 
     bot = SoftphoneBot("http://127.0.0.1:8080", operator="ana", key="…")
     await bot.start()
@@ -35,7 +35,7 @@ class SoftphoneBot(SoftphoneWire):
                     await self.make_leg(worker)
 
     async def make_leg(self, worker: int) -> None:
-        """Make (again) the warm leg of one worker and wait until media can flow."""
+        """Make (or replace) the warm leg of one worker and wait until media can flow."""
         old = self.peers.pop(worker, None)
         if old is not None:
             await old.close()
@@ -45,13 +45,13 @@ class SoftphoneBot(SoftphoneWire):
         await peer.connected()
 
     async def close(self) -> None:
-        """Leave: everything closed, nothing left. Safe to call twice."""
+        """Close everything. Idempotent."""
         await super().close()
         for peer in self.peers.values():
             await peer.close()
 
     def heard(self, push: Json) -> None:
-        """Speak during a conversation and at no other time, as the page does."""
+        """Send audio during a conversation and at no other time, like the page."""
         if push["type"] != "call":
             return
         call = push["call"]
@@ -65,14 +65,14 @@ class SoftphoneBot(SoftphoneWire):
 
 
 class QuietBot(SignallingBot):
-    """An operator by policy whose warm legs are real, and who never says a word: for gateways with media workers."""
+    """An operator that acts by policy, with real warm legs but silent: for gateways with media workers."""
 
     def __init__(self, *arguments: Any, **more: Any) -> None:
         super().__init__(*arguments, **more)
         self._peers: dict[int, BrowserPeer] = {}
 
     async def make_leg(self, worker: int) -> None:
-        """Make (again) the warm leg of one worker and wait until media could flow."""
+        """Make (or replace) the warm leg of one worker and wait until media could flow."""
         old = self._peers.pop(worker, None)
         if old is not None:
             await old.close()
@@ -82,7 +82,7 @@ class QuietBot(SignallingBot):
         await peer.connected()
 
     async def close(self) -> None:
-        """Leave: everything closed, nothing left. Safe to call twice."""
+        """Close everything. Idempotent."""
         await super().close()
         for peer in self._peers.values():
             await peer.close()

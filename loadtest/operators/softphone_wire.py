@@ -1,7 +1,7 @@
-"""The wire `calls.v1` from the operator's side: log in, ask, listen, resume. No audio.
+"""The protocol `calls.v1` from the operator's side: log in, send requests, receive pushes, resume. No audio.
 
-What the simulated operators have in common; who they are is in `softphone_bot` (with audio) and `signalling_bot`
-(without). Not responsible for what the gateway makes of it; shares no code with it.
+Base of the simulated operators in `softphone_bot.py` (with audio) and `signalling_bot.py` (without). It shares no code
+with the gateway.
 """
 
 import asyncio
@@ -22,13 +22,13 @@ SUBPROTOCOL: Final = "calls.v1"
 
 
 class RequestFailed(Exception):
-    """The gateway answered with an error; `answer` is its whole message."""
+    """The gateway answered with an error; `answer` is the whole message."""
 
     def __init__(self, answer: Json) -> None:
         super().__init__(f"{answer.get('code')}: {answer.get('title')}")
         self.answer = answer
         self.code = str(answer.get("code"))
-        #: Why, if it was refused by a rule; else the code.
+        #: The reason if a rule refused it, otherwise the code.
         self.reason = str((answer.get("refusal") or {}).get("reason", self.code)).lower()
 
 
@@ -38,7 +38,7 @@ def _too_late(waiting: asyncio.Future[Json]) -> None:
 
 
 class SoftphoneWire:
-    """One operator's login and WebSocket. `start()` once, `close()` once; `logged_in` and `heard` are for heirs."""
+    """One operator's login and WebSocket. `start()` and `close()` once; subclasses override `logged_in` and `heard`."""
 
     def __init__(
         self,
@@ -50,14 +50,14 @@ class SoftphoneWire:
         keep: int | None = None,
         unread: tuple[str, ...] = (),
     ) -> None:
-        """`http` is shared and not closed here; of pushes the last `keep` are kept, kinds in `unread` not even read."""
+        """`http` is shared and not closed here. The last `keep` pushes are kept; `unread` kinds are not even parsed."""
         self.url = url.rstrip("/")
         self.operator = operator
-        #: The last one, without its numbers: hundreds of them, for thousands of operators, are gigabytes.
+        #: The last welcome, without its numbers: hundreds of them for thousands of operators would take gigabytes.
         self.welcome: Json = {}
         #: Pushes since the start, oldest first.
         self.pushes: deque[Json] = deque(maxlen=keep)
-        #: The close code of the WebSocket, once it is closed.
+        #: The WebSocket's close code, once it is closed.
         self.close_code: int | None = None
         self._key = key
         self._background = Background(f"softphone of {operator}")
@@ -67,10 +67,10 @@ class SoftphoneWire:
         self._http, self._own_http = http, http is None
         self._unread = tuple(f'{{"type":"{kind}"'.encode() for kind in unread)
         self._ws: WebSocket | None = None
-        #: The WebSocket on which the last login succeeded.
+        #: The WebSocket of the last successful login.
         self._member: WebSocket | None = None
 
-    # Life
+    # Login and close
 
     async def start(self) -> None:
         """Log in. Raises: RequestFailed, aiohttp.ClientError, OSError."""
@@ -102,33 +102,33 @@ class SoftphoneWire:
         await self.logged_in()
 
     async def resume(self) -> None:
-        """Open a new WebSocket in the place of the lost one. Raises: RequestFailed, OSError."""
+        """Replace a lost WebSocket with a new one. Raises: RequestFailed, OSError."""
         await self.connect(resume=self.welcome["resume"])
 
     async def logged_in(self) -> None:
-        """Do what a page does once it is logged in; called after each `hello`."""
+        """Called after each successful `hello`; does what the page does then."""
 
     async def drop(self) -> None:
-        """Close the WebSocket without a `bye`, as a lost network would in the end."""
+        """Close the WebSocket without `bye`, which is what a lost network leads to."""
         if self._ws is not None:
             await self._ws.close()
 
     async def close(self) -> None:
-        """Leave: everything closed, nothing left. Safe to call twice."""
+        """Close everything. Idempotent."""
         await self.drop()
         if self._http is not None and self._own_http:
             await self._http.close()
         await self._background.close()
 
-    # Speaking with the gateway
+    # Requests and pushes
 
     async def request(self, kind: str, *, timeout_s: float = 10.0, **fields: Any) -> Any:
-        """Send one request and return the `data` of its answer. Raises: RequestFailed, TimeoutError."""
+        """Send one request and return the `data` of the reply. Raises: RequestFailed, TimeoutError."""
         ws = self._ws
         assert ws is not None
         number, loop = next(self._numbers), asyncio.get_running_loop()
         waiting = self._waiting[number] = loop.create_future()
-        timer = loop.call_later(timeout_s, _too_late, waiting)  # an `asyncio.timeout` costs several of these
+        timer = loop.call_later(timeout_s, _too_late, waiting)  # one `asyncio.timeout` costs several of these
         try:
             ws.send_text(orjson.dumps({"type": kind, "id": number, **fields}))
             answer = await waiting
@@ -142,7 +142,7 @@ class SoftphoneWire:
     async def wait_push(
         self, kind: str, where: Callable[[Json], bool] = lambda push: True, *, timeout_s: float = 10.0
     ) -> Json:
-        """Return the first push of this kind that fits, past ones included. Raises: TimeoutError."""
+        """Return the first push of this kind that matches, past ones included. Raises: TimeoutError."""
         async with asyncio.timeout(timeout_s):
             while True:
                 for push in self.pushes:
@@ -152,7 +152,7 @@ class SoftphoneWire:
                 await self._changed.wait()
 
     async def wait_call(self, call_id: str, state: str, *, timeout_s: float = 10.0) -> Json:
-        """Return the view of a call once it is in this state. Raises: TimeoutError."""
+        """Return a call's view once it is in this state. Raises: TimeoutError."""
         push = await self.wait_push(
             "call",
             lambda push: push["call"]["call_id"] == call_id and push["call"]["state"] == state,
@@ -165,7 +165,7 @@ class SoftphoneWire:
             self._take(orjson.loads(message))
 
     def _closed(self, ws: WebSocket) -> None:
-        if ws is not self._ws:  # there is a newer one already
+        if ws is not self._ws:  # a newer one has replaced it
             return
         self.close_code = ws.close_code
         for waiting in self._waiting.values():
@@ -186,7 +186,7 @@ class SoftphoneWire:
         self.heard(message)
 
     def heard(self, push: Json) -> None:
-        """Do what a page does with a push."""
+        """Called for each push; does what the page does."""
 
     def lost(self) -> None:
-        """Do what a page does when the WebSocket that it is logged in on is gone."""
+        """Called when the WebSocket of the current login is lost; does what the page does."""

@@ -1,8 +1,8 @@
-"""The life of a call at Meta: what the business may ask for and when, what the user does, which webhooks follow.
+"""The life of a call at Meta: what the business may do and when, what the user does, which webhooks follow.
 
 User-initiated: RINGING -> (PRE_ACCEPTED) -> ACTIVE -> ENDED. Business-initiated: DIALING -> RINGING -> ACTIVE -> ENDED.
-Every end goes through `_end()`, which sends the one `terminate`. Methods called for the business raise GraphError;
-those called for the user raise `NotPossible`.
+Every call ends through `_end()`, which sends the one `terminate`. Methods that the business calls raise GraphError;
+those that act as the user raise `NotPossible`.
 """
 
 import asyncio
@@ -40,27 +40,27 @@ class Calls:
         self._world, self._webhooks, self._background = world, webhooks, background
         self._messages = messages
         self.relay: Relay | None = None
-        #: How users speak and listen.
+        #: Class of the users' media.
         self.media_kind: Callable[..., UserMedia] = UserMedia
 
     def use_relay(self, relay: Relay) -> None:
-        """Take the media relay, before the first call."""
+        """Set the media relay, before the first call."""
         self.relay = relay
         relay.on_shared_address = self._shared_address
 
     # User-initiated
 
     def user_calls(self, user: UserSpec, number: Number, *, deeplink: str | None, cta: str | None) -> Call:
-        """Let the user call the business. Raises: NotPossible, and then no webhook is sent."""
+        """Let the user call the business. Raises: NotPossible, in which case no webhook is sent."""
         world = self._world
         if not number.calling_on:
-            raise NotPossible("the business has calling switched off")
+            raise NotPossible("calling is disabled on this number")
         if number.sip_on:
             raise NotPossible("the number is in SIP mode, which is not simulated")
         if world.live_calls(user=user.wa_id):
-            raise NotPossible("the user is in a call already")
+            raise NotPossible("the user is already in a call")
         if world.count_live(number, Direction.USER_INITIATED) >= world.limits.concurrent_in:
-            raise NotPossible("this call cannot be placed: the business has too many calls")
+            raise NotPossible("the business already has the maximum number of calls")
         facts = CallFacts(
             id=world.new_id("wacid"),
             direction=Direction.USER_INITIATED,
@@ -77,7 +77,7 @@ class Calls:
         return call
 
     def pre_accept(self, call_id: str, sdp: str) -> Call:
-        """Take the business's SDP and let ICE and DTLS come up."""
+        """Take the business's SDP and start ICE and DTLS."""
         call = self._unanswered(call_id, Direction.USER_INITIATED)
         if call.state is CallState.PRE_ACCEPTED:
             raise GraphError(100, "The call was already pre-accepted")
@@ -87,7 +87,7 @@ class Calls:
         return call
 
     def accept(self, call_id: str, sdp: str, opaque: str | None) -> Call:
-        """Start the conversation; with no `pre_accept` before, the media path too."""
+        """Start the conversation; without an earlier `pre_accept`, start the media path too."""
         call = self._unanswered(call_id, Direction.USER_INITIATED)
         if call.sdp is None:
             self._take_answer(call, sdp)
@@ -113,7 +113,7 @@ class Calls:
     # Business-initiated
 
     def check_business_calling(self, number: Number) -> None:
-        """Raise GraphError if this number may not place calls at all."""
+        """Raise GraphError if this number may not place any calls."""
         if number.sip_on:
             raise GraphError(131055, "Graph API calling is not available while SIP is enabled")
         if not number.calling_on:
@@ -122,7 +122,7 @@ class Calls:
             raise GraphError(138014, "Business-initiated calling is restricted for low quality")
 
     def connect(self, number: Number, user: UserSpec | None, sdp: str, opaque: str | None) -> Call:
-        """Place a call of the business."""
+        """Place a call for the business."""
         target = self._check_connect(number, user)
         remote = read_business_sdp(sdp, is_offer=True)
         world = self._world
@@ -170,7 +170,7 @@ class Calls:
         return user
 
     def _watch_opaque(self, call: Call, opaque: str | None) -> None:
-        """Notice a `connect` that was sent again: its trace is unique if the gateway keeps the rules."""
+        """Detect a `connect` that was sent twice: a correct gateway uses each opaque value once."""
         if opaque is None:
             return
         key = (call.facts.number.phone_number_id, opaque)
@@ -198,7 +198,7 @@ class Calls:
             self._after(call, user.after_s, lambda: self._decline(call))
 
     def user_accepts(self, wa_id: str) -> Call:
-        """Let the user pick up. Raises: NotPossible."""
+        """Let the user answer. Raises: NotPossible."""
         call = self._ringing_call(wa_id)
         self._pick_up(call)
         return call
@@ -223,7 +223,7 @@ class Calls:
             self._status(call, "REJECTED")
             self._end(call, EndReason.USER_DECLINED)
 
-    # Both
+    # Both directions
 
     def business_terminates(self, call_id: str) -> Call:
         """End a call for the business, in any state."""
@@ -232,10 +232,10 @@ class Calls:
         return call
 
     def user_hangs_up(self, wa_id: str) -> Call:
-        """Let the user end or give up a call. Raises: NotPossible."""
+        """Let the user hang up or give up. Raises: NotPossible."""
         call = self.current(wa_id)
         if call is None or call.state is CallState.DIALING:
-            raise NotPossible("the user is in no call")
+            raise NotPossible("the user is not in a call")
         if call.state is CallState.RINGING and call.facts.direction is Direction.BUSINESS_INITIATED:
             self._decline(call)
         else:
@@ -243,13 +243,13 @@ class Calls:
         return call
 
     def ring_out(self, wa_id: str) -> Call:
-        """Let the ringing call of the business end unanswered, as if its time had passed. Raises: NotPossible."""
+        """End the ringing call of the business unanswered, as if its ring time had passed. Raises: NotPossible."""
         call = self._ringing_call(wa_id)
         self._end(call, EndReason.NO_ANSWER)
         return call
 
     def current(self, wa_id: str) -> Call | None:
-        """Return the user's live call (the newest, if several businesses call)."""
+        """Return the user's live call (the newest, if several businesses are calling)."""
         calls = self._world.live_calls(user=wa_id)
         return calls[-1] if calls else None
 
@@ -286,7 +286,7 @@ class Calls:
         world = self._world
         if world.config.silent:
             return SilentMedia(world.config.media_host, clock=world.clock)
-        assert self.relay is not None, "use_relay() comes first"
+        assert self.relay is not None, "use_relay() must be called first"
         echo_after_s = world.timers.echo_after_s if user.echo else None
         voice = UserVoice(tone_hz=user.tone_hz, echo_after_s=echo_after_s, listen_every_s=world.timers.listen_every_s)
         return self.media_kind(self.relay, voice, clock=world.clock, on_early=on_early)
@@ -307,7 +307,7 @@ class Calls:
             self._world.changed()
 
     def _answered(self, call: Call) -> None:
-        """Enter ACTIVE: from here on media flows both ways, and its absence is watched."""
+        """Enter ACTIVE: from now on media flows both ways, and missing media is noticed."""
         world, now = self._world, self._world.clock()
         if call.ring_timer is not None:
             call.ring_timer.cancel()
@@ -324,7 +324,7 @@ class Calls:
             self._after(call, call.facts.user.talk_s, lambda: self._end(call, hang_up))
 
     def _watch_media(self, call: Call) -> None:
-        """End a call in which the client hears nothing, not even RTCP, for long."""
+        """End a call in which the user has received nothing, not even RTCP, for too long."""
         timers, now = self._world.timers, asyncio.get_running_loop().time()
         last, since = call.media.ear.last_at, call.media.welcome_since or now
         silent_s = now - since if last is None or last < since else now - last
@@ -351,7 +351,7 @@ class Calls:
         self._end(call, EndReason.FAILED)
 
     def _end(self, call: Call, reason: EndReason) -> None:
-        """End a call once, whatever ends it."""
+        """End a call once, whatever the cause."""
         if not call.live:
             return
         world, now = self._world, self._world.clock()
@@ -372,13 +372,13 @@ class Calls:
         self._note(call, Happening.ENDED, reason.value)
         self._messages.after_call(call)
 
-    # Small ones
+    # Helpers
 
     def _ring_until(self, call: Call, wait_s: float) -> None:
         call.ring_timer = self._after(call, wait_s, lambda: self._end(call, EndReason.NO_ANSWER))
 
     def _after(self, call: Call, wait_s: float, work: Callable[[], None]) -> asyncio.TimerHandle:
-        """Run `work` later unless the call has ended before."""
+        """Run `work` later, unless the call has ended by then."""
 
         def run() -> None:
             call.timers.discard(handle)

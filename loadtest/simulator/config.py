@@ -1,7 +1,7 @@
-"""What a simulated world is made of: numbers, people, limits, timers. Values only, checked once.
+"""The configuration of a simulated world: numbers, people, limits, timers. Values only, validated on creation.
 
-The limits restate Meta's documentation (profile `meta`), a service provider's older guide (`guide`) and Meta's
-public test numbers (`sandbox`). They are this simulator's own and deliberately shared with nobody.
+The limits follow Meta's documentation (profile `meta`), a service provider's older guide (`guide`) or Meta's public
+test numbers (`sandbox`). They are written here separately from the gateway's, on purpose.
 """
 
 import re
@@ -20,7 +20,7 @@ _ID = re.compile(r"[0-9]{5,20}")
 
 
 class Profile(StrEnum):
-    """Whose limits apply."""
+    """Which set of limits applies."""
 
     META = "meta"
     GUIDE = "guide"
@@ -29,7 +29,7 @@ class Profile(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Limits per business number and user, unless said otherwise."""
+    """Limits per business number and user, unless noted otherwise."""
 
     connected_per_24h: int = 100
     requests_per_24h: int = 1
@@ -38,7 +38,7 @@ class Limits:
     revoke_after: int = 4
     #: Whether a declined call counts as unanswered.
     declined_is_unanswered: bool = True
-    #: Wait after the user declined a permission request; 0: no rule of its own.
+    #: Wait after the user declined a permission request; 0: no such rule.
     after_decline_s: float = 0.0
     temporary_ttl_s: float = 7 * DAY_S
     permanent_permission: bool = True
@@ -50,7 +50,7 @@ class Limits:
     concurrent_out: int = 1_000
     permission_reads_per_s: int = 100
     messaging_limit_minimum: int = 2_000
-    #: Countries of the *business* number that may not place calls.
+    #: Countries of *business* numbers that may not place calls.
     no_business_calls: frozenset[str] = frozenset({"US", "CA", "EG", "VN", "NG"})
     #: Whether recipients must be on an allow list (test numbers).
     allow_list_only: bool = False
@@ -76,18 +76,18 @@ LIMITS: Final[Mapping[Profile, Limits]] = {
 
 
 class Behaviour(StrEnum):
-    """What a person does when the business calls."""
+    """How a person reacts to a call from the business."""
 
     MANUAL = "manual"
     AUTO_ACCEPT = "auto_accept"
     AUTO_DECLINE = "auto_decline"
     NO_ANSWER = "no_answer"
-    #: The phone is off: no RINGING ever comes.
+    #: The phone is off: RINGING never comes.
     OFFLINE = "offline"
 
 
 class PermissionAnswer(StrEnum):
-    """What a person does with a call permission request."""
+    """How a person reacts to a call permission request."""
 
     MANUAL = "manual"
     ACCEPT = "accept"
@@ -102,15 +102,15 @@ class UserSpec:
     wa_id: str
     name: str
     tone_hz: int = 440
-    #: Speaks the tone for a second, then repeats what it hears.
+    #: Sends the tone for a second, then echoes what it receives.
     echo: bool = False
     behaviour: Behaviour = Behaviour.MANUAL
     permission_answer: PermissionAnswer = PermissionAnswer.MANUAL
-    #: Seconds of thought before an automatic reaction.
+    #: Delay of automatic reactions, in seconds.
     after_s: float = 1.0
-    #: Hangs up after talking for so long; None: never by itself.
+    #: Hangs up after talking for this long; None: never by itself.
     talk_s: float | None = None
-    #: Adopted a username: webhooks carry the user id only, no phone number.
+    #: Has a username: webhooks carry only the user id, no phone number.
     hides_number: bool = False
     callable: bool = True
     #: On the allow list of a test number.
@@ -118,17 +118,17 @@ class UserSpec:
 
     def __post_init__(self) -> None:
         if not _DIGITS.fullmatch(self.wa_id):
-            raise ValueError(f"wa_id {self.wa_id!r} is not 6 to 15 digits")
+            raise ValueError(f"wa_id {self.wa_id!r} must be 6 to 15 digits")
         if not 1 <= len(self.name) <= 100:
-            raise ValueError("a name has 1 to 100 characters")
+            raise ValueError("a name must have 1 to 100 characters")
         if not 100 <= self.tone_hz <= 3400:
-            raise ValueError("tone_hz lies between 100 and 3400")
+            raise ValueError("tone_hz must be from 100 to 3400")
         if not 0 <= self.after_s <= 3600 or (self.talk_s is not None and not 0 <= self.talk_s <= 86_400):
-            raise ValueError("after_s lies between 0 and 3600, talk_s between 0 and 86400")
+            raise ValueError("after_s must be from 0 to 3600, talk_s from 0 to 86400")
 
     @property
     def user_id(self) -> str:
-        """The business-scoped user id, made from the number so that runs repeat."""
+        """The business-scoped user id; derived from the number, so that runs repeat."""
         return f"BR.{int(self.wa_id):020d}"
 
 
@@ -137,13 +137,13 @@ class NumberSpec:
     """A business number."""
 
     phone_number_id: str = "200000000000002"
-    #: Digits; as in real webhooks without `+`.
+    #: Digits without `+`, as in real webhooks.
     display_phone_number: str = "551155550100"
     waba_id: str = "100000000000001"
     verified_name: str = "Loja Exemplo"
     #: ISO 3166 code of the business number.
     country: str = "BR"
-    #: Unique recipients in 24 hours; None: unlimited.
+    #: Unique recipients per 24 hours; None: unlimited.
     messaging_limit: int | None = 10_000
     on_business_app: bool = False
     payment_method: bool = True
@@ -152,45 +152,45 @@ class NumberSpec:
 
     def __post_init__(self) -> None:
         if not _ID.fullmatch(self.phone_number_id) or not _ID.fullmatch(self.waba_id):
-            raise ValueError("phone_number_id and waba_id are 5 to 20 digits")
+            raise ValueError("phone_number_id and waba_id must be 5 to 20 digits")
         if not _DIGITS.fullmatch(self.display_phone_number):
-            raise ValueError(f"phone number {self.display_phone_number!r} is not 6 to 15 digits")
+            raise ValueError(f"phone number {self.display_phone_number!r} must be 6 to 15 digits")
         if not re.fullmatch("[A-Z]{2}", self.country):
-            raise ValueError(f"country {self.country!r} is not an ISO code like BR")
+            raise ValueError(f"country {self.country!r} is not an ISO code such as BR")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timers:
-    """Waits in seconds."""
+    """Delays in seconds."""
 
     user_initiated_ring_s: float = 45.0
     business_initiated_ring_s: float = 60.0
     #: From `connect` to the webhook with Meta's answer, and to RINGING.
     answer_after_s: float = 0.05
     ringing_after_s: float = 0.15
-    #: From the pick-up to the user's first word: the 200 to `accept` is out by then.
+    #: From the answer to the user's first packet; by then the 200 to `accept` has been sent.
     speak_after_s: float = 0.03
-    #: Accepted, but no media from the business (138021): at the start, and in mid-call.
+    #: Time without media from the business before the call fails (138021): at the start, and later.
     no_media_at_start_s: float = 20.0
     no_media_later_s: float = 30.0
     media_check_every_s: float = 1.0
     echo_after_s: float = 1.0
-    #: Waits between webhook deliveries that got no 200; then it is given up.
+    #: Delays between attempts to deliver a webhook without a 200; after the last it is abandoned.
     webhook_retry_s: tuple[float, ...] = (0.2, 0.5, 1.0, 2.0, 5.0)
     webhook_timeout_s: float = 20.0
     verification_retry_s: float = 0.5
-    #: Between two measurements of what is heard; None only counts packets.
+    #: Interval between two measurements of received audio; None: count packets only.
     listen_every_s: float | None = 0.25
 
     def __post_init__(self) -> None:
         waits = (getattr(self, name) for name in self.__slots__)
         flat = [wait for value in waits for wait in (value if isinstance(value, tuple) else (value,))]
         if any(wait is not None and not 0 <= wait <= 86_400 for wait in flat):
-            raise ValueError("every timer lies between 0 and 86400 seconds")
+            raise ValueError("every timer must be from 0 to 86400 seconds")
 
 
 def crowd(count: int, *, first: int = 5_511_910_000_000, **more: Any) -> tuple[UserSpec, ...]:
-    """Return many users with numbers that follow each other; `more` are fields of `UserSpec` for all of them."""
+    """Return many users with consecutive numbers; `more` sets fields of `UserSpec` for all of them."""
     return tuple(UserSpec(wa_id=str(first + index), name=f"User {index}", **more) for index in range(count))
 
 
@@ -203,12 +203,12 @@ PEOPLE: Final = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimConfig:
-    """One simulated world. Raises ValueError or NotLoopback for what cannot work."""
+    """One simulated world. Raises ValueError or NotLoopback if the configuration is invalid."""
 
     host: str = "127.0.0.1"
     port: int = 0
     media_host: str = "127.0.0.1"
-    #: None: webhooks are kept (see `MetaSim.webhooks.sent`) but go nowhere.
+    #: None: webhooks are recorded (see `MetaSim.webhooks.sent`) but not delivered.
     callback_url: str | None = None
     app_secret: str = field(default="simulated-app-secret", repr=False)
     verify_token: str = field(default="simulated-verify-token", repr=False)
@@ -219,18 +219,18 @@ class SimConfig:
     #: Replaces the profile's limits.
     limits: Limits | None = None
     timers: Timers = Timers()
-    #: Templates with a call permission request in them, and their languages.
+    #: Templates that contain a call permission request, with their languages.
     templates: Mapping[str, tuple[str, ...]] = field(
         default_factory=lambda: {"call_permission_request": ("pt_BR", "en_US", "en")}
     )
     #: a=setup of Meta's answer in business-initiated calls.
     answer_setup: Setup = Setup.ACTIVE
-    #: No media at all: SDP of the right shape and nothing behind it, for loads of signalling.
+    #: No media: SDP of the right shape, but no media behind it; for loads of signalling.
     silent: bool = False
-    #: End a call as FAILED when media comes too early; otherwise it is only recorded.
+    #: End a call as FAILED when media arrives too early; by default it is only recorded.
     strict_media: bool = False
     allow_hosts: frozenset[str] = frozenset()
-    #: How many requests, webhooks and log lines are kept.
+    #: Number of requests, webhooks and log lines kept.
     history: int = 2_000
     seed: int = 1
     clock: Clock = wall_clock
@@ -241,13 +241,13 @@ class SimConfig:
         if self.callback_url is not None:
             check_url(self.callback_url, allowed=self.allow_hosts)
         if not (self.app_secret and self.verify_token and self.access_token):
-            raise ValueError("app secret, verify token and access token may not be empty")
+            raise ValueError("app secret, verify token and access token must not be empty")
         if not self.numbers or len({number.phone_number_id for number in self.numbers}) != len(self.numbers):
-            raise ValueError("one or more numbers with different ids are needed")
+            raise ValueError("at least one number is needed, all with different ids")
         if self.answer_setup is Setup.ACTPASS:
-            raise ValueError("an answer's setup is active or passive")
+            raise ValueError("answer_setup must be active or passive")
 
     @property
     def effective_limits(self) -> Limits:
-        """The limits that apply."""
+        """The limits in force."""
         return self.limits or LIMITS[self.profile]

@@ -1,7 +1,7 @@
-"""`/sim/`: act as the users, order faults, look at everything; and the page that does so with a mouse.
+"""The `/sim/` endpoints: act as the users, order faults, inspect everything; and the page that uses them.
 
-JSON in, JSON out, errors as `{"error": {"message": …}}`. Meant for loopback only, and refuses requests that a
-foreign web page makes a browser send (they carry another Origin, or are not JSON).
+JSON in, JSON out; errors are `{"error": {"message": …}}`. For loopback only. Requests that a foreign web page makes a
+browser send are refused (they carry another Origin, or are not JSON).
 """
 
 import json
@@ -105,11 +105,11 @@ class ControlApi:
         return web.json_response({"users": [self._described(user) for user in self._world.users.values()]})
 
     def _put_user(self, request: web.Request, body: Body) -> Body:
-        """Create a user, or change the named fields of one."""
+        """Create a user, or change the given fields of an existing one."""
         values = _user_values(body)
         known = self._world.users.get(values.get("wa_id", ""))
         if known is None and len(self._world.users) >= _MAX_USERS:
-            raise ValueError(f"at most {_MAX_USERS} users")
+            raise ValueError(f"there can be at most {_MAX_USERS} users")
         user = replace(known, **values) if known else UserSpec(**values)
         self._world.users[user.wa_id] = user
         return self._described(user)
@@ -156,7 +156,7 @@ class ControlApi:
     def _permission(self, request: web.Request, body: Body) -> Body:
         response, permanent = body.get("response"), body.get("permanent", False)
         if response not in ("accept", "reject") or not isinstance(permanent, bool):
-            raise ValueError("response is accept or reject, permanent is true or false")
+            raise ValueError("response must be accept or reject, permanent must be true or false")
         user, number = self._user(request), self._number(body)
         self._messages.answer_request(number, user, accept=response == "accept", permanent=permanent)
         return self._described(user)
@@ -182,22 +182,22 @@ class ControlApi:
         if digits is None:
             raise ValueError("digits are missing")
         if set(digits) - set("0123456789*#ABCD"):
-            raise ValueError("digits are 0 to 9, *, # and A to D")
+            raise ValueError("digits must be 0 to 9, *, # or A to D")
         call = self._calls.current(self._user(request).wa_id)
         if call is None or not call.media.press(digits):
             raise NotPossible("the user is not talking to the business")
         return call.described()
 
-    # The world
+    # State and settings
 
     async def _state(self, request: web.Request) -> web.StreamResponse:
         limit = request.query.get("limit", "200")
         if not limit.isdecimal() or int(limit) > 100_000:
-            return _error(400, "limit is a number up to 100000")
+            return _error(400, "limit must be a number up to 100000")
         return web.json_response(self.state(int(limit)))
 
     def state(self, limit: int = 200) -> Body:
-        """Return everything there is to see; at most `limit` of each list."""
+        """Return the whole state; at most `limit` entries of each list."""
         world = self._world
         calls = list(world.calls.values())
         shown = [call for call in calls if call.live] + [call for call in calls if not call.live][-limit:]
@@ -247,11 +247,11 @@ class ControlApi:
             raise ValueError(f"unknown: {', '.join(sorted(unknown))}; known: graph, graph_shares, webhooks")
         graph, shares, webhooks = body.get("graph", []), body.get("graph_shares"), body.get("webhooks")
         if not isinstance(graph, list) or any(not isinstance(one, dict) for one in graph):
-            raise ValueError("graph is a list of objects")
+            raise ValueError("graph must be a list of objects")
         if webhooks is not None and not isinstance(webhooks, dict):
-            raise ValueError("webhooks is an object")
+            raise ValueError("webhooks must be an object")
         if shares is not None and not isinstance(shares, dict):
-            raise ValueError("graph_shares is an object")
+            raise ValueError("graph_shares must be an object")
         orders = [read_graph_fault(one) for one in graph]
         self._faults.order(
             orders,
@@ -264,21 +264,21 @@ class ControlApi:
         world = self._world
         known = {field.name for field in fields(Timers)}
         if set(body) - known:
-            raise ValueError(f"unknown timer; known: {', '.join(sorted(known))}")
+            raise ValueError(f"unknown timer; known are {', '.join(sorted(known))}")
         values: Body = {name: tuple(value) if isinstance(value, list) else value for name, value in body.items()}
         if any(isinstance(value, (str, bool, dict)) for value in values.values()):
-            raise ValueError("timers are seconds")
+            raise ValueError("timers must be in seconds")
         if "webhook_retry_s" in values and not isinstance(values["webhook_retry_s"], tuple):
-            raise ValueError("webhook_retry_s is a list of seconds")
+            raise ValueError("webhook_retry_s must be a list of seconds")
         changed: Timers = replace(world.timers, **values)
         world.timers = self._webhooks.timers = changed
         return asdict(world.timers)
 
     def _restrict(self, request: web.Request, body: Body) -> Body:
-        """Restrict business-initiated calling for some seconds, as Meta does for low quality; 0 ends it."""
+        """Restrict business-initiated calling for some seconds, as Meta does for low quality; 0 lifts it."""
         seconds = body.get("seconds", 7 * 86_400)
         if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 <= seconds <= 1e7:
-            raise ValueError("seconds is a number from 0 to 10000000")
+            raise ValueError("seconds must be a number from 0 to 10000000")
         number = self._number(body)
         number.restricted_until = self._world.clock() + seconds
         if seconds:
@@ -288,7 +288,7 @@ class ControlApi:
 
 
 class _NotFound(Exception):
-    """No user or number of that name."""
+    """There is no such user or number."""
 
 
 def _error(status: int, message: str) -> web.Response:
@@ -296,10 +296,10 @@ def _error(status: int, message: str) -> web.Response:
 
 
 def _check_origin(request: web.Request) -> None:
-    """Refuse what another site's page makes a browser send here."""
+    """Refuse requests that another site's page makes a browser send."""
     origin = request.headers.get("Origin")
     if origin is not None and urlsplit(origin).netloc != request.host:
-        raise web.HTTPForbidden(text="another origin")
+        raise web.HTTPForbidden(text="request from another origin")
 
 
 async def _read_object(request: web.Request) -> Body:
@@ -322,7 +322,7 @@ def _text(body: Body, name: str, *, limit: int = 512) -> str | None:
     if value is None:
         return None
     if not isinstance(value, str) or not 0 < len(value) <= limit:
-        raise ValueError(f"{name} is a string of 1 to {limit} characters")
+        raise ValueError(f"{name} must be a string of 1 to {limit} characters")
     return value
 
 
@@ -341,7 +341,7 @@ def _user_values(body: Body) -> Body:
         "allow_listed": bool,
     }
     if set(body) - set(kinds):
-        raise ValueError(f"unknown field; known: {', '.join(kinds)}")
+        raise ValueError(f"unknown field; known are {', '.join(kinds)}")
     if "wa_id" not in body:
         raise ValueError("wa_id is missing")
     for name, value in body.items():

@@ -1,7 +1,7 @@
 """The Graph API's errors: codes, HTTP status, JSON shape. Pure.
 
-Source: Meta's calling troubleshooting page and Cloud API error codes, read 2026. Where Meta documents no code
-(an unknown or ended call, an `accept` SDP that differs) 100 with details is used; 138008 has no documented HTTP
+Source: Meta's calling troubleshooting page and Cloud API error codes, read 2026. Where Meta documents no code (an
+unknown or ended call, an `accept` with a different SDP), code 100 with details is used; 138008 has no documented HTTP
 status and gets 400.
 """
 
@@ -63,7 +63,7 @@ CODES: Final[Mapping[int, tuple[int, str]]] = {
 
 
 class GraphError(Exception):
-    """A request the simulated Graph refuses."""
+    """A request that the simulated Graph refuses."""
 
     def __init__(self, code: int, details: str, *, status: int | None = None, subcode: int | None = None) -> None:
         super().__init__(f"(#{code}) {details}")
@@ -71,7 +71,7 @@ class GraphError(Exception):
         self.status = status if status is not None else CODES.get(code, (400, ""))[0]
 
     def body(self, trace_id: str) -> dict[str, Any]:
-        """Return the answer in Graph's shape."""
+        """Return the response body in Graph's format."""
         title = CODES.get(self.code, (400, "Unknown error"))[1]
         error: dict[str, Any] = {
             "message": f"(#{self.code}) {title}",
@@ -86,10 +86,10 @@ class GraphError(Exception):
 
 
 class NotPossible(Exception):
-    """What a simulated user wants cannot be done now; the text says why."""
+    """A simulated user's action is not possible now; the text says why."""
 
 
 def webhook_error(code: int) -> dict[str, Any]:
-    """Return the entry that a terminate webhook of a failed call carries."""
+    """Return the error entry in the terminate webhook of a failed call."""
     title = CODES[code][1]
     return {"code": code, "title": title, "message": title, "error_data": {"details": title}}

@@ -1,6 +1,6 @@
-"""Faults on demand, for the Graph side and for webhooks; seeded, so that a run can be repeated.
+"""Faults on demand, for Graph requests and for webhooks; seeded, so that a run can be repeated.
 
-Says what goes wrong with the next request or delivery; the Graph and webhook modules do it.
+This module decides what goes wrong; the Graph and webhook modules carry it out.
 """
 
 import random
@@ -14,52 +14,52 @@ _MAX_BATCH = 1_000
 
 
 class Fault(StrEnum):
-    """What happens to a Graph request."""
+    """A fault in a Graph request."""
 
-    #: Answered with an error; nothing is done.
+    #: An error response; the request is not carried out.
     FAIL = "fail"
-    #: Done, and answered later.
+    #: Carried out; the response is late.
     DELAY = "delay"
-    #: The connection is cut after the request was read; nothing is done.
+    #: The connection is cut after the request was read; it is not carried out.
     CUT_BEFORE = "cut_before"
-    #: The request is carried out, then the connection is cut: the caller cannot know.
+    #: The request is carried out, then the connection is cut: the caller cannot know the result.
     CUT_AFTER = "cut_after"
-    #: Neither done nor answered for a while, then the connection is cut.
+    #: Not carried out and without a response for a while; then the connection is cut.
     STALL = "stall"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GraphFault:
-    """One order: what goes wrong, with which action, how often."""
+    """One ordered fault: which, for which action, how often."""
 
     fault: Fault
     #: connect, pre_accept, accept, reject, terminate, call_permissions, messages, settings, number, or *.
     action: str = "*"
     times: int = 1
     code: int = 131000
-    #: None: the status that belongs to the code.
+    #: None: the status that Meta uses with the code.
     status: int | None = None
     seconds: float = 0.0
 
     def __post_init__(self) -> None:
         if not 1 <= self.times <= 1_000_000:
-            raise ValueError("times lies between 1 and 1000000")
+            raise ValueError("times must be from 1 to 1000000")
         if self.status is not None and not 400 <= self.status <= 599:
-            raise ValueError("status lies between 400 and 599")
+            raise ValueError("status must be from 400 to 599")
         if not 0 <= self.seconds <= _MAX_WAIT_S:
-            raise ValueError("seconds lies between 0 and 3600")
+            raise ValueError("seconds must be from 0 to 3600")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GraphFaults:
-    """Shares (0 to 1) of Graph requests that suffer each fault; at most one each."""
+    """Shares (0 to 1) of Graph requests with each fault; a request has at most one."""
 
-    #: Answered with `code`; nothing is done.
+    #: Error response with `code`; the request is not carried out.
     fail: float = 0.0
-    #: No answer for `hang_s`; every other one is carried out all the same.
+    #: No response for `hang_s`; every second one of them is carried out nevertheless.
     hang: float = 0.0
     cut_before: float = 0.0
-    #: Carried out, then cut.
+    #: Carried out, then the connection is cut.
     cut_after: float = 0.0
     code: int = 131000
     hang_s: float = 20.0
@@ -70,46 +70,46 @@ class GraphFaults:
     def __post_init__(self) -> None:
         shares = (self.fail, self.hang, self.cut_before, self.cut_after)
         if any(not 0 <= share <= 1 for share in shares) or sum(shares) > 1:
-            raise ValueError("fail, hang, cut_before and cut_after are shares from 0 to 1, together at most 1")
+            raise ValueError("fail, hang, cut_before and cut_after must be from 0 to 1, and together at most 1")
         if not 0 <= self.hang_s <= _MAX_WAIT_S:
-            raise ValueError("hang_s lies between 0 and 3600")
+            raise ValueError("hang_s must be from 0 to 3600")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WebhookFaults:
-    """Shares (0 to 1) of webhooks that suffer each fault."""
+    """Shares (0 to 1) of webhooks with each fault."""
 
     late: float = 0.0
     twice: float = 0.0
     reordered: float = 0.0
     lost: float = 0.0
-    #: The longest extra wait of a late, repeated or reordered delivery.
+    #: Longest extra delay of a late, repeated or reordered delivery.
     late_s: float = 1.0
-    #: Collect for so long and deliver together; 0: each on its own.
+    #: Collect webhooks for this long and deliver them together; 0: each on its own.
     batch_s: float = 0.0
-    #: Deliver when there are so many, evenly drawn from 1 to this each time; 0: however many.
+    #: Deliver after this many webhooks, drawn uniformly from 1 to this each time; 0: no limit.
     batch: int = 0
     seed: int = 1
 
     def __post_init__(self) -> None:
         if any(not 0 <= share <= 1 for share in (self.late, self.twice, self.reordered, self.lost)):
-            raise ValueError("late, twice, reordered and lost are shares from 0 to 1")
+            raise ValueError("late, twice, reordered and lost must be from 0 to 1")
         if not 0 <= self.late_s <= _MAX_WAIT_S or not 0 <= self.batch_s <= 60:
-            raise ValueError("late_s lies between 0 and 3600, batch_s between 0 and 60")
+            raise ValueError("late_s must be from 0 to 3600, batch_s from 0 to 60")
         if not 0 <= self.batch <= _MAX_BATCH:
-            raise ValueError(f"batch lies between 0 and {_MAX_BATCH}")
+            raise ValueError(f"batch must be from 0 to {_MAX_BATCH}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fate:
-    """What happens to one webhook. Waits in seconds."""
+    """What happens to one webhook. Delays in seconds."""
 
     lost: bool = False
-    #: Wait before the delivery, with everything behind it in the same call.
+    #: Delay of this delivery, and of everything behind it in the same call.
     late_s: float = 0.0
-    #: Delivered once more, so much later.
+    #: Delay until it is delivered a second time.
     again_after_s: float | None = None
-    #: Taken out of its call's order and delivered so much later.
+    #: Taken out of its call's order and delivered this much later.
     overtaken_s: float | None = None
 
 
@@ -127,7 +127,7 @@ class Faults:
     def order(
         self, graph: list[GraphFault], webhooks: WebhookFaults | None, graph_shares: GraphFaults | None = None
     ) -> None:
-        """Add Graph faults; replace the shares of either side if some are given (their seed starts anew)."""
+        """Add Graph faults; replace the shares of either side if given (which restarts its random sequence)."""
         self.graph += graph
         if graph_shares is not None:
             self.graph_shares = graph_shares
@@ -138,13 +138,13 @@ class Faults:
             self._batch_random = random.Random(webhooks.seed)
 
     def clear(self) -> None:
-        """Let everything work."""
+        """Remove all faults."""
         self.graph.clear()
         self.graph_shares = GraphFaults()
         self.webhooks = WebhookFaults()
 
     def take(self, action: str) -> GraphFault | None:
-        """Return (and use up) the first fault ordered for this action; without one, throw the dice."""
+        """Return (and use up) the first fault ordered for this action; if there is none, draw one at random."""
         for index, fault in enumerate(self.graph):
             if fault.action in ("*", action):
                 if fault.times > 1:
@@ -155,7 +155,7 @@ class Faults:
         return self._thrown(action)
 
     def _thrown(self, action: str) -> GraphFault | None:
-        """Throw the dice for one request; always the same number of throws, so that shares can change."""
+        """Draw a fault for one request; always the same number of draws, so that shares can change."""
         shares = self.graph_shares
         thrown, done = self._graph_random.random(), self._graph_random.random() < 0.5
         if shares.action not in ("*", action):
@@ -173,7 +173,7 @@ class Faults:
         return None
 
     def fate(self) -> Fate:
-        """Throw the dice for one webhook; always the same number of throws, so that shares can change."""
+        """Draw the fate of one webhook; always the same number of draws, so that shares can change."""
         shares = self.webhooks
         lost, late, twice, reordered, wait = (self._random.random() for _ in range(5))
         wait_s = wait * shares.late_s
@@ -185,7 +185,7 @@ class Faults:
         )
 
     def batch(self) -> int | None:
-        """Return how many webhooks the next delivery holds at most; None: however many."""
+        """Return the most webhooks in the next delivery; None: no limit."""
         return self._batch_random.randint(1, self.webhooks.batch) if self.webhooks.batch else None
 
     def described(self) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""The simulated Graph API: HTTP in, the rules of sim_calls and sim_messages behind, Graph-shaped JSON out.
+"""The simulated Graph API: HTTP requests in, Graph-shaped JSON out; the rules are in `calls.py` and `messages.py`.
 
-Checks the token and the shape of every request, applies ordered faults, keeps a list of what was asked (without
-tokens and SDP). Nothing a client sends is a 500, except an ordered one.
+It checks the token and the format of every request, applies the ordered faults, and keeps a list of requests (without
+tokens and SDP). No request leads to a 500, except by an ordered fault.
 """
 
 import asyncio
@@ -38,7 +38,7 @@ _PREFIX = r"/{version:v[0-9]{1,2}\.[0-9]}/{number:[0-9]+}"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Asked:
-    """One request, read and authorised."""
+    """One request, parsed and authorised."""
 
     number: Number
     action: str
@@ -53,7 +53,7 @@ class _Asked:
         return value
 
     def optional(self, name: str, *, limit: int = 512) -> str | None:
-        """Return a string if it was sent. Raises: GraphError."""
+        """Return a string if it is present. Raises: GraphError."""
         value = self.body.get(name)
         if value is None:
             return None
@@ -75,7 +75,7 @@ class _Asked:
 
 
 class GraphApi:
-    """Graph's endpoints as aiohttp routes."""
+    """The Graph endpoints as aiohttp routes."""
 
     def __init__(self, world: World, calls: Calls, messages: Messages, webhooks: Webhooks, faults: Faults) -> None:
         self._world, self._calls, self._messages = world, calls, messages
@@ -83,7 +83,7 @@ class GraphApi:
         self._permission_reads: defaultdict[str, deque[float]] = defaultdict(deque)
 
     def routes(self) -> list[web.RouteDef]:
-        """Return the routes, for every version."""
+        """Return the routes, for every API version."""
         return [
             web.post(_PREFIX + "/calls", self._handler("calls", self._call)),
             web.get(_PREFIX + "/call_permissions", self._handler("call_permissions", self._permissions)),
@@ -250,7 +250,7 @@ class GraphApi:
         elif kind == "template":
             text, free_form = self._template_text(asked.body.get("template")), False
         else:
-            raise GraphError(131009, "The simulator takes type interactive and template only")
+            raise GraphError(131009, "The simulator accepts only type interactive and template")
         self._calls.check_business_calling(asked.number)
         user = self._recipient(asked)
         request = self._messages.request_permission(asked.number, user, text=text, free_form=free_form)
@@ -328,7 +328,7 @@ def _check_product(body: Body) -> None:
 
 
 def _check_announced(body: Body) -> None:
-    """Check `recording` and `transcription`: who records must say why."""
+    """Check `recording` and `transcription`: each needs a purpose."""
     for name in ("recording", "transcription"):
         order = body.get(name)
         if order is None:

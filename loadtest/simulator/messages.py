@@ -1,5 +1,8 @@
-"""Messages and permissions: requests of the business, answers, grants and texts of the user, and what an ended
-call does to permissions; with the webhooks that tell of it."""
+"""Messages and permissions, with their webhooks.
+
+Covers the business's permission requests, the user's answers, grants and texts, and what an ended call does to
+permissions.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -19,7 +22,7 @@ _ANSWERS: Mapping[PermissionAnswer, tuple[bool, bool]] = {
 
 
 class Messages:
-    """What is written between the business and its users."""
+    """Messages between the business and its users."""
 
     def __init__(self, world: World, webhooks: Webhooks) -> None:
         self._world, self._webhooks = world, webhooks
@@ -57,14 +60,14 @@ class Messages:
         self._world.later(user.after_s, answer)
 
     def answer_request(self, number: Number, user: UserSpec, *, accept: bool, permanent: bool) -> None:
-        """Answer the newest open request, or change the answer. Raises: NotPossible."""
+        """Answer the newest open request, or change an earlier answer. Raises: NotPossible."""
         world, now = self._world, self._world.clock()
         contact = world.contact(number, user)
         requests = contact.open_requests(now=now)
         if not requests:
             raise NotPossible("no permission request is waiting")
         if permanent and not world.limits.permanent_permission:
-            raise NotPossible("this profile knows no permanent permission")
+            raise NotPossible("this profile has no permanent permissions")
         request = requests[-1]
         contact.answer(request, accept=accept, permanent=permanent, now=now)
         expires_at = contact.permission.expires_at if contact.permission else None
@@ -83,9 +86,9 @@ class Messages:
         world.note(given if accept else Happening.REFUSED, user=user)
 
     def grant(self, number: Number, user: UserSpec) -> None:
-        """Let the user allow calls in the business profile: permanent, without a request.
+        """Let the user allow calls in the business profile: a permanent permission, without a request.
 
-        Where the profile knows no permanent permission it is temporary.
+        If the profile has no permanent permissions, it is temporary.
         """
         contact = self._world.contact(number, user)
         permission = contact.grant(permanent=True, now=self._world.clock())
@@ -95,12 +98,12 @@ class Messages:
         self._world.note(Happening.GRANTED, user=user)
 
     def revoke(self, number: Number, user: UserSpec) -> None:
-        """Let the user take the permission back in the profile: Meta documents no webhook for it."""
+        """Let the user withdraw the permission in the profile; Meta documents no webhook for this."""
         self._world.contact(number, user).revoke()
         self._world.note(Happening.TOOK_BACK, user=user)
 
     def write(self, number: Number, user: UserSpec, text: str) -> str:
-        """Let the user send a message, which opens the 24-hour window. Return its id."""
+        """Let the user send a message, which opens the 24-hour window; return its id."""
         now = self._world.clock()
         self._world.contact(number, user).open_window(now=now)
         message_id = self._world.new_id("wamid")
@@ -110,7 +113,7 @@ class Messages:
         return message_id
 
     def after_call(self, call: Call) -> None:
-        """Count an ended call: a streak of unanswered ones revokes, a user's call may grant."""
+        """Update permissions after a call: a streak of unanswered ones revokes, a user's call may grant."""
         number = self._world.numbers[call.facts.number.phone_number_id]
         if call.facts.direction is Direction.USER_INITIATED:
             self._grant_callback(call, number)
@@ -129,7 +132,7 @@ class Messages:
             self._reply(number, user, PermissionReply(accept=False, automatic=True))
 
     def _grant_callback(self, call: Call, number: Number) -> None:
-        """Grant what `callback_permission_status: ENABLED` promises after a user's call."""
+        """Grant the callback permission of `callback_permission_status: ENABLED` after a user's call."""
         user, now = call.facts.user, self._world.clock()
         contact = self._world.contact(number, user)
         live = contact.live_permission(now=now)

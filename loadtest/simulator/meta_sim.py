@@ -1,7 +1,6 @@
-"""A Meta that runs on this machine: Graph API, signed webhooks, media relay and WhatsApp users.
+"""A Meta on this machine: Graph API, signed webhooks, media relay and WhatsApp users.
 
-`MetaSim` puts the parts together and starts and stops them; the parts are sim_*.py (signalling) and relay.py,
-dtls_leg.py, webrtc_user.py, voice.py (media). It shares no code with the gateway it is called by.
+`MetaSim` builds, starts and stops the parts: the other modules of this folder, and `loadtest/webrtc` for the media.
 
     sim = MetaSim(SimConfig(callback_url="http://127.0.0.1:8080/webhooks/meta"))
     await sim.start()
@@ -31,14 +30,14 @@ _MAX_BODY_BYTES = 1 << 20
 
 
 class SimUser:
-    """A handle to act as one user; the same as `/sim/users/<wa_id>/…`. Methods raise NotPossible."""
+    """Act as one user; the same actions as `/sim/users/<wa_id>/…`. Methods raise NotPossible."""
 
     def __init__(self, sim: "MetaSim", wa_id: str) -> None:
         self._sim, self.wa_id = sim, wa_id
 
     @property
     def spec(self) -> UserSpec:
-        """Who the user is and how it behaves."""
+        """The user's configuration."""
         return self._sim.world.users[self.wa_id]
 
     @property
@@ -51,7 +50,7 @@ class SimUser:
         return self._sim.calls.user_calls(self.spec, number or self._sim.number, deeplink=deeplink, cta=cta)
 
     def accept(self) -> Call:
-        """Pick up the ringing call of the business."""
+        """Answer the ringing call of the business."""
         return self._sim.calls.user_accepts(self.wa_id)
 
     def decline(self) -> Call:
@@ -59,15 +58,15 @@ class SimUser:
         return self._sim.calls.user_declines(self.wa_id)
 
     def let_it_ring_out(self) -> Call:
-        """Do not answer the ringing call of the business: it ends now, as it would in the end."""
+        """Leave the ringing call of the business unanswered: it ends now as it would after its ring time."""
         return self._sim.calls.ring_out(self.wa_id)
 
     def hang_up(self) -> Call:
-        """End, give up or decline the current call."""
+        """Hang up, give up or decline the current call."""
         return self._sim.calls.user_hangs_up(self.wa_id)
 
     def is_asked(self, *, number: Number | None = None) -> bool:
-        """Tell whether a permission request waits for an answer."""
+        """Return whether a permission request is waiting for an answer."""
         contact = self._sim.world.contact(number or self._sim.number, self.spec)
         return bool(contact.open_requests(now=self._sim.world.clock()))
 
@@ -80,15 +79,15 @@ class SimUser:
         self._sim.messages.grant(number or self._sim.number, self.spec)
 
     def revoke(self, *, number: Number | None = None) -> None:
-        """Take the permission back, without a webhook."""
+        """Withdraw the permission, without a webhook."""
         self._sim.messages.revoke(number or self._sim.number, self.spec)
 
     def message(self, text: str, *, number: Number | None = None) -> str:
-        """Write to the business; return the message's id."""
+        """Send a message to the business; return its id."""
         return self._sim.messages.write(number or self._sim.number, self.spec, text)
 
     def dtmf(self, digits: str) -> None:
-        """Press keys during the call. Raises: ValueError for what is no digit."""
+        """Press keys during the call. Raises: ValueError for an invalid digit."""
         call = self.current_call
         if call is None or not call.media.press(digits):
             raise NotPossible("the user is not talking to the business")
@@ -113,7 +112,7 @@ class MetaSim:
         self._port = 0
 
     async def start(self) -> None:
-        """Listen, open the media relay, begin to verify the callback."""
+        """Listen, open the media relay, and start verifying the callback."""
         await self.background.start()
         if not self.config.silent:
             self._relay = await Relay.open(self.config.media_host)
@@ -134,7 +133,7 @@ class MetaSim:
 
     @property
     def url(self) -> str:
-        """The address of the Graph API and of the page; no slash at the end."""
+        """The address of the Graph API and of the page, without a trailing slash."""
         host = f"[{self.config.host}]" if ":" in self.config.host else self.config.host
         return f"http://{host}:{self._port}"
 
@@ -157,11 +156,11 @@ class MetaSim:
         return self._control.state(limit)
 
     async def until(self, condition: Callable[[], bool], *, timeout_s: float = 5.0) -> None:
-        """Wait until a condition holds. Raises: TimeoutError."""
+        """Wait until a condition is true. Raises: TimeoutError."""
         await self.world.until(condition, timeout_s=timeout_s)
 
     async def close(self) -> None:
-        """Stop everything; live calls end without a webhook. Safe to call twice."""
+        """Stop everything; live calls end without a webhook. Idempotent."""
         self.world.stop_timers()
         if self._runner is not None:
             await self._runner.cleanup()
@@ -177,7 +176,7 @@ class MetaSim:
 async def _json_errors(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
-    """Answer aiohttp's own refusals (no such path, wrong method, too large) as JSON of the right kind."""
+    """Return aiohttp's own errors (unknown path, wrong method, body too large) as JSON in the endpoint's format."""
     try:
         return await handler(request)
     except web.HTTPException as refusal:

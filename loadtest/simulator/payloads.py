@@ -1,8 +1,8 @@
-"""The JSON that Meta's webhooks carry, field by field. Pure: values in, dicts out.
+"""The JSON of Meta's webhooks, field by field. Pure: values in, dicts out.
 
-Timestamps are strings of UNIX seconds, `duration` is an int, numbers have no `+`. Of a user who adopted a username
-the phone number is missing everywhere. Source: Meta's pages on user- and business-initiated calls, call permissions
-and call settings, read 2026; a failed call's `errors` stand twice, as in real traffic.
+Timestamps are strings of UNIX seconds, `duration` is an int, numbers have no `+`. If a user has a username, their phone
+number is left out everywhere. Source: Meta's pages on user- and business-initiated calls, call permissions and call
+settings, read 2026. The `errors` of a failed call appear twice, as in real traffic.
 """
 
 import hmac
@@ -27,7 +27,7 @@ class Direction(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallFacts:
-    """What every webhook about a call repeats."""
+    """The facts about a call that every webhook repeats."""
 
     id: str
     direction: Direction
@@ -50,7 +50,7 @@ class CallEnd:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PermissionReply:
-    """A user's (or Meta's own) decision about calls."""
+    """A decision about calls, by the user or by Meta."""
 
     accept: bool
     automatic: bool
@@ -66,7 +66,7 @@ def signature(body: bytes, app_secret: str) -> str:
 
 
 def signed_headers(body: bytes, app_secret: str) -> dict[str, str]:
-    """Return the headers of a delivery of these raw bytes."""
+    """Return the HTTP headers for delivering these raw bytes."""
     return {
         "Content-Type": "application/json",
         "X-Hub-Signature-256": signature(body, app_secret),
@@ -77,14 +77,14 @@ def signed_headers(body: bytes, app_secret: str) -> dict[str, str]:
 def encoded(delivery: dict[str, Any]) -> bytes:
     """Return the bytes of a delivery.
 
-    Escaped non-ASCII, as Meta sends it: whoever signs the parsed text instead of the bytes fails.
+    Non-ASCII characters are escaped, as Meta does: a receiver that signs the parsed text instead of the bytes fails.
     """
     body = orjson.dumps(delivery)
     return body if body.isascii() else json.dumps(delivery, separators=(",", ":")).encode()
 
 
 def envelope(changes: Sequence[dict[str, Any]], waba_id: str) -> dict[str, Any]:
-    """Wrap changes of one account as one delivery."""
+    """Wrap changes of one account in one delivery."""
     return {"object": "whatsapp_business_account", "entry": [{"id": waba_id, "changes": list(changes)}]}
 
 

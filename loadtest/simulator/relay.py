@@ -1,9 +1,9 @@
 """Meta's media relay as a business sees it: one UDP port, ICE-lite, always CONTROLLED.
 
-It never sends a connectivity check. It answers checks that carry the right credentials, learns the business's
-address from them (RFC 8445 §7.3, §8: a lite agent takes the pair that the controlling side nominates), and drops
-whatever else comes from an address that no check vouched for. As on Meta's relays many calls share the port and
-are told apart by the business's address; two calls from one business address would be one 5-tuple.
+It never sends a connectivity check. It answers checks with the right credentials, learns the business's address from
+them (RFC 8445 §7.3, §8: a lite agent uses the pair that the controlling side nominates), and drops everything else from
+addresses without a valid check. As on Meta's relays many calls share the port and are told apart by the business's
+address; two calls from one business address would have the same 5-tuple.
 """
 
 import asyncio
@@ -27,12 +27,12 @@ def _new_ufrag() -> str:
 
 
 def _new_password() -> str:
-    """Return a password of Meta's look: base64 with its padding, 24 characters."""
+    """Return a password in Meta's format: 24 characters of base64 with padding."""
     return base64.b64encode(secrets.token_bytes(16)).decode()
 
 
 class RelayLeg:
-    """One call's place on the relay; a `Carrier` for DTLS once `nominated` is done."""
+    """One call on the relay; a `Carrier` for DTLS once `nominated` is done."""
 
     role = "controlled"
 
@@ -40,7 +40,7 @@ class RelayLeg:
         self._relay = relay
         self.ufrag, self.password = _new_ufrag(), _new_password()
         self.remote_ufrag: str | None = None
-        #: Where nominated checks come from; None until there was one.
+        #: Source address of nominated checks; None before the first.
         self.peer: Address | None = None
         self.nominated = asyncio.Event()
         self.checks = 0
@@ -51,7 +51,7 @@ class RelayLeg:
         self.closed = False
 
     def expect(self, remote_ufrag: str) -> None:
-        """Start answering checks: the business's SDP is known now."""
+        """Start answering checks, now that the business's SDP is known."""
         self.remote_ufrag = remote_ufrag
         early, self._early = self._early, {}
         for address, request in early.items():
@@ -62,14 +62,14 @@ class RelayLeg:
         if not request.check_message_integrity(self.password.encode()):
             self._relay.refuse(request, address, (401, "Unauthenticated"), key=None)
             return
-        if self.remote_ufrag is None:  # checks converge only after the answer was processed
+        if self.remote_ufrag is None:  # checks succeed only after the answer was processed
             if len(self._early) < _MAX_EARLY_CHECKS:
                 self._early[address] = request
             return
         if request.attributes["USERNAME"] != f"{self.ufrag}:{self.remote_ufrag}":
             self._relay.refuse(request, address, (401, "Unauthenticated"), key=None)
             return
-        if "ICE-CONTROLLED" in request.attributes:  # a lite agent never takes the controlling role
+        if "ICE-CONTROLLED" in request.attributes:  # a lite agent never becomes controlling
             self._relay.refuse(request, address, (487, "Role Conflict"), key=self.password)
             return
         self.checks += 1
@@ -80,7 +80,7 @@ class RelayLeg:
             self.nominated.set()
 
     def receive(self, data: bytes) -> None:
-        """Take one datagram that is not STUN from a vouched-for address."""
+        """Process one datagram that is not STUN from a vouched-for address."""
         if self.srtp_sink is not None and 127 < data[0] < 192:
             self.srtp_sink(data)
         else:
@@ -96,12 +96,12 @@ class RelayLeg:
         self.send_now(data)
 
     def send_now(self, data: bytes) -> None:
-        """Send to the nominated address; nothing leaves before there is one."""
+        """Send to the nominated address; drop the data if there is none yet."""
         if self.peer is not None and not self.closed:
             self._relay.send(data, self.peer)
 
     def close(self) -> None:
-        """Leave the relay. Safe to call twice."""
+        """Leave the relay. Idempotent."""
         if not self.closed:
             self.closed = True
             self._relay.forget(self)
@@ -117,14 +117,14 @@ class Relay(asyncio.DatagramProtocol):
         self._transport: asyncio.DatagramTransport | None = None
         self._gone: asyncio.Event = asyncio.Event()
         self.host, self.port = "", 0
-        #: Datagrams from addresses that no check vouched for, and malformed ones.
+        #: Dropped datagrams: malformed, or from an address without a valid check.
         self.dropped = 0
-        #: Called when a business address of one live call turns up on another.
+        #: Called when two live calls come from the same business address.
         self.on_shared_address: Callable[[RelayLeg], None] = lambda leg: None
 
     @classmethod
     async def open(cls, host: str, port: int = 0, *, create: OpenSocket | None = None) -> "Relay":
-        """Bind the port and return the relay; `create` in the place of the loop's `create_datagram_endpoint`."""
+        """Bind the port and return the relay; `create` replaces the loop's `create_datagram_endpoint`."""
         relay = cls()
         await (create or asyncio.get_running_loop().create_datagram_endpoint)(lambda: relay, local_addr=(host, port))
         return relay
@@ -171,13 +171,13 @@ class Relay(asyncio.DatagramProtocol):
         leg.check(message, address)
 
     def leg(self) -> RelayLeg:
-        """Return a new leg with credentials of its own."""
+        """Return a new leg with its own credentials."""
         leg = RelayLeg(self)
         self._by_ufrag[leg.ufrag] = leg
         return leg
 
     def vouch(self, address: Address, leg: RelayLeg) -> None:
-        """Let datagrams of `address` through to `leg`."""
+        """Accept datagrams of `address` for `leg`."""
         other = self._by_address.get(address)
         if other is not leg:
             if other is not None:
@@ -187,20 +187,20 @@ class Relay(asyncio.DatagramProtocol):
             leg.addresses.add(address)
 
     def forget(self, leg: RelayLeg) -> None:
-        """Drop every trace of a leg."""
+        """Remove a leg completely."""
         self._by_ufrag.pop(leg.ufrag, None)
         for address in leg.addresses:
             self._by_address.pop(address, None)
 
     def confirm(self, request: stun.Message, address: Address, password: str) -> None:
-        """Answer a good check."""
+        """Answer a valid check."""
         response = stun.Message(stun.Method.BINDING, stun.Class.RESPONSE, request.transaction_id)
         response.attributes["XOR-MAPPED-ADDRESS"] = address
         response.add_message_integrity(password.encode())
         self.send(bytes(response), address)
 
     def refuse(self, request: stun.Message, address: Address, error: tuple[int, str], *, key: str | None) -> None:
-        """Answer a bad check; unauthenticated ones get an unsigned answer (RFC 8489 §9.1.3)."""
+        """Answer an invalid check; an unauthenticated one gets an unsigned response (RFC 8489 §9.1.3)."""
         response = stun.Message(stun.Method.BINDING, stun.Class.ERROR, request.transaction_id)
         response.attributes["ERROR-CODE"] = error
         if key is None:

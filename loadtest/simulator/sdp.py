@@ -19,11 +19,11 @@ _UFRAG = re.compile(r"[A-Za-z0-9+/]{4,256}")
 _PASSWORD = re.compile(r"[A-Za-z0-9+/]{22,256}")
 _FINGERPRINT = re.compile(r"[0-9A-Fa-f]{2}(?::[0-9A-Fa-f]{2}){31}")
 _DIRECTIONS = ("sendrecv", "sendonly", "recvonly", "inactive")
-_SDP_VALIDATION_ERROR = 138008  # what clients report for several fingerprints; elsewhere Meta says 100
+_SDP_VALIDATION_ERROR = 138008  # clients report this for several fingerprints; for other SDP errors Meta uses 100
 
 
 class Setup(StrEnum):
-    """a=setup values a business may use."""
+    """The a=setup values that a business may use."""
 
     ACTPASS = "actpass"
     ACTIVE = "active"
@@ -32,7 +32,7 @@ class Setup(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BusinessSdp:
-    """What matters of an offer or answer of the business."""
+    """The relevant parts of the business's offer or answer."""
 
     ufrag: str
     password: str
@@ -40,14 +40,14 @@ class BusinessSdp:
     setup: Setup
     mid: str
     payloads: Payloads
-    #: False: Meta's side sends no audio (an answer with recvonly got none).
+    #: False: Meta's side sends no audio (real answers with recvonly got none).
     sendrecv: bool
     ssrc: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MetaMedia:
-    """What Meta's side puts into its own SDP."""
+    """The parameters of Meta's own SDP."""
 
     host: str
     port: int
@@ -55,7 +55,7 @@ class MetaMedia:
     password: str
     fingerprint: str
     ssrc: int
-    #: Epoch milliseconds, as seen in `o=`.
+    #: Milliseconds since the epoch, as seen in `o=`.
     session_id: int
 
 
@@ -79,7 +79,7 @@ class _Lines:
         return self._values.get(name, [])
 
     def one(self, name: str) -> str | None:
-        """Return the only value; several different ones are refused."""
+        """Return the only value; differing values are refused."""
         values = set(self.values(name))
         if len(values) > 1:
             raise _refuse(f"several a={name} lines")
@@ -87,9 +87,9 @@ class _Lines:
 
 
 def read_business_sdp(sdp: str, *, is_offer: bool, mid: str | None = None, opus: int | None = None) -> BusinessSdp:
-    """Check an SDP of the business; `mid` and `opus` are those of Meta's offer when it is an answer.
+    """Check an SDP of the business; if it is an answer, `mid` and `opus` are those of Meta's offer.
 
-    Raises: GraphError with what Meta would not accept.
+    Raises: GraphError for anything that Meta would not accept.
     """
     _check_text(sdp)
     lines = _Lines(sdp)
@@ -137,7 +137,7 @@ def _media_formats(lines: _Lines) -> Sequence[str]:
     if len(media[0]) < 4 or media[0][2] != "UDP/TLS/RTP/SAVPF":
         raise _refuse("the profile must be UDP/TLS/RTP/SAVPF")
     if media[0][1] == "0":
-        raise _refuse("the audio section is switched off (port 0)")
+        raise _refuse("the audio section is disabled (port 0)")
     return media[0][3:]
 
 

@@ -1,7 +1,7 @@
-"""A simulated user's media that is none: SDP of the right shape, and neither sockets, keys, tasks nor timers.
+"""A simulated user without media: SDP of the right shape, but no sockets, keys, tasks or timers.
 
-For loads of signalling against a gateway whose media engine is `null`. Not responsible for noticing media that comes
-too early or not at all: there is never any.
+For loads of signalling against a gateway with the media engine `null`. It cannot notice media that is early or missing,
+since there is none.
 """
 
 import asyncio
@@ -15,17 +15,17 @@ from loadtest.webrtc.dtls_leg import DtlsRole
 from loadtest.webrtc.rtp import Payloads
 from loadtest.webrtc.voice import Ear
 
-#: Meta's relays listen here; nobody does on loopback.
+#: Port of Meta's relays; nothing listens there on loopback.
 _PORT = 3480
 _FINGERPRINT = ":".join(f"{byte:02X}" for byte in secrets.token_bytes(32))
 _ssrcs = itertools.count(1_000_000_001)
 
 
 class SilentMedia(UserMedia):
-    """In the place of `UserMedia`: connected as soon as both descriptions are known."""
+    """Replaces `UserMedia`; connected as soon as both descriptions are known."""
 
     def __init__(self, host: str, *, clock: Clock) -> None:
-        # Deliberately not the parent's: that takes a place on the relay and makes a certificate.
+        # Deliberately not the parent's __init__, which takes a place on the relay and makes a certificate.
         self._host, self._clock = host, clock
         self._ssrc = next(_ssrcs) & 0xFFFFFFFF
         self._talker = None
@@ -49,23 +49,23 @@ class SilentMedia(UserMedia):
         )
 
     async def connect(self, remote: BusinessSdp, role: DtlsRole) -> None:
-        """Be connected."""
+        """Become connected."""
         self.connect_now()
 
     def connect_now(self) -> None:
-        """Be connected, without a task to wait in."""
+        """Become connected at once, without a task."""
         self.connected.set()
 
     def talk(self) -> None:
-        """Say nothing."""
+        """Do nothing."""
 
     def press(self, digits: str) -> bool:
-        """Send nothing, and say so."""
+        """Send nothing and return False."""
         return False
 
     def measured(self) -> dict[str, object]:
-        """Return that nothing was heard, in the form of `UserMedia.measured`."""
+        """Return the figures of a user that received nothing, in the format of `UserMedia.measured`."""
         return self.ear.measured() | {"connected": self.connected.is_set(), "packets_sent": 0, "early_packets": 0}
 
     async def close(self) -> None:
-        """Leave nothing, as there is nothing."""
+        """Do nothing: there is nothing to close."""

@@ -1,6 +1,6 @@
-"""The simulated world's records: people, numbers, calls, violations, and what they look like as JSON.
+"""The simulated world's records: people, numbers, calls and violations, and their form as JSON.
 
-Holds facts and finds them; the rules of a call are in sim_calls.py, those of a contact in sim_rules.py.
+It stores and finds; the rules of a call are in `calls.py`, those of a contact in `rules.py`.
 """
 
 import asyncio
@@ -21,12 +21,12 @@ from loadtest.simulator.webrtc_user import UserMedia
 
 
 class CallState(StrEnum):
-    """Where a call stands."""
+    """The state of a call."""
 
-    #: Business-initiated: requested, the phone does not ring yet.
+    #: Business-initiated: requested, the phone is not ringing yet.
     DIALING = "dialing"
     RINGING = "ringing"
-    #: User-initiated: the business has sent its SDP, nobody has picked up.
+    #: User-initiated: the business has sent its SDP, but has not accepted.
     PRE_ACCEPTED = "pre_accepted"
     ACTIVE = "active"
     ENDED = "ended"
@@ -44,7 +44,7 @@ class EndReason(StrEnum):
 
 
 class Happening(StrEnum):
-    """Lines of the log; the page has a sentence for each in every language."""
+    """Kinds of log lines; the page has a sentence for each in both languages."""
 
     CALLS_BUSINESS = "calls_business"
     CALLED = "called"
@@ -53,7 +53,7 @@ class Happening(StrEnum):
     ANSWERED = "answered"
     PICKED_UP = "picked_up"
     MEDIA_FAILED = "media_failed"
-    #: With an `EndReason` as details.
+    #: The details are an `EndReason`.
     ENDED = "ended"
     NUDGED = "nudged"
     AUTO_REVOKED = "auto_revoked"
@@ -68,7 +68,7 @@ class Happening(StrEnum):
 
 
 class ViolationKind(StrEnum):
-    """What a correct gateway never does."""
+    """Mistakes that a correct gateway never makes."""
 
     MEDIA_BEFORE_ACCEPT = "media_before_accept"
     SHARED_ADDRESS = "shared_address"
@@ -77,7 +77,7 @@ class ViolationKind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Violation:
-    """One thing the gateway should not have done."""
+    """One mistake of the gateway."""
 
     kind: ViolationKind
     call_id: str
@@ -101,7 +101,7 @@ class Call:
     end_reason: EndReason | None = None
     error_code: int | None = None
     ring_timer: asyncio.TimerHandle | None = None
-    #: Every timer that still runs, the one of ringing included.
+    #: All running timers, including the ring timer.
     timers: set[asyncio.TimerHandle] = field(default_factory=set)
 
     @property
@@ -137,9 +137,9 @@ class Number:
 
     spec: NumberSpec
     calling: dict[str, Any]
-    #: Instants of `connect` requests that were taken.
+    #: Instants of accepted `connect` requests.
     new_calls: deque[float] = field(default_factory=deque)
-    #: Business-initiated calling is restricted until then.
+    #: End of a restriction of business-initiated calling.
     restricted_until: float = 0.0
 
     @property
@@ -149,7 +149,7 @@ class Number:
 
     @property
     def sip_on(self) -> bool:
-        """Whether SIP took the place of Graph signalling."""
+        """Whether SIP replaces Graph signalling."""
         sip = self.calling.get("sip")
         return isinstance(sip, dict) and sip.get("status") == "ENABLED"
 
@@ -161,7 +161,7 @@ class Number:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GraphRequest:
-    """One Graph request as it was answered. Without tokens and SDP."""
+    """One Graph request and its response, without tokens and SDP."""
 
     at: float
     method: str
@@ -185,10 +185,10 @@ class World:
         self.users: dict[str, UserSpec] = {user.wa_id: user for user in config.users}
         self.numbers = {spec.phone_number_id: _number(spec) for spec in config.numbers}
         self.contacts: dict[tuple[str, str], Contact] = {}
-        #: Live calls and the last ended ones.
+        #: Live calls, and the most recent ended ones.
         self.calls: dict[str, Call] = {}
         self._live: dict[str, Call] = {}
-        #: The same by user, and how many they are by number and direction: a load has thousands.
+        #: Indexes of live calls, by user and by number and direction: under load there are thousands of calls.
         self._live_of: defaultdict[str, dict[str, Call]] = defaultdict(dict)
         self._counts: Counter[tuple[str, Direction]] = Counter()
         self._ended: deque[str] = deque()
@@ -196,25 +196,25 @@ class World:
         self.violations: list[Violation] = []
         self.requests: deque[GraphRequest] = deque(maxlen=config.history)
         self.log: deque[dict[str, Any]] = deque(maxlen=config.history)
-        #: Graph requests that were refused, by Meta's code.
+        #: Refused Graph requests, by Meta's code.
         self.refused: Counter[int] = Counter()
-        #: Told of each request about a call (action, call id) when it has been read, before it is carried out; of
-        #: `connect` when the call has an id. For whoever measures when requests arrive.
+        #: Called with (action, call id) for each request about a call, once it is read and before it is carried out;
+        #: for `connect`, when the call has an id. For measuring when requests arrive.
         self.heard: Callable[[str, str], None] = lambda action, call_id: None
         self._ids = 0
         self._watchers: set[asyncio.Event] = set()
-        #: Waits that reach past one call, e.g. an automatic answer to a permission request.
+        #: Timers that are not tied to one call, e.g. an automatic answer to a permission request.
         self.timers_running: set[asyncio.TimerHandle] = set()
 
-    # Waiting for something to happen
+    # Waiting
 
     def changed(self) -> None:
-        """Wake everybody who waits for a condition."""
+        """Wake everyone who waits for a condition."""
         for watcher in self._watchers:
             watcher.set()
 
     async def until(self, condition: Callable[[], bool], *, timeout_s: float = 5.0) -> None:
-        """Wait until `condition()` holds; it is tried after every change, and at least every 50 ms.
+        """Wait until `condition()` is true; it is checked after every change, and at least every 50 ms.
 
         Raises: TimeoutError.
         """
@@ -232,10 +232,10 @@ class World:
         finally:
             self._watchers.discard(watcher)
 
-    # Making and finding
+    # Creating and finding
 
     def new_id(self, prefix: str) -> str:
-        """Return `wacid.…` or `wamid.…`: opaque, base64-like, different every time and every run."""
+        """Return a new `wacid.…` or `wamid.…`: opaque, base64-like, different every time and in every run."""
         self._ids += 1
         text = f"{prefix}{self._ids:08d}{self.random.getrandbits(64):016x}{int(self.clock()):x}"
         return f"{prefix}.{base64.b64encode(text.encode()).decode()}"
@@ -253,10 +253,10 @@ class World:
         return self.users[wa_id]
 
     def find_user(self, *, to: str | None, recipient: str | None) -> UserSpec | None:
-        """Return the user a business names by number (wins) or user id."""
+        """Return the user that the business names by number (which takes precedence) or by user id."""
         if to:
             return self.users.get(to.removeprefix("+"))
-        # Made from the number (see `UserSpec.user_id`); a number with leading zeros has to be searched for.
+        # The id is made from the number (see `UserSpec.user_id`); a number with leading zeros must be searched for.
         digits = (recipient or "").removeprefix("BR.").lstrip("0")
         known = self.users.get(digits)
         if known is not None and known.user_id == recipient:
@@ -264,7 +264,7 @@ class World:
         return next((user for user in self.users.values() if user.user_id == recipient), None)
 
     def contact(self, number: Number, user: UserSpec) -> Contact:
-        """Return the counts of this pair, made at first use."""
+        """Return the counters of this pair, created on first use."""
         key = (number.spec.phone_number_id, user.wa_id)
         if key not in self.contacts:
             self.contacts[key] = Contact(self.limits)
@@ -277,11 +277,11 @@ class World:
 
     @property
     def live(self) -> int:
-        """How many calls are up."""
+        """Number of live calls."""
         return len(self._live)
 
     def count_live(self, number: Number, direction: Direction) -> int:
-        """Return how many calls of a number are up in one direction."""
+        """Return the number of live calls of a business number in one direction."""
         return self._counts[number.spec.phone_number_id, direction]
 
     def keep(self, call: Call) -> None:
@@ -291,7 +291,7 @@ class World:
         self._counts[facts.number.phone_number_id, facts.direction] += 1
 
     def retire(self, call: Call) -> None:
-        """Remember an ended call for a while."""
+        """Keep an ended call for a while."""
         if self._live.pop(call.id, None) is not None:
             facts = call.facts
             self._counts[facts.number.phone_number_id, facts.direction] -= 1
@@ -303,21 +303,21 @@ class World:
         while len(self._ended) > self.config.history:
             self.calls.pop(self._ended.popleft(), None)
 
-    # Telling
+    # Recording
 
     def violate(self, kind: ViolationKind, call_id: str, details: str) -> None:
-        """Record something the gateway should not have done."""
+        """Record a mistake of the gateway."""
         self.violations.append(Violation(kind=kind, call_id=call_id, at=self.clock(), details=details))
         self.note(Happening.VIOLATION, user=None, call_id=call_id, details=f"{kind}: {details}")
 
     def note(self, what: Happening, *, user: UserSpec | None, call_id: str | None = None, details: str = "") -> None:
-        """Write one line of what happened."""
+        """Add one line to the log."""
         line = {"at": self.clock(), "what": what.value, "call_id": call_id, "details": details}
         self.log.append(line | {"wa_id": user.wa_id if user else None})
         self.changed()
 
     def later(self, wait_s: float, work: Callable[[], None]) -> None:
-        """Run `work` after a while unless the world ends first."""
+        """Run `work` later, unless the world is stopped first."""
         loop = asyncio.get_running_loop()
 
         def run() -> None:
@@ -328,7 +328,7 @@ class World:
         self.timers_running.add(handle)
 
     def stop_timers(self) -> None:
-        """Cancel every wait."""
+        """Cancel all timers."""
         for handle in self.timers_running:
             handle.cancel()
         self.timers_running.clear()

@@ -1,7 +1,7 @@
-"""Delivers the simulated Meta's webhooks: signed, in order per call, tried again until there is a 200.
+"""Deliver the simulated Meta's webhooks: signed, in order per call, retried until a 200.
 
-Also verifies the callback at start, as Meta does when a callback is set. What webhooks say is sim_payloads.py's
-business, what goes wrong on purpose sim_faults.py's.
+Also verifies the callback URL at start, as Meta does when a callback is configured. The contents of webhooks are in
+`payloads.py`, deliberate faults in `faults.py`.
 """
 
 import asyncio
@@ -22,39 +22,39 @@ from loadtest.simulator.payloads import encoded, envelope, signed_headers
 
 log = logging.getLogger(__name__)
 
-#: Connections to the callback at most.
+#: Most connections to the callback.
 _CONNECTIONS = 100
 
 
 @dataclass(slots=True, kw_only=True)
 class Delivery:
-    """One webhook on its way."""
+    """One webhook to be delivered."""
 
-    #: Deliveries with the same key keep their order: the call's id, or the message's.
+    #: Deliveries with the same key stay in order: the call's id, or the message's.
     key: str
     change: dict[str, Any]
     waba_id: str
     attempts: int = 0
-    #: The last HTTP status; None: no answer (yet).
+    #: HTTP status of the last attempt; None: no response (yet).
     status: int | None = None
     given_up: bool = False
     fate: Fate
-    #: When it left together with others, of `instant`; None: it was not collected.
+    #: When it was sent together with others (value of `instant`); None: it was not batched.
     left_at: float | None = None
 
 
 @dataclass(slots=True, kw_only=True)
 class _Batch:
-    """Webhooks that wait for each other."""
+    """Webhooks collected for one delivery."""
 
-    #: None: however many come in time.
+    #: Most webhooks in the batch; None: all that arrive in time.
     most: int | None
     deliveries: list[Delivery] = field(default_factory=list)
     full: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Webhooks:
-    """The queue towards the callback. `start()`, `send()` any number of times, `close()`."""
+    """The queue to the callback. `start()`, `send()` any number of times, `close()`."""
 
     def __init__(self, config: SimConfig, faults: Faults, background: Background) -> None:
         self._config, self._faults, self._background = config, faults, background
@@ -62,20 +62,20 @@ class Webhooks:
         self._queues: dict[str, deque[Delivery]] = {}
         self._batch: _Batch | None = None
         self._http: HttpClient | None = None
-        #: Every webhook, in the order in which they were handed over.
+        #: All webhooks, in the order of `send()`.
         self.sent: deque[Delivery] = deque(maxlen=config.history)
         self.delivered = 0
         self.lost = 0
         self.attempts = 0
         self.pending = 0
         self.verified: bool | None = None
-        #: Called after every change worth looking at.
+        #: Called after every visible change.
         self.on_change: Callable[[], None] = lambda: None
-        #: Told of each answer: the seconds from when the delivery left, and the status.
+        #: Called for each response with the seconds since sending, and the status.
         self.on_answer: Callable[[float, int], None] = lambda took_s, status: None
 
     async def start(self) -> None:
-        """Begin to verify the callback."""
+        """Start verifying the callback."""
         url = self._config.callback_url
         if url is None:
             return
@@ -83,7 +83,7 @@ class Webhooks:
         self._background.spawn(self._verify(self._http), "callback verification")
 
     async def let_go(self) -> None:
-        """Close the connections to the callback; what it has open afterwards is its own. Call when none is in use."""
+        """Close the connections to the callback: those it has afterwards are its own. Call when none is in use."""
         await self.close()
 
     async def close(self) -> None:
@@ -92,7 +92,7 @@ class Webhooks:
             await self._http.close()
 
     async def _verify(self, http: HttpClient) -> None:
-        """Ask the callback to echo a challenge until it does; the gateway may still be starting."""
+        """Send the challenge until the callback echoes it; the gateway may still be starting."""
         while not self.verified:
             challenge = str(secrets.randbelow(10**10)).zfill(10)
             query = {
@@ -110,7 +110,7 @@ class Webhooks:
                 await asyncio.sleep(self.timers.verification_retry_s)
 
     def send(self, key: str, change: dict[str, Any], *, waba_id: str) -> None:
-        """Hand over one webhook."""
+        """Queue one webhook."""
         delivery = Delivery(key=key, change=change, waba_id=waba_id, fate=self._faults.fate())
         self.sent.append(delivery)
         if self._http is None:
@@ -134,7 +134,7 @@ class Webhooks:
         queue.append(delivery)
 
     async def _drain(self, key: str, queue: deque[Delivery]) -> None:
-        """Deliver one call's webhooks one after another."""
+        """Deliver the webhooks of one call, one after another."""
         try:
             while queue:
                 delivery = queue.popleft()
@@ -170,7 +170,7 @@ class Webhooks:
         await self._deliver(batch.deliveries)
 
     async def _deliver(self, deliveries: Sequence[Delivery]) -> None:
-        """Post until there is a 200 or the tries are used up; then once more for those told to come twice."""
+        """Post until there is a 200 or the attempts are used up; then schedule the duplicates that faults call for."""
         body = self._body(deliveries)
         for wait_s in (*self.timers.webhook_retry_s, None):
             status = await self._post(body)
@@ -198,7 +198,7 @@ class Webhooks:
             else:
                 delivery.given_up = True
                 self.lost += 1
-                log.warning("webhook given up after %d attempts: %s", delivery.attempts, delivery.status)
+                log.warning("webhook abandoned after %d attempts: %s", delivery.attempts, delivery.status)
         self.on_change()
 
     def _body(self, deliveries: Sequence[Delivery]) -> bytes:

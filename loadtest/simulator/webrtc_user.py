@@ -1,8 +1,8 @@
-"""The media side of one simulated WhatsApp user's call: ICE-lite, DTLS-SRTP, real Opus in real time.
+"""The media of one simulated WhatsApp user's call: ICE-lite, DTLS-SRTP, real Opus in real time.
 
-Writes Meta's SDP, connects once the business's SDP is known, and stays silent until `talk()`: in a user-initiated
-call that is after the 200 to `accept`, in a business-initiated one after the pick-up. Media of the business that
-comes before then is counted as early.
+It writes Meta's SDP, connects once the business's SDP is known, and stays silent until `talk()`: in a user-initiated
+call after the 200 to `accept`, in a business-initiated one after the user answers. Media from the business before that
+is counted as early.
 """
 
 import asyncio
@@ -21,10 +21,10 @@ from loadtest.webrtc.voice import Ear, Talker
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UserVoice:
-    """How a person sounds and listens."""
+    """How a person speaks and listens."""
 
     tone_hz: int
-    #: Repeat what is heard so much later; None: the tone only.
+    #: Delay of the echo of received audio; None: send the tone only.
     echo_after_s: float | None
     listen_every_s: float | None
 
@@ -44,12 +44,12 @@ class UserMedia:
         self._talker: Talker | None = None
         self._remote: BusinessSdp | None = None
         self.connected = asyncio.Event()
-        #: Loop time of the answer: from here on media of the business is welcome.
+        #: Loop time of the answer; media from the business is expected from then on.
         self.welcome_since: float | None = None
         self._may_talk = False
-        #: RTP packets of the business before that.
+        #: RTP packets from the business before that.
         self.early_packets = 0
-        #: Packets with an SSRC other than the one announced.
+        #: Packets with an SSRC that was not announced.
         self.foreign_ssrc_packets = 0
 
     def _media(self) -> MetaMedia:
@@ -72,7 +72,7 @@ class UserMedia:
         return write_answer(self._media(), offer, setup)
 
     async def connect(self, remote: BusinessSdp, role: DtlsRole) -> None:
-        """Answer checks, wait for the nomination, complete DTLS. Ends silently if closed meanwhile.
+        """Answer checks, wait for the nomination, complete DTLS. Returns silently if closed meanwhile.
 
         Raises: HandshakeFailed.
         """
@@ -91,12 +91,12 @@ class UserMedia:
         self._speak()
 
     def welcome(self) -> None:
-        """Expect the business's media from now on: the call is answered."""
+        """Expect the business's media from now on: the call has been answered."""
         if self.welcome_since is None:
             self.welcome_since = asyncio.get_running_loop().time()
 
     def talk(self) -> None:
-        """Start (or, if not connected yet, start as soon as connected) to speak."""
+        """Start speaking, now or as soon as connected."""
         self._may_talk = True
         self._speak()
 
@@ -141,7 +141,7 @@ class UserMedia:
         self.ear.hear_rtcp(now=asyncio.get_running_loop().time())
 
     def measured(self) -> dict[str, Any]:
-        """Return what was heard and said, for JSON."""
+        """Return the figures of sent and received audio, for JSON."""
         first, since = self.ear.first_audio_at, self.welcome_since
         after = None if first is None or since is None else round(first - since, 3)
         return self.ear.measured() | {

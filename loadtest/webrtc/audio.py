@@ -1,8 +1,8 @@
-"""Opus tones to speak and a way to measure what is heard.
+"""Opus tones to send, and the measurement of received audio.
 
-Sound is int16, mono, 48 kHz; one packet is 960 samples = 20 ms. A tone is encoded once and then only sent.
-Measuring decodes a short stretch of packets every `every_s` seconds, not all of them: one core has to carry many
-simulated people.
+Audio is int16, mono, 48 kHz; one packet is 960 samples = 20 ms. A tone is encoded once and then only sent. To measure,
+a short stretch of packets is decoded every `every_s` seconds, not all of them: one core has to carry many simulated
+people.
 """
 
 import array
@@ -19,26 +19,26 @@ SAMPLE_RATE_HZ = 48_000
 SAMPLES_PER_PACKET = 960
 PACKET_S = 0.02
 FULL_SCALE = 32767.0
-#: What a level is when there is nothing at all.
+#: Level reported for complete silence.
 SILENCE_DBFS = -100.0
 
-_LOOP_PACKETS = 50  # one second: any whole number of Hz comes round without a click
-_LEAD_PACKETS = 10  # encoded first and thrown away, so that the loop starts with a settled encoder
+_LOOP_PACKETS = 50  # one second: any whole number of Hz repeats without a click
+_LEAD_PACKETS = 10  # encoded first and discarded, so that the loop starts with a settled encoder
 _DECIMATION = 6  # analysis at 8 kHz
 _ANALYSIS_HZ = SAMPLE_RATE_HZ // _DECIMATION
 _WINDOW = 512  # 64 ms of analysis samples
-#: Packets decoded for one measurement: one to settle the decoder after the gap, four to look at.
+#: Packets decoded for one measurement: one to settle the decoder after the gap, four to analyse.
 STRETCH_PACKETS = 5
 
 
 @lru_cache(maxsize=64)
 def tone_packets(hz: int, level: float = 0.2) -> tuple[bytes, ...]:
-    """Return one second of Opus packets of a sine that can be repeated for ever.
+    """Return one second of a sine as Opus packets, which can be repeated endlessly.
 
-    `level` is a share of full scale. Raises: ValueError for a frequency that a phone line does not carry.
+    `level` is a fraction of full scale. Raises: ValueError for a frequency outside the telephone band.
     """
     if not 100 <= hz <= 3400:
-        raise ValueError("a tone lies between 100 and 3400 Hz")
+        raise ValueError("a tone must be from 100 to 3400 Hz")
     wave = _sine(hz, level)
     encoder = _encoder()
     packets: list[bytes] = []
@@ -81,14 +81,14 @@ def _encode(encoder: av.AudioCodecContext, samples: "array.array[int]", index: i
 
 
 class OpusDecoder:
-    """Decodes packets to 8 kHz analysis samples."""
+    """Decode packets to 8 kHz samples for analysis."""
 
     def __init__(self) -> None:
         self._codec = av.AudioCodecContext.create("libopus", "r")
         self._codec.sample_rate, self._codec.layout, self._codec.format = SAMPLE_RATE_HZ, "mono", "s16"
 
     def decode(self, packet: bytes) -> "array.array[int]":
-        """Return the packet's samples at 8 kHz; an undecodable packet gives none."""
+        """Return the packet's samples at 8 kHz; none if it cannot be decoded."""
         samples = array.array("h")
         try:
             frames = self._codec.decode(av.Packet(packet))
@@ -102,12 +102,12 @@ class OpusDecoder:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sound:
-    """What one measured stretch contained."""
+    """The result of one measurement."""
 
     level_dbfs: float
     #: The strongest frequency; None in (near) silence.
     tone_hz: float | None
-    #: Share of the energy that lies at that frequency, 0 to 1. A pure tone is above 0.9.
+    #: Share of the energy at that frequency, 0 to 1. A pure tone is above 0.9.
     purity: float
 
 
@@ -132,7 +132,7 @@ def analyse(samples: Sequence[int]) -> Sound:
 
 
 def _refine(energy: Sequence[float], peak: int) -> float:
-    """Place the peak between the bins with a parabola through three logarithms."""
+    """Interpolate the peak between bins with a parabola through three logarithms."""
     left, middle, right = (math.log(energy[peak + step] + 1e-9) for step in (-1, 0, 1))
     bend = left - 2 * middle + right
     offset = 0.5 * (left - right) / bend if bend else 0.0
@@ -150,7 +150,7 @@ def _twiddles(size: int) -> tuple[complex, ...]:
 
 
 def _fft(values: Sequence[float | complex]) -> list[complex]:
-    """Radix-2 transform of a power of two of values (about 1 ms for 512)."""
+    """Radix-2 FFT of a power-of-two number of values (about 1 ms for 512)."""
     size = len(values)
     if size == 1:
         return [complex(values[0])]

@@ -1,7 +1,7 @@
-"""A browser's side of a call without a browser: offers like Chrome, speaks a tone, measures what it hears.
+"""A browser's side of a call without a browser: offers like Chrome, sends a tone, measures what it receives.
 
-A full ICE agent confined to one address (127.0.0.1 unless told otherwise) with DTLS-SRTP and real Opus. It offers, the
-far side answers; what travels around the SDP (the softphone's WebSocket) is not its business.
+A full ICE agent on one address (127.0.0.1 by default) with DTLS-SRTP and real Opus. It makes the offer and the other
+side answers; the caller carries the SDP (in the softphone: over the WebSocket).
 
     peer = BrowserPeer(tone_hz=1000)
     answer = await signalling.exchange(await peer.offer())
@@ -24,7 +24,7 @@ from loadtest.webrtc.voice import Ear, Talker
 
 
 class PeerFailed(Exception):
-    """No media path: the answer was unusable, or ICE or DTLS failed."""
+    """No media path: the answer cannot be used, or ICE or DTLS failed."""
 
 
 class BrowserPeer:
@@ -48,7 +48,7 @@ class BrowserPeer:
         self.dtls = DtlsLeg(self.ice, on_rtp=self._on_rtp, on_rtcp=self._on_rtcp)
         self.ssrc = random.getrandbits(32)
         self.payloads = Payloads()
-        #: What is heard, and how much of it.
+        #: Measures the received audio.
         self.ear = Ear(self.payloads, listen_every_s)
         self._background = Background("browser peer")
         self._done: asyncio.Future[None] | None = None
@@ -56,7 +56,7 @@ class BrowserPeer:
         self._speaking = False
 
     async def offer(self) -> str:
-        """Return an offer as Chrome makes it: sendrecv, actpass, Opus first, all candidates inside."""
+        """Return an offer like Chrome's: sendrecv, actpass, Opus first, all candidates included."""
         await self._background.start()
         self._done = asyncio.get_running_loop().create_future()
         candidates = await self.ice.gather()
@@ -90,9 +90,9 @@ class BrowserPeer:
         return "".join(f"{line}\r\n" for line in lines)
 
     async def answer(self, sdp: str) -> None:
-        """Apply the far side's answer and start connecting; `connected()` tells how that ended.
+        """Apply the answer and start connecting; `connected()` reports the result.
 
-        Raises: PeerFailed if the answer lacks what is needed.
+        Raises: PeerFailed if the answer is incomplete.
         """
         remote = _read_answer(sdp)
         self.payloads = self.ear.payloads = remote.payloads
@@ -117,25 +117,25 @@ class BrowserPeer:
     async def connected(self, *, timeout_s: float = 10.0) -> None:
         """Wait until media can flow. Raises: PeerFailed, TimeoutError."""
         if self._done is None:
-            raise PeerFailed("offer() comes first")
+            raise PeerFailed("offer() must be called first")
         async with asyncio.timeout(timeout_s):
             await asyncio.shield(self._done)
 
     def speak(self) -> None:
-        """Send the tone from now on (or from when the path is up)."""
+        """Send the tone, from now on or as soon as the path is up."""
         self._speaking = True
         self._start_talking()
 
     def hush(self) -> None:
-        """Send nothing."""
+        """Stop sending."""
         self._speaking = False
         if self._talker is not None:
             self._talker.stop()
 
     def press(self, digits: str) -> None:
-        """Send DTMF digits while speaking. Raises: ValueError for what is no digit, PeerFailed while hushed."""
+        """Send DTMF digits while speaking. Raises: ValueError for an invalid digit, PeerFailed if not speaking."""
         if self._talker is None or not self._talker.talking:
-            raise PeerFailed("speak() comes first")
+            raise PeerFailed("speak() must be called first")
         self._talker.press(digits)
 
     def _start_talking(self) -> None:
@@ -158,7 +158,7 @@ class BrowserPeer:
         return self._talker.sent if self._talker else 0
 
     def measured(self) -> dict[str, Any]:
-        """Return the figures for JSON."""
+        """Return the measurements, for JSON."""
         return self.ear.measured() | {
             "connected": self.dtls.connected,
             "packets_sent": self.packets_sent,
@@ -174,19 +174,19 @@ class BrowserPeer:
         self.ear.hear_rtcp(now=asyncio.get_running_loop().time())
 
     async def close(self) -> None:
-        """Stop and leave nothing behind. Safe to call twice and at any time."""
+        """Stop and release everything. Idempotent; may be called at any time."""
         self.hush()
         await self._background.close()
         if self._done is not None:
             if not self._done.done():
                 self._done.set_exception(PeerFailed("closed"))
-            self._done.exception()  # nobody has to have waited for it
+            self._done.exception()  # mark as retrieved: nobody may have awaited it
         await self.dtls.close()
         await self.ice.close()
 
 
 class _Answer:
-    """What an answer says; as lenient as a browser, the checks are the other side's business."""
+    """A parsed answer; as lenient as a browser, because checking is left to the other side."""
 
     def __init__(self, lines: list[str]) -> None:
         self._lines = lines

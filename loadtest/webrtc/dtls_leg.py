@@ -1,8 +1,7 @@
-"""DTLS-SRTP over any datagram carrier: aiortc's transport, with RTP handed over without queue or task.
+"""DTLS-SRTP over any datagram carrier: aiortc's transport, with RTP passed on without queue or task.
 
-Knows nothing of ICE (the carrier did that) and nothing of SDP (roles and fingerprints come as arguments).
-Written against aiortc 1.16, whose `_ssl`, `_rx_srtp`, `_tx_srtp`, `_task` and `_set_role` are private: this is
-the only file on this side that touches them.
+ICE is done by the carrier; roles and fingerprints from SDP are arguments. Written for aiortc 1.16, whose `_ssl`,
+`_rx_srtp`, `_tx_srtp`, `_task` and `_set_role` are private: on this side only this file uses them.
 """
 
 import asyncio
@@ -26,20 +25,20 @@ from loadtest.webrtc.rtp import is_rtcp
 
 
 class DtlsRole(StrEnum):
-    """Who says hello first: the client does."""
+    """The DTLS role; the client sends the first message."""
 
     CLIENT = "client"
     SERVER = "server"
 
 
 class HandshakeFailed(Exception):
-    """No DTLS connection: wrong fingerprint, no common profile, or the carrier went away."""
+    """No DTLS connection: wrong fingerprint, no common profile, or the carrier was closed."""
 
 
 class Carrier(Protocol):
-    """A path for datagrams to one peer, already checked by ICE."""
+    """A datagram path to one peer, already checked by ICE."""
 
-    #: Gets SRTP and SRTCP datagrams once it is set; everything else comes through `_recv`.
+    #: Receives SRTP and SRTCP datagrams once set; everything else comes through `_recv`.
     srtp_sink: Callable[[bytes], None] | None
 
     @property
@@ -62,12 +61,12 @@ class SharedCertificate(RTCCertificate):
 
 @lru_cache(maxsize=1)
 def process_certificate() -> SharedCertificate:
-    """Return the certificate of this process, made at first use (ECDSA P-256, as Meta asks for)."""
+    """Return the certificate of this process, made on first use (ECDSA P-256, as Meta requires)."""
     return SharedCertificate.generateCertificate()
 
 
 def sha256_fingerprint(certificate: RTCCertificate) -> str:
-    """Return the fingerprint as it stands in SDP after `sha-256 `."""
+    """Return the fingerprint as written in SDP after `sha-256 `."""
     return next(f.value for f in certificate.getFingerprints() if f.algorithm == "sha-256")
 
 
@@ -111,11 +110,11 @@ class DtlsLeg:
         self._carrier.srtp_sink = self._receive
 
     def protect(self, packet: bytes) -> bytes:
-        """Encrypt one RTP packet; once connected."""
+        """Encrypt one RTP packet; requires a connection."""
         return bytes(self._dtls._tx_srtp.protect(packet))
 
     def unprotect(self, packet: bytes) -> bytes:
-        """Decrypt one RTP packet; once connected. Raises: pylibsrtp.Error."""
+        """Decrypt one RTP packet; requires a connection. Raises: pylibsrtp.Error."""
         return bytes(self._dtls._rx_srtp.unprotect(packet))
 
     def _receive(self, data: bytes) -> None:
@@ -129,17 +128,17 @@ class DtlsLeg:
             self.undecryptable += 1
 
     def send_rtp(self, packet: bytes) -> None:
-        """Protect and send one RTP packet now; dropped while not connected."""
+        """Encrypt and send one RTP packet now; dropped while not connected."""
         if self.connected:
             self._carrier.send_now(self._dtls._tx_srtp.protect(packet))
 
     def send_rtcp(self, packet: bytes) -> None:
-        """Protect and send one RTCP packet now; dropped while not connected."""
+        """Encrypt and send one RTCP packet now; dropped while not connected."""
         if self.connected:
             self._carrier.send_now(self._dtls._tx_srtp.protect_rtcp(packet))
 
     async def close(self) -> None:
-        """Say goodbye (close_notify) and stop the pump. Safe to call twice."""
+        """Send close_notify and stop the reading task. Idempotent."""
         self._carrier.srtp_sink = None
         pump: asyncio.Future[Any] | None = self._dtls._task
         await self._dtls.stop()

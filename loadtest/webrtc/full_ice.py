@@ -1,7 +1,7 @@
-"""A full ICE agent on one chosen address: what a browser or a business's media server is to the far side.
+"""A full ICE agent on one chosen address, as browsers and a business's media server have.
 
-aioice's `Connection` with gathering confined to the given address (it would take every address of the machine but
-loopback) and SRTP handed over without its queue. Written against aioice 0.13.
+aioice's `Connection` with gathering restricted to the given address (by default it uses every address of the machine
+except loopback), and SRTP passed on without its queue. Written for aioice 0.13.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ class OneAddressConnection(Connection):
             self._local_candidates_end = True
 
     def data_received(self, data: bytes, component: int) -> None:
-        """Pass SRTP on at once, queue the rest for DTLS."""
+        """Pass SRTP on at once; queue everything else for DTLS."""
         if self.srtp_sink is not None and data and 127 < data[0] < 192:
             self.srtp_sink(data)
         else:
@@ -38,7 +38,7 @@ class OneAddressConnection(Connection):
 
 
 class FullIce:
-    """A `Carrier` over such a connection: `gather()`, `connect()`, `close()`."""
+    """A `Carrier` over this connection: `gather()`, `connect()`, `close()`."""
 
     def __init__(
         self,
@@ -100,7 +100,7 @@ class FullIce:
             raise IceFailed(str(failure) or "timeout") from failure
 
     def path(self) -> tuple[asyncio.DatagramTransport, tuple[str, int]]:
-        """Return the socket and the peer's address of the nominated pair; once connected."""
+        """Return the socket and the peer's address of the nominated pair; requires a connection."""
         pair = self.connection._nominated[1]
         return pair.protocol.transport, pair.remote_addr
 
@@ -111,5 +111,5 @@ class FullIce:
             pair.protocol.transport.sendto(data, pair.remote_addr)
 
     async def close(self) -> None:
-        """Close the socket. Safe to call twice."""
+        """Close the socket. Idempotent."""
         await self.connection.close()

@@ -1,4 +1,4 @@
-"""RTP, RTCP and telephone-event bytes (RFC 3550, RFC 4733): only what a simulated phone needs.
+"""RTP, RTCP and telephone-event packets (RFC 3550, RFC 4733): only what a simulated phone needs.
 
 Pure: no sockets, no clock, no keys.
 """
@@ -34,7 +34,7 @@ class RtpPacket:
 
 
 def is_rtcp(datagram: bytes) -> bool:
-    """Tell RTCP from RTP on one port (RFC 5761 §4)."""
+    """Return whether a datagram is RTCP, on a port shared with RTP (RFC 5761 §4)."""
     return len(datagram) > 1 and 192 <= datagram[1] <= 223
 
 
@@ -62,14 +62,14 @@ def parse_rtp(data: bytes) -> RtpPacket | None:
 
 
 def build_rtp(packet: RtpPacket) -> bytes:
-    """Return the bytes of a packet without extensions."""
+    """Return a packet's bytes, without extensions."""
     second = packet.payload_type | (0x80 if packet.marker else 0)
     return HEADER.pack(0x80, second, packet.sequence, packet.timestamp, packet.ssrc) + packet.payload
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SenderCounts:
-    """What a sender report says, besides the time."""
+    """The contents of a sender report, except the time."""
 
     ssrc: int
     rtp_timestamp: int
@@ -98,15 +98,15 @@ def sender_report(counts: SenderCounts, *, now: float, cname: str) -> bytes:
 
 
 def dtmf_payload(digit: str, *, duration: int, end: bool) -> bytes:
-    """Return a telephone-event payload; `duration` counts in units of 1/8000 s.
+    """Return a telephone-event payload; `duration` is in units of 1/8000 s.
 
-    Raises: ValueError for a character that is no digit of a keypad.
+    Raises: ValueError for a character that is not a keypad digit.
     """
     return _EVENT.pack(DTMF_DIGITS.index(digit), (0x80 if end else 0) | 10, duration)
 
 
 def dtmf_digit(payload: bytes) -> str | None:
-    """Return the digit of a telephone-event payload, None if it is something else."""
+    """Return the digit of a telephone-event payload; None if it is another event."""
     if len(payload) < _EVENT.size or payload[0] >= len(DTMF_DIGITS):
         return None
     return DTMF_DIGITS[payload[0]]

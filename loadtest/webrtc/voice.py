@@ -1,7 +1,7 @@
-"""What a simulated person says and hears on one leg: paced RTP out, measurements of RTP in.
+"""What a simulated person sends and receives on one leg: paced RTP out, measurements of RTP in.
 
-The talker sends a packet every 20 ms of real time from a loop timer (no task, no thread). The ear counts every
-packet and decodes a short stretch now and then. Neither knows ICE, DTLS or SDP.
+`Talker` sends a packet every 20 ms of real time from a loop timer (no task, no thread). `Ear` counts every packet and
+decodes a short stretch now and then. Neither knows ICE, DTLS or SDP.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ from loadtest.webrtc.audio import (
 )
 from loadtest.webrtc.rtp import Payloads, RtpPacket, SenderCounts, build_rtp, dtmf_digit, dtmf_payload, sender_report
 
-_MAX_BURST = 10  # late by more than this many packets: the gap is left as a gap
+_MAX_BURST = 10  # later than this many packets: leave a gap instead of catching up
 _REPORT_EVERY = 125  # packets between two sender reports: 2.5 s
 _DTMF_TICKS, _DTMF_END_TICKS, _DTMF_PAUSE_TICKS = 6, 3, 4
 _DTMF_UNITS_PER_TICK = 160  # 20 ms at 8 kHz
@@ -34,10 +34,10 @@ _ECHO_PACKETS: Final = 250
 
 @dataclass(slots=True)
 class Ear:
-    """Measures the RTP of one leg. `now` is loop time in seconds throughout."""
+    """Measure the RTP of one leg. `now` is loop time in seconds throughout."""
 
     payloads: Payloads
-    #: Seconds between two looks at the sound; None only counts.
+    #: Seconds between two audio measurements; None: count only.
     every_s: float | None = 0.25
     packets: int = 0
     audio_packets: int = 0
@@ -63,7 +63,7 @@ class Ear:
     _digit_timestamp: int | None = None
 
     def hear(self, packet: RtpPacket, *, now: float) -> None:
-        """Count one packet, and listen to it if it is time to."""
+        """Count one packet, and measure the audio if a measurement is due."""
         self.packets += 1
         self.octets += len(packet.payload)
         self.ssrcs.add(packet.ssrc)
@@ -76,7 +76,7 @@ class Ear:
             self.unexpected += 1
 
     def hear_rtcp(self, *, now: float) -> None:
-        """Count one RTCP packet: enough to keep a silent call alive."""
+        """Count one RTCP packet: it is enough to keep a silent call alive."""
         self.rtcp_packets += 1
         self.last_at = now
 
@@ -105,7 +105,7 @@ class Ear:
         transit = now - packet.timestamp / 48_000
         if self._last_transit is not None:  # RFC 3550 §6.4.1
             difference = abs(transit - self._last_transit)
-            if difference < 5:  # larger: the timestamp started anew
+            if difference < 5:  # larger: the sender restarted its timestamps
                 self.jitter_s += (difference - self.jitter_s) / 16
         self._last_transit = transit
         if self.every_s is not None and now >= self._next_look_at:
@@ -125,7 +125,7 @@ class Ear:
         self._next_look_at = now + (self.every_s or 0.0)
 
     def measured(self) -> dict[str, Any]:
-        """Return the figures for JSON."""
+        """Return the measurements, for JSON."""
         tone = self.sound.tone_hz
         return {
             "packets": self.packets,
@@ -145,15 +145,15 @@ class Ear:
         }
 
     def hears_tone(self, hz: float, *, tolerance_hz: float = 15.0) -> bool:
-        """Tell whether the last stretch was (mostly) this tone."""
+        """Return whether the last measurement was (mostly) this tone."""
         tone = self.sound.tone_hz
         return tone is not None and abs(tone - hz) <= tolerance_hz and self.sound.purity > 0.7
 
 
 class Talker:
-    """Sends a tone, an echo or digits as RTP in real time through `send`.
+    """Send a tone, an echo or digits as RTP in real time through `send`.
 
-    `send_rtcp` gets sender reports. Between `start()` and `stop()` one packet leaves every 20 ms.
+    `send_rtcp` gets sender reports. Between `start()` and `stop()` one packet is sent every 20 ms.
     """
 
     def __init__(
@@ -185,11 +185,11 @@ class Talker:
 
     @property
     def talking(self) -> bool:
-        """Whether packets are leaving."""
+        """Whether packets are being sent."""
         return self._timer is not None
 
     def start(self) -> None:
-        """Start sending now; a second call changes nothing."""
+        """Start sending now; if already sending, do nothing."""
         if self._timer is None:
             loop = asyncio.get_running_loop()
             self._due, self._marker = loop.time(), True
@@ -202,20 +202,20 @@ class Talker:
             self._timer = None
 
     def echo_after(self, delay_s: float | None) -> None:
-        """Send back what `repeat()` is given, `delay_s` later; None: the tone only."""
+        """Echo the payloads given to `repeat()`, `delay_s` later; None: send the tone only."""
         self._echo_s = delay_s
         self._echoing = False
         self._echo.clear()
 
     def repeat(self, payload: bytes, *, now: float) -> None:
-        """Take one heard Opus packet for the echo."""
+        """Take one received Opus packet for the echo."""
         if self._echo_s is not None:
             self._echo.append((now + self._echo_s, payload))
 
     def press(self, digits: Iterable[str]) -> None:
-        """Queue telephone-event digits (RFC 4733); they replace the sound while they last.
+        """Queue telephone-event digits (RFC 4733); they replace the audio while they last.
 
-        Raises: ValueError for a character that is no digit, and then queues none.
+        Raises: ValueError if any character is not a digit; in that case none is queued.
         """
         plan: list[tuple[bytes, bool, int] | None] = []
         for digit in digits:
@@ -239,7 +239,7 @@ class Talker:
         self._timer = loop.call_at(self._due, self._tick)
 
     def _skip(self, packets: int) -> None:
-        """Leave a hole in the timestamps: a late phone loses sound, it does not send a burst."""
+        """Leave a gap in the timestamps: a phone that is late loses audio instead of sending a burst."""
         self._due += packets * PACKET_S
         self._timestamp = (self._timestamp + packets * SAMPLES_PER_PACKET) & 0xFFFFFFFF
 
@@ -247,7 +247,7 @@ class Talker:
         key = self._keys.popleft() if self._keys else None
         if key is not None and self.payloads.dtmf is not None:
             payload, marker, tick = key
-            # The event's timestamp is its beginning, in the audio's clock, as libwebrtc does it.
+            # The event's timestamp is its start, on the audio's clock, as in libwebrtc.
             started = self._timestamp - tick * SAMPLES_PER_PACKET
             self._emit(self.payloads.dtmf, payload, marker=marker, timestamp=started)
         else:
@@ -262,7 +262,7 @@ class Talker:
 
     def _next_sound(self, now: float) -> bytes:
         if self._echo and (self._echoing or self._echo[0][0] <= now):
-            self._echoing = True  # from here on the echo alone: tone in its gaps would spoil both
+            self._echoing = True  # from here on the echo alone: the tone in its gaps would spoil both measurements
             return self._echo.popleft()[1]
         if self._echoing:
             return silence_packet()

@@ -111,7 +111,7 @@ async def test_only_the_rows_asked_for_are_run(rows: Path) -> None:
 
 
 async def test_a_row_that_is_not_there_is_said(rows: Path) -> None:
-    with pytest.raises(ChaosFailed, match="No such row: 9"):
+    with pytest.raises(ChaosFailed, match="Unknown row: 9"):
         await chaos(wanted(rows, 9), console())
 
 

@@ -104,7 +104,7 @@ def test_what_was_written_is_read_again_and_shown(tmp_path: Path) -> None:
 def test_what_is_no_comparison_is_said(tmp_path: Path, text: str) -> None:
     path = tmp_path / "x.json"
     path.write_bytes(text.encode("latin-1"))
-    with pytest.raises(BadReport, match="no report of a comparison"):
+    with pytest.raises(BadReport, match="not a report of a comparison"):
         read_comparison(path)
     with pytest.raises(BadReport, match="cannot be read"):
         read_comparison(tmp_path / "none.json")

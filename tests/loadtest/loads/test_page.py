@@ -97,7 +97,7 @@ def test_a_scenario_that_never_ran_is_missing() -> None:
 def test_what_is_no_report_is_said(tmp_path: Path, text: str) -> None:
     path = tmp_path / "x.json"
     path.write_bytes(text.encode("latin-1"))
-    with pytest.raises(BadReport, match="no report of a load run"):
+    with pytest.raises(BadReport, match="not a report of a load run"):
         read_report(path)
 
 

@@ -54,8 +54,8 @@ async def test_what_meta_saw_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         sim.world.refused.update({138012: 2, 100: 5})
         sim.user(ANA).call()
         assert await broken(a_stack(sim), monkeypatch) == [
-            "calls that Meta still thinks alive",
+            "calls that Meta still considers live",
             "calls rung twice",
             "other rules of Meta broken",
-            "requests above a limit of Meta's",
+            "requests above one of Meta's limits",
         ]
