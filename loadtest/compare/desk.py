@@ -1,7 +1,7 @@
-"""Meta's desk in a comparison: places calls at the simulated Meta, and delivers their webhooks by hand.
+"""Meta's side in a comparison: places calls at the simulated Meta and delivers their webhooks by hand.
 
-The simulated Meta sends nothing by itself here, so that each webhook can be timed, doubled, bent or held back, for all
-peers in the same way. What Graph is asked is checked by its rules as ever.
+The simulated Meta sends no webhooks by itself here, so that each one can be timed, duplicated, modified or held back,
+in the same way for all peers. Graph requests are checked by the usual rules.
 """
 
 import asyncio
@@ -28,9 +28,9 @@ _TIMEOUT_S: Final = 20.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """The answer to a webhook."""
+    """The response to a webhook."""
 
-    #: The HTTP status; 0: none came.
+    #: HTTP status; 0: no response.
     status: int
     took_s: float
 
@@ -39,13 +39,13 @@ class Reply:
 
 
 class Desk:
-    """See the module. Open it with `desk()`."""
+    """Meta's side, for one peer. Open it with `desk()`."""
 
     def __init__(self, target: Target, http: HttpClient) -> None:
         self.target, self.sim = target, target.sim
         self._http = http
         self._users = deque(self.sim.world.users)
-        #: When the simulated Graph had read a request, by call and action; of several the first.
+        #: When the simulated Graph had read a request, by call and action; the first, if there are several.
         self.heard: dict[tuple[str, str], float] = {}
         self._waiting: dict[tuple[str, str], asyncio.Event] = {}
         self.sim.world.heard = self._hear
@@ -54,7 +54,7 @@ class Desk:
     # The user's side
 
     def call(self) -> tuple[Call, Change]:
-        """Let the user call who has not for longest; return the call and its `connect`. Raises: NotPossible."""
+        """Let the user who has waited longest call; return the call and its `connect`. Raises: NotPossible."""
         self._users.rotate(-1)
         return self.sim.user(self._users[0]).call(), self._last()
 
@@ -69,14 +69,14 @@ class Desk:
     # Webhooks
 
     async def post(self, *changes: Change, signed: str | None = None) -> Reply:
-        """Deliver changes together, signed unless told otherwise; `signed` is then the header, "" for none."""
+        """Deliver changes together; `signed` replaces the signature header, "" leaves it out."""
         body = json.dumps(envelope(changes, self.sim.number.spec.waba_id), separators=(",", ":")).encode()
         header = signature(body, self.sim.config.app_secret) if signed is None else signed
         headers = {"Content-Type": "application/json", "User-Agent": "facebookexternalua"}
         if header:
             headers["X-Hub-Signature-256"] = header
         left_at, status = instant(), NO_ANSWER
-        with contextlib.suppress(OSError):  # TimeoutError as well: nobody answered
+        with contextlib.suppress(OSError):  # includes TimeoutError: no response came
             status = (await self._http.request("POST", headers, body)).status
         return Reply(status=status, took_s=instant() - left_at)
 
@@ -89,7 +89,7 @@ class Desk:
             self._waiting[key].set()
 
     async def hears(self, call: Call, action: str, *, timeout_s: float) -> bool:
-        """Wait until Graph has read such a request; tell whether it came."""
+        """Wait until Graph has read such a request; return whether it came."""
         key = (call.id, action)
         if key not in self.heard:
             event = self._waiting.setdefault(key, asyncio.Event())
@@ -103,7 +103,7 @@ class Desk:
         return True
 
     async def answers(self, call: Call, *, timeout_s: float) -> bool:
-        """Wait until the call is answered; tell whether it is."""
+        """Wait until the call is answered; return whether it was."""
         try:
             await self.sim.until(lambda: call.state is CallState.ACTIVE, timeout_s=timeout_s)
         except TimeoutError:
@@ -111,15 +111,15 @@ class Desk:
         return True
 
     def asked(self, call: Call) -> list[str]:
-        """Return what Graph was asked about a call and what it said, in order: `pre_accept 200` for example."""
+        """Return the Graph requests about a call with their status, in order: `pre_accept 200` for example."""
         return [f"{one.action} {one.status}" for one in self.sim.world.requests if one.call_id == call.id]
 
     def order(self, *faults: GraphFault) -> None:
-        """Let Graph fail or be slow."""
+        """Let Graph requests fail or be slow."""
         self.sim.faults.order(list(faults), None)
 
     def clear_faults(self) -> None:
-        """Let Graph work; webhooks still go nowhere by themselves."""
+        """Remove all Graph faults; webhooks are still delivered by hand only."""
         self.sim.faults.clear()
         self.sim.faults.order([], WebhookFaults(lost=1.0))
 

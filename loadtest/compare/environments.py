@@ -1,6 +1,6 @@
-"""The interpreters of the peers: each has an environment of its own under a cache folder, made when first needed.
+"""The Python environments of the peers: each has its own in a cache folder, made on first use.
 
-Not responsible for running anything in them (see `compare_peers`).
+Running something in them is left to `peers.py`.
 """
 
 import asyncio
@@ -16,33 +16,33 @@ from typing import Final
 from loadtest.compare.contest import NotInstalled, Tell
 
 PEERS: Final = Path(__file__).resolve().parent / "programs"
-#: Written last: an environment without it is not whole.
+#: Written last: an environment without this file is incomplete.
 _DONE: Final = "made-from.txt"
 _LAST_LINES: Final = 5
 _END_S: Final = 5.0
 
 
 def cache_folder() -> Path:
-    """Return where environments are kept."""
+    """Return the folder that holds the environments."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "whatsapp-call-gateway" / "peers"
 
 
 async def interpreter(requirements: str | None, tell: Tell = lambda what: None) -> Path:
-    """Return the Python of the environment with these requirements, a file in `peers`; ours if there are none.
+    """Return the Python of the environment with these requirements, a file in `programs`; our own if there are none.
 
     Raises: NotInstalled.
     """
     if requirements is None:
         return Path(sys.executable)
     wanted = (PEERS / requirements).read_bytes()
-    # Another pin or another Python is another environment: none is ever changed.
+    # Other pins or another Python give another environment; an existing one is never changed.
     digest = hashlib.sha256(wanted + platform.python_version().encode()).hexdigest()[:12]
     folder = cache_folder() / f"{Path(requirements).stem}-{digest}"
     python = folder / "bin" / "python"
     if not (folder / _DONE).is_file():
         try:
-            shutil.rmtree(folder, ignore_errors=True)  # left by a run that was stopped
+            shutil.rmtree(folder, ignore_errors=True)  # left behind by a run that was stopped
             folder.parent.mkdir(parents=True, exist_ok=True)
             tell("making an environment")
             await run_command(sys.executable, "-m", "venv", "--without-pip", str(folder), tell=tell)
@@ -55,14 +55,14 @@ async def interpreter(requirements: str | None, tell: Tell = lambda what: None) 
 
 
 async def run_command(*command: str, tell: Tell) -> None:
-    """Run a command to its end and tell its lines as they come. Raises: NotInstalled."""
+    """Run a command to its end and report its output line by line. Raises: NotInstalled."""
     process = await asyncio.create_subprocess_exec(
         *command,
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
         limit=1 << 20,
-        start_new_session=True,  # Ctrl-C is for us; we tell it
+        start_new_session=True,  # Ctrl-C is handled here; the child is told by us
     )
     assert process.stdout is not None
     lines: list[str] = []
@@ -80,7 +80,7 @@ async def run_command(*command: str, tell: Tell) -> None:
 
 
 async def end_process(process: asyncio.subprocess.Process) -> None:
-    """End a process: asked first, then at once. Nothing happens if it has ended."""
+    """Stop a process: first with a request, then at once. Does nothing if it has ended."""
     for end in (process.terminate, process.kill):
         if process.returncode is None:
             with contextlib.suppress(ProcessLookupError):

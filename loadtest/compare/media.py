@@ -1,6 +1,6 @@
-"""Carrying calls, server after server: what a forwarded packet costs, how many calls one core carries.
+"""The part "media": what a forwarded packet costs, and how many calls one core carries, for each media server.
 
-The same far ends and the same pump for all. Not responsible for who they are nor for starting them (`media_peers`).
+All servers have the same far ends and the same pump; they are started in `media_peers.py`.
 """
 
 from typing import Final
@@ -14,31 +14,32 @@ from loadtest.loads.media_talk import CARRIED_MS, PACKETS_PER_CALL_AND_S, Stretc
 from loadtest.measure.process import Cores
 from loadtest.measure.results import Check
 
-#: The goals: so many times as many calls per core.
+#: The goals: how many times as many calls per core as the others.
 _TIMES_RELAY: Final = 30.0
 _TIMES_RTPENGINE: Final = 0.6
 _FIRST: Final = 2
 _WARM_UP_S: Final = 1.0
 _TALK_S: Final = 3.0
-#: The next step takes this share of the core, by what a packet costs now; but not more than so many times as much.
+#: The next step uses this share of the core, at the present cost of a packet; but it grows at most by the factor below.
 _SHARE: Final = 0.9
 _LEAST_MORE: Final = 1.15
 _MOST_MORE: Final = 4.0
-#: A step is tried so often before it counts as not carried: other programs run on the machine too.
+#: Number of tries before a step counts as not carried: other programs run on the machine too.
 _TRIES: Final = 3
-#: What is too little to be measured.
+#: Costs below this are too small to be measured.
 _LEAST_US: Final = 1e-3
 
 METHOD: Final = (
-    "Calls with two WebRTC legs (ICE, DTLS-SRTP, Opus), 50 packets a second each way, as many more in each step as the"
-    " core seems to have room for. A server is on one core, the far ends, in one process, on another; they encrypt"
-    " before they send, and read once a millisecond. 'Carried' is the highest number of calls of which every packet"
-    f" arrived and the added delay's p99 was at most {CARRIED_MS:g} ms more than the server's own p50 with {_FIRST}"
-    " calls: aiortc holds four packets back by design. CPU is user and system time of the process that carries RTP,"
-    " with the most calls of which every packet arrived. 'By CPU' is how many calls would fill the core at this cost;"
-    " it is the figure to compare where the far ends were the limit of what was carried. The gateway's calls are set up"
-    " through the whole gateway, and its worker polices, counts and reports each stream besides; rtpengine runs in user"
-    " space (no kernel module), as the others do; MediaRelay decodes and encodes each packet."
+    "Calls with two WebRTC legs (ICE, DTLS-SRTP, Opus), 50 packets a second each way. Each step has as many more calls"
+    " as the core seems to have room for. A server runs on one core; the far ends, in one process, run on another,"
+    " encrypt before they send, and read once a millisecond. 'Calls carried' is the highest number of calls at which"
+    f" every packet arrived and the p99 of the added delay was at most {CARRIED_MS:g} ms above the server's own p50"
+    f" with {_FIRST} calls: aiortc holds back four packets by design. CPU is user and system time of the process that"
+    " carries RTP, with the most calls at which every packet arrived. 'By CPU' is the number of calls that would fill"
+    " the core at this cost; use it for the comparison where the far ends limited the number of calls carried. The"
+    " gateway's calls are set up through the whole gateway, and its worker also polices, counts and reports each"
+    " stream; rtpengine runs in user space (no kernel module), like the others; MediaRelay decodes and encodes each"
+    " packet."
 )
 
 
@@ -75,7 +76,7 @@ def _checks(part: Part) -> list[Check]:
 
 
 async def _round(name: str, row: Row, cores: Cores, seed: int, tell: Tell) -> None:
-    """Measure one server once. Raises: PeerFailed, GatewayDied and whatever a network does."""
+    """Measure one server once. Raises: PeerFailed, GatewayDied and network errors."""
     figures: dict[str, float] = {}
     row.rounds.append(figures)
     tell("starting")
@@ -86,9 +87,9 @@ async def _round(name: str, row: Row, cores: Cores, seed: int, tell: Tell) -> No
 
 
 async def ramp(server: MediaServer, figures: dict[str, float], tell: Tell) -> str:
-    """Add calls until some packet is missing or the core is full; fill in what was found, return what is to be said.
+    """Add calls until a packet is missing or the core is full; fill in the figures and return a remark.
 
-    Lateness alone is no end: on a machine that does other things, it may be another's.
+    Lateness alone does not end the ramp: on a machine that runs other programs, these may be the cause.
     """
     count, usual_ms, remark = _FIRST, 0.0, ""
     while True:
@@ -104,7 +105,7 @@ async def ramp(server: MediaServer, figures: dict[str, float], tell: Tell) -> st
         if not whole(found):
             return remark if figures else f"not even {count} calls were carried"
         figures |= _costs(found)
-        if not good:  # what they cost can be told all the same
+        if not good:  # the cost per packet can be computed nevertheless
             late = f"{count} calls were late, p99 {percentile(found.delays_ms, 0.99):.0f} ms"
             remark = "the far ends were the limit of what was carried" if found.generator_was_the_limit else late
             if found.server_share > _SHARE:
@@ -115,18 +116,18 @@ async def ramp(server: MediaServer, figures: dict[str, float], tell: Tell) -> st
 
 
 def whole(found: Stretch) -> bool:
-    """Tell whether everything arrived, and nothing else."""
+    """Return whether all packets arrived, and no others."""
     return not found.missing and not found.to_user.strange and not found.to_operator.strange
 
 
 def carried(found: Stretch, usual_ms: float) -> bool:
-    """Tell whether everything arrived in time, and the far ends did their part."""
+    """Return whether all packets arrived in time, and the far ends kept up."""
     in_time = bool(found.delays_ms) and percentile(found.delays_ms, 0.99) <= usual_ms + CARRIED_MS
     return whole(found) and in_time and not found.generator_was_the_limit
 
 
 def following(count: int, calls_per_core: float) -> int:
-    """Return how many calls to try after so many were carried."""
+    """Return how many calls to try after this many were carried."""
     least, most = max(count + 1, round(count * _LEAST_MORE)), round(count * _MOST_MORE)
     return min(max(least, min(most, int(calls_per_core * _SHARE))), MOST_CALLS)
 

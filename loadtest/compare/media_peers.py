@@ -1,7 +1,7 @@
-"""Media servers that join two legs, side by side: this gateway's worker, aiortc's MediaRelay, rtpengine.
+"""The compared media servers, which join two legs: this gateway's worker, aiortc's MediaRelay, rtpengine.
 
-Each is a process of its own on the peer's core; both far ends of each call have full ICE, DTLS-SRTP and a socket of
-the same pump. Not responsible for what is measured (see `media_compare`).
+Each is a separate process on the peers' core; both far ends of each call have full ICE, DTLS-SRTP and a socket of the
+same pump. What is measured is in `media.py`.
 """
 
 import asyncio
@@ -32,22 +32,22 @@ from loadtest.loads.scenarios import Form, MediaStep, Work
 from loadtest.measure.process import Cores, pin
 from loadtest.measure.stack import StackConfig, ended_with_us, free_port, operators
 
-#: Join the legs with these two offers, and return what each leg takes for its answer.
+#: Joins the legs with these two offers, and returns each leg's answer.
 Join: TypeAlias = Callable[[str, str], Awaitable[Sequence[str]]]
 
-#: More calls than this are not tried.
+#: Highest number of calls that is tried.
 MOST_CALLS: Final = 400
 _START_S: Final = 30.0
 _ASK_S: Final = 10.0
 _AT_ONCE: Final = 8
 _LAST_LINES: Final = 10
 _RTPENGINE: Final = "rtpengine"
-#: Below those that Linux gives to sockets without a port of their own.
+#: Below the range from which Linux assigns ports.
 _RTP_PORTS: Final = (20_000, 32_700)
 
 
 class MediaServer(Protocol):
-    """One that runs, with calls that are up."""
+    """A running media server, with live calls."""
 
     pump: Pump
     #: The process that carries RTP.
@@ -57,12 +57,12 @@ class MediaServer(Protocol):
     def pairs(self) -> Sequence[Pair]: ...
 
     async def add(self, count: int) -> None:
-        """Set up so many calls more, and return when media can flow both ways in all of them."""
+        """Set up this many more calls, and return when media can flow both ways in all of them."""
 
 
 @asynccontextmanager
 async def media_server(name: str, cores: Cores, seed: int) -> AsyncIterator[MediaServer]:
-    """Run one of them, and nothing of it afterwards. Raises: PeerFailed, GatewayDied, OSError."""
+    """Run one media server, and stop it completely. Raises: PeerFailed, GatewayDied, OSError."""
     if name == "gateway":
         async with _gateway(cores, seed) as server:
             yield server
@@ -86,7 +86,7 @@ async def media_server(name: str, cores: Cores, seed: int) -> AsyncIterator[Medi
 
 
 class _Worker:
-    """The media worker of a whole gateway, with calls that the gateway has set up."""
+    """The media worker of a whole gateway, with calls set up by the gateway."""
 
     def __init__(self, calls: AnchoredCalls, pid: int) -> None:
         self._calls, self.pid = calls, pid
@@ -125,7 +125,7 @@ async def _gateway(cores: Cores, seed: int) -> AsyncIterator[MediaServer]:
 
 
 class Legs:
-    """Calls of a server that joins two offers."""
+    """Calls through a server that joins two offers."""
 
     def __init__(self, pump: Pump, pid: int, join: Join, *, transcoded: bool) -> None:
         self.pump, self.pid = pump, pid
@@ -160,14 +160,14 @@ class Legs:
         return paired(first.line, second.line)
 
     async def close(self) -> None:
-        """Let all far ends leave."""
+        """Close all far ends."""
         for peer in self._peers:
             await peer.close()
 
 
 @asynccontextmanager
 async def _process(cores: Cores, *command: str, **environment: str) -> AsyncIterator[tuple[int, Callable[[], None]]]:
-    """Run a command on the peer's core; yield its process and what raises PeerFailed once it has ended."""
+    """Run a command on the peers' core; yield its pid and a function that raises PeerFailed once it has ended."""
     with tempfile.TemporaryFile() as log, tempfile.TemporaryDirectory(prefix="cmp-") as folder:
         with started_on(cores.gateway):
             process = await asyncio.create_subprocess_exec(
@@ -177,13 +177,13 @@ async def _process(cores: Cores, *command: str, **environment: str) -> AsyncIter
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                start_new_session=True,  # Ctrl-C is for us; we tell it
+                start_new_session=True,  # Ctrl-C is handled here; the child is told by us
                 preexec_fn=ended_with_us(),
             )
 
         def check() -> None:
             if process.returncode is not None:
-                raise PeerFailed(f"it ended by itself, exit code {process.returncode}{_last_words(log)}")
+                raise PeerFailed(f"it ended unexpectedly, exit code {process.returncode}{_last_words(log)}")
 
         try:
             yield process.pid, check
@@ -197,7 +197,7 @@ def _last_words(log: IO[bytes]) -> str:
 
 
 async def _until_answers(ask: Callable[[], Awaitable[object]], check: Callable[[], None]) -> None:
-    """Ask until something is answered. Raises: PeerFailed."""
+    """Repeat a request until there is a response. Raises: PeerFailed."""
     loop = asyncio.get_running_loop()
     give_up_at = loop.time() + _START_S
     while loop.time() < give_up_at:
@@ -236,7 +236,7 @@ async def _rtpengine(cores: Cores) -> AsyncIterator[tuple[int, Join]]:
     low, high = _RTP_PORTS
     command = (
         *(str(program.path), "--foreground", "--log-stderr", "--log-level=3", "--config-file=none"),
-        *("--table=-1", "--interface=127.0.0.1", f"--listen-ng=127.0.0.1:{port}"),  # in user space, as the others
+        *("--table=-1", "--interface=127.0.0.1", f"--listen-ng=127.0.0.1:{port}"),  # in user space, like the others
         *(f"--port-min={low}", f"--port-max={high}", "--dtls-cert-cipher=prime256v1"),
     )
     libraries = os.pathsep.join(map(str, program.libraries))
@@ -244,7 +244,7 @@ async def _rtpengine(cores: Cores) -> AsyncIterator[tuple[int, Join]]:
         numbers = itertools.count()
 
         async def join(first: str, second: str) -> Sequence[str]:
-            """Say that the first calls the second, who takes what comes out as an answer to its own offer."""
+            """Let the first leg call the second, which takes the resulting SDP as the answer to its own offer."""
             call = {"call-id": f"call-{next(numbers)}", "from-tag": "first"}
             media = {"transport-protocol": "UDP/TLS/RTP/SAVPF", "ICE": "force", "flags": [], "rtcp-mux": ["offer"]}
             to_second = await ask({"command": "offer", **call, **media, "ice-lite": "both", "sdp": first})
@@ -260,7 +260,7 @@ async def _rtpengine(cores: Cores) -> AsyncIterator[tuple[int, Join]]:
 
 @asynccontextmanager
 async def _ng(port: int) -> AsyncIterator[Callable[[Mapping[str, Any]], Awaitable[dict[str, str]]]]:
-    """Yield what asks rtpengine by its ng protocol: a cookie and JSON, in one datagram."""
+    """Yield a function that sends rtpengine ng requests: a cookie and JSON, in one datagram."""
     waiting: dict[bytes, asyncio.Future[bytes]] = {}
     cookies = itertools.count()
 

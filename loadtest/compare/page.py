@@ -1,7 +1,4 @@
-"""What a comparison found, as tables in the terminal and as one HTML page. Peers are columns.
-
-Not responsible for measuring or judging.
-"""
+"""The results of a comparison, as tables in the terminal and as one HTML page. Peers are columns."""
 
 import html
 from collections.abc import Sequence
@@ -20,10 +17,10 @@ _NONE: Final = "-"
 
 def _verdict(found: Comparison) -> str:
     if found.passed:
-        return "Everything held."
+        return "All checks passed."
     held = all(check.kept for check in found.every_check())
     incomplete = "" if found.complete else " The comparison is not complete."
-    return ("" if held else "Not everything held.") + incomplete
+    return ("" if held else "Some checks failed.") + incomplete
 
 
 def _cell(row: Row, column: Column) -> str:
@@ -32,7 +29,7 @@ def _cell(row: Row, column: Column) -> str:
 
 
 def _spread(row: Row, column: Column) -> str:
-    """Return the median and, over several rounds, from where to where."""
+    """Return the median and, over several rounds, the range."""
     values = [figures[column.key] for figures in row.rounds if column.key in figures]
     if len(values) < 2:
         return _cell(row, column)
@@ -45,7 +42,7 @@ def _ratio(part: Part, column: Column, row: Row) -> str:
 
 
 def _columns(part: Part) -> list[Column]:
-    """Return the columns that anybody has a figure for."""
+    """Return the columns for which any row has a figure."""
     return [column for column in part.columns if any(row.median(column.key) is not None for row in part.rows)]
 
 
@@ -64,7 +61,7 @@ def _total(score: Score) -> str:
 
 
 def _said(found: Comparison) -> list[tuple[str, str]]:
-    """Return whatever has to be said of peers: who, what."""
+    """Return the remarks about peers, as (peer, remark)."""
     said = [(name, f"missing: {why}") for name, why in found.missing.items()]
     for part in found.parts:
         for row in part.rows:
@@ -126,11 +123,11 @@ def comparison_page(found: Comparison) -> str:
     }
     parts = [f"<p><strong>{html.escape(_verdict(found))}</strong></p>{facts_table(facts)}"]
     if found.stopped:
-        parts.append("<p><strong>Stopped before its end.</strong></p>")
+        parts.append("<p><strong>Stopped before the end.</strong></p>")
     parts += [_part(part) for part in found.parts]
     parts += [_scores(found)] if found.scores else []
     said = [f"<li>{html.escape(name)}: {html.escape(what)}</li>" for name, what in _said(found)]
-    parts += [f"<h2>To be said</h2><ul>{''.join(said)}</ul>"] if said else []
+    parts += [f"<h2>Remarks</h2><ul>{''.join(said)}</ul>"] if said else []
     checks = [[check.name, check.found, check.wanted, "yes" if check.kept else "NO"] for check in found.every_check()]
     parts += ["<h2>Thresholds</h2>", _table(["what", "found", "wanted", "kept"], checks)] if checks else []
     return page("Compared", "\n".join(parts))
@@ -147,7 +144,7 @@ def _part(part: Part) -> str:
     return "\n".join(
         (
             f"<h2>{html.escape(part.title)}</h2><p>{html.escape(part.method)}</p><ul>{who}</ul>",
-            "<p>Median of the rounds (from the least to the most).</p>",
+            "<p>Median of the rounds (lowest to highest).</p>",
             _table(["", *(row.name for row in part.rows)], figures),
         )
     )
@@ -160,7 +157,7 @@ def _scores(found: Comparison) -> str:
 
 
 def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table; the first cell of a row is what it is about."""
+    """Return a table; the first cell of each row is its heading."""
     head = "".join(f"<th scope=col>{html.escape(heading)}</th>" for heading in headings)
     body = "\n".join(f"<tr><th scope=row>{html.escape(row[0])}</th>{''.join(map(_td, row[1:]))}</tr>" for row in rows)
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table></div>'

@@ -1,6 +1,6 @@
-"""Who is compared, and how each is run: a process of its own beside a simulated Meta, all of it on one core.
+"""The compared programs and how each is run: a separate process beside a simulated Meta, everything of it on one core.
 
-Not responsible for what it is asked to do (see `compare_setups`, `compare_probes`).
+What is done to them is in `setups.py` and `probes.py`.
 """
 
 import asyncio
@@ -29,20 +29,20 @@ from loadtest.simulator.meta_sim import MetaSim
 _START_S: Final = 60.0
 _ASK_S: Final = 2.0
 _LAST_LINES: Final = 20
-#: As many as a ramp may ask for.
+#: Most operators that a ramp can need.
 _OPERATORS: Final = 300
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Peer:
-    """One that is compared."""
+    """One compared program."""
 
     name: str
     what: str
-    #: In `peers`; None: the gateway.
+    #: File in `programs`; None: the gateway.
     script: str | None = None
     hook: str = "/hook"
-    #: A file in `peers`; None: it runs with our own interpreter.
+    #: File in `programs`; None: it runs with our own interpreter.
     requirements: str | None = None
     #: Whether it carries audio.
     media: bool = True
@@ -80,32 +80,32 @@ PEERS_OF_CALLS: Final = (
 
 @dataclass(slots=True, kw_only=True)
 class Target:
-    """A peer that runs, and its Meta."""
+    """A running peer, and its simulated Meta."""
 
     peer: Peer
     sim: MetaSim
-    #: Where webhooks go.
+    #: URL that receives webhooks.
     hook_url: str
     process: asyncio.subprocess.Process
-    #: None for others than the gateway.
+    #: None for peers other than the gateway.
     stack: Stack | None = None
     log: IO[bytes] | None = field(default=None, repr=False)
 
     async def live(self) -> int:
-        """Return how many calls it takes for live. Raises: aiohttp.ClientError, TimeoutError."""
+        """Return how many calls the peer considers live. Raises: aiohttp.ClientError, TimeoutError."""
         if self.stack is not None:
             return int(total(await self.stack.metrics(), "wacg_calls_active"))
         return await _live(self.hook_url.removesuffix(self.peer.hook))
 
     def crew(self, count: int) -> AbstractAsyncContextManager[object]:
-        """Return so many operators who answer; the others answer by themselves."""
+        """Return this many operators who answer; peers other than the gateway answer by themselves."""
         if self.stack is None:
             return contextlib.nullcontext()
         keys = dict(list(self.stack.config.operators.items())[:count])
         return Crew(self.stack.url, keys, bot=QuietBot if self.peer.media else SignallingBot)
 
     def cpu_s(self) -> tuple[float, float]:
-        """Return the CPU time of the process that does the signalling, and of all of the peer's. Raises: OSError."""
+        """Return the CPU time of the signalling process, and of all the peer's processes. Raises: OSError."""
         first = self.process.pid
         others = set(children(first))
         data_dir = self.stack.config.data_dir if self.stack else None
@@ -121,24 +121,24 @@ class Target:
     def check(self) -> None:
         """Raise PeerFailed if it has ended."""
         if self.process.returncode is not None:
-            raise PeerFailed(f"it ended by itself, exit code {self.process.returncode}{self.last_words()}")
+            raise PeerFailed(f"it ended unexpectedly, exit code {self.process.returncode}{self.last_words()}")
 
     def last_words(self) -> str:
-        """Return the end of its log, or nothing."""
+        """Return the end of its log, or ""."""
         lines = self.stack.log if self.stack else _lines_of(self.log)
         return "".join(f"\n  {line}" for line in lines[-_LAST_LINES:])
 
 
 @asynccontextmanager
 async def running(peer: Peer, cores: Cores, world: Mapping[str, Any]) -> AsyncIterator[Target]:
-    """Run a peer on its core, and nothing of it afterwards. Raises: PeerFailed, GatewayDied, NotInstalled, OSError.
+    """Run a peer on its core, and stop it completely. Raises: PeerFailed, GatewayDied, NotInstalled, OSError.
 
     `world` has fields of the simulator's `SimConfig`.
     """
     run = _gateway(peer, cores, world) if peer.ours else _other(peer, cores, world)
     async with run as target:
         gc.collect()
-        gc.freeze()  # people and numbers: a look through all of them would be a stall of the generator
+        gc.freeze()  # people and numbers: scanning them all would stall the generator
         try:
             yield target
         finally:
@@ -147,7 +147,7 @@ async def running(peer: Peer, cores: Cores, world: Mapping[str, Any]) -> AsyncIt
 
 @contextlib.contextmanager
 def started_on(cores: frozenset[int]) -> Iterator[None]:
-    """Let whatever is started meanwhile run on these cores, and all that it starts."""
+    """Let every process that is started in the block, and its children, run on these cores."""
     if not cores:
         yield
         return
@@ -204,7 +204,7 @@ async def _other(peer: Peer, cores: Cores, world: Mapping[str, Any]) -> AsyncIte
                     stdin=asyncio.subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
-                    start_new_session=True,  # Ctrl-C is for us; we tell it
+                    start_new_session=True,  # Ctrl-C is handled here; the child is told by us
                     preexec_fn=ended_with_us(),
                 )
             target = Target(peer=peer, sim=sim, hook_url=url + peer.hook, process=process, log=log)
@@ -228,7 +228,7 @@ def _settings(sim: MetaSim, port: int) -> dict[str, str]:
 
 
 async def _until_ready(target: Target, url: str) -> None:
-    """Wait until it serves, and Meta has verified its webhook."""
+    """Wait until the peer serves, and Meta has verified its webhook."""
     loop = asyncio.get_running_loop()
     give_up_at = loop.time() + _START_S
     while loop.time() < give_up_at:

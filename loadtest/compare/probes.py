@@ -1,7 +1,7 @@
-"""The correctness score: what Meta and networks do to a webhook sooner or later, done to every peer in the same way.
+"""The correctness score: what Meta and networks eventually do to a webhook, done to every peer in the same way.
 
-Probes are told apart by their calls: each rings users of its own and ends its calls afterwards. A peer that dies is
-started again, and the probe in which it died has failed. Not responsible for speed.
+Probes do not disturb each other: each uses its own users and ends its calls. A peer that dies is restarted, and the
+probe in which it died has failed. Speed is not judged here.
 """
 
 import asyncio
@@ -22,14 +22,14 @@ from loadtest.simulator.faults import Fault, GraphFault
 from loadtest.simulator.payloads import CallFacts, Direction, PermissionReply, call_status, permission_reply
 from loadtest.simulator.state import Call, EndReason
 
-#: A call that is not answered within so long is not answered.
+#: A call not answered within this time counts as not answered.
 _ANSWER_S: Final = 4.0
-#: What does not happen within so long does not happen.
+#: An effect that does not come within this time counts as absent.
 _NOTHING_S: Final = 1.5
-#: A slow Graph, and how soon a webhook has to be answered all the same.
+#: Delay of a slow Graph, and the time within which a webhook must be answered nevertheless.
 _SLOW_S: Final = 3.0
 _ACK_S: Final = 1.0
-#: Retries included.
+#: Time for a compensation, including retries.
 _COMPENSATED_S: Final = 10.0
 _LET_GO_S: Final = 3.0
 _PROBE_S: Final = 30.0
@@ -43,7 +43,7 @@ WORLD: Final = {
     "silent": True,
 }
 
-#: Whether it went well, and what was seen.
+#: Whether the probe passed, and what was observed.
 Verdict: TypeAlias = tuple[bool, str]
 
 
@@ -133,7 +133,7 @@ async def _ended_before(at: Desk) -> Verdict:
 
 
 async def _ended_meanwhile(at: Desk) -> Verdict:
-    """Hang up while `accept` is on its way: the call is over, whatever Graph then says."""
+    """Hang up while `accept` is in flight: the call has ended, whatever Graph then answers."""
     call, connect = at.call()
     at.order(GraphFault(fault=Fault.DELAY, action="accept", seconds=_ACK_S))
     async with asyncio.TaskGroup() as tasks:
@@ -147,12 +147,12 @@ async def _ended_meanwhile(at: Desk) -> Verdict:
     after, _ = await _is_answered(at, *at.call())
     good = ended.status == OK and accepts == 1 and not still_live and after
     observed = [f"webhook {ended.status}", f"{accepts} accept"]
-    observed += ["the call is held for live afterwards"] * still_live + ["the next call is not answered"] * (not after)
+    observed += ["the peer still holds the call"] * still_live + ["the next call is not answered"] * (not after)
     return good, ", ".join(observed)
 
 
 async def _lets_go(target: Target) -> bool:
-    """Tell whether no call is live there within a while."""
+    """Return whether the peer soon has no live call."""
     loop = asyncio.get_running_loop()
     give_up_at = loop.time() + _LET_GO_S
     while await target.live():
@@ -185,7 +185,7 @@ async def _is_refused(at: Desk, signed: str) -> Verdict:
 
 
 async def _graph_fails(at: Desk) -> Verdict:
-    """Let `accept` fail for good: the caller must not be left ringing."""
+    """Let `accept` fail permanently: the caller must not be left ringing."""
     call, connect = at.call()
     at.order(GraphFault(fault=Fault.FAIL, action="accept", times=_MANY))
     by_business = (EndReason.BUSINESS_REJECTED, EndReason.BUSINESS_TERMINATED)
@@ -194,7 +194,7 @@ async def _graph_fails(at: Desk) -> Verdict:
         try:
             await at.sim.until(lambda: not call.live, timeout_s=_COMPENSATED_S)
         except TimeoutError:
-            return False, f"the caller goes on ringing; Graph was asked {_list(at.asked(call))}"
+            return False, f"the caller keeps ringing; Graph was asked {_list(at.asked(call))}"
     return call.end_reason in by_business, f"Graph was asked {_list(at.asked(call))}"
 
 
@@ -233,7 +233,7 @@ def _list(asked: list[str]) -> str:
 
 
 async def probe(peer: Peer, score: Score, cores: Cores, tell: Tell = lambda what: None) -> None:
-    """Do everything to one peer; what was seen goes into its score as it comes.
+    """Run all probes on one peer; observations are added to its score as they come.
 
     Raises: PeerFailed, GatewayDied, NotInstalled, aiohttp.ClientError, OSError.
     """
@@ -248,13 +248,13 @@ async def probe(peer: Peer, score: Score, cores: Cores, tell: Tell = lambda what
 
 
 async def probe_target(at: Desk, score: Score, tell: Tell = lambda what: None) -> None:
-    """Do what is still to be done to a peer that runs, until it dies."""
+    """Run the remaining probes on a running peer, until it dies."""
     for one in PROBES[len(score.probed) :]:
         tell(one.name)
         try:
             async with asyncio.timeout(_PROBE_S):
                 passed, observed = await one.run(at)
-        except (aiohttp.ClientError, OSError) as failure:  # OSError: TimeoutError as well
+        except (aiohttp.ClientError, OSError) as failure:  # OSError includes TimeoutError
             passed, observed = False, f"{type(failure).__name__}: {failure}"
         await at.clear_up()
         died = at.target.process.returncode is not None

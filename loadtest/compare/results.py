@@ -1,6 +1,6 @@
-"""What a comparison found, as values: figures of interleaved rounds, and what each peer did when probed.
+"""The results of a comparison, as values: figures of interleaved rounds, and what each peer did when probed.
 
-Not responsible for how it looks (see `compare_page`) nor for measuring.
+How they are shown is in `page.py`.
 """
 
 import statistics
@@ -10,13 +10,13 @@ from typing import Any, Final
 
 from loadtest.measure.results import Check, read_as
 
-#: In the file, so that a later program can tell that it was another form.
+#: Version of the file format, so that a later program can recognise it.
 FORMAT: Final = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Column:
-    """A figure that a table shows."""
+    """A figure shown in a table."""
 
     key: str
     heading: str
@@ -31,9 +31,9 @@ class Row:
     what: str
     #: A round in which something failed has fewer figures, or none.
     rounds: list[dict[str, float]] = field(default_factory=list)
-    #: What a reader has to know about these figures.
+    #: What a reader must know about these figures.
     remarks: list[str] = field(default_factory=list)
-    #: Why there are no more of them; empty if nothing went wrong.
+    #: Why there are no more figures; empty if nothing failed.
     failure: str = ""
 
     def median(self, key: str) -> float | None:
@@ -49,7 +49,7 @@ class Row:
 
 @dataclass(slots=True, kw_only=True)
 class Part:
-    """One table: all peers at the same work, in rounds that take turns."""
+    """One table: all peers at the same work, in alternating rounds."""
 
     name: str
     title: str
@@ -57,7 +57,7 @@ class Part:
     method: str
     columns: list[Column]
     rows: list[Row] = field(default_factory=list)
-    #: The figures, the more the better, of which the first row's ratio to each other's is shown.
+    #: Figures where more is better; the first row's ratio to each other row is shown.
     ratios: list[Column] = field(default_factory=list)
     checks: list[Check] = field(default_factory=list)
 
@@ -66,14 +66,14 @@ class Part:
         return next((row for row in self.rows if row.name == name), None)
 
     def ratio(self, key: str, name: str) -> float | None:
-        """Return how many times as much of a figure the first row has as this one, by medians."""
+        """Return the ratio of the first row's median to this row's."""
         other = self.row(name)
         theirs = None if other is None else other.median(key)
         first = self.rows[0].median(key) if self.rows else None
         return None if first is None or not theirs else first / theirs
 
     def at_least(self, factor: float, key: str, name: str) -> Check:
-        """Return the check that the first row has so many times as much of a figure as that of `name`."""
+        """Return the check that the first row has at least `factor` times as much of a figure as `name`."""
         found = self.ratio(key, name)
         heading = next((column.heading for column in (*self.ratios, *self.columns) if column.key == key), key)
         return Check(
@@ -105,41 +105,41 @@ class Score:
 
     @property
     def passed(self) -> int:
-        """How many probes went well."""
+        """Number of probes passed."""
         return sum(one.passed for one in self.probed)
 
 
 @dataclass(slots=True, kw_only=True)
 class Comparison:
-    """A run."""
+    """The results of one run."""
 
     format: int = FORMAT
     machine: dict[str, Any]
     versions: dict[str, str]
-    #: Which cores the peers and the generator had.
+    #: Cores of the peers and of the generator.
     pinning: str
     command: str
     seed: int
     rounds: int
     parts: list[Part] = field(default_factory=list)
-    #: The probes, in their order: what is asked, for the reader.
+    #: Names of the probes in order, for the reader.
     probes: list[str] = field(default_factory=list)
     scores: list[Score] = field(default_factory=list)
     checks: list[Check] = field(default_factory=list)
-    #: Peers that could not be had, and why.
+    #: Peers that could not be installed, and why.
     missing: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
     stopped: bool = False
 
     @property
     def complete(self) -> bool:
-        """Whether all that was wanted was measured."""
+        """Whether everything requested was measured."""
         failures = [row.failure for part in self.parts for row in part.rows] + [score.failure for score in self.scores]
         return not self.stopped and not self.missing and not any(failures)
 
     @property
     def passed(self) -> bool:
-        """Whether it was measured, and everything held."""
+        """Whether it was measured, and every check passed."""
         return self.complete and all(check.kept for check in self.every_check())
 
     def every_check(self) -> list[Check]:
@@ -152,5 +152,5 @@ class Comparison:
 
 
 def read_comparison(path: Path) -> Comparison:
-    """Read what a run wrote. Raises: BadReport."""
+    """Read the report of a run. Raises: BadReport."""
     return read_as(Comparison, path, version=FORMAT, what="a comparison")

@@ -1,7 +1,7 @@
-"""Debian's rtpengine, for a comparison: found on this machine, or fetched.
+"""Debian's rtpengine for the comparison: found on this machine, or fetched.
 
-It is never installed: where it is missing, its package and those it needs are unpacked into the cache folder, so that
-no service is started and the system stays as it is. Not responsible for running it (see `media_peers`).
+It is never installed. If it is missing, its package and dependencies are unpacked into the cache folder, so that no
+service is started and the system is not changed. It is run in `media_peers.py`.
 """
 
 import platform
@@ -18,15 +18,15 @@ _PACKAGE: Final = "rtpengine-daemon"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Program:
-    """Where the program is."""
+    """Location of the program."""
 
     path: Path
-    #: Folders of libraries that the system does not have.
+    #: Folders of libraries that the system lacks.
     libraries: tuple[Path, ...] = ()
 
 
 async def find_program(tell: Tell = lambda what: None) -> Program:
-    """Return the system's rtpengine, or one that is fetched now if it was not before. Raises: NotInstalled."""
+    """Return the system's rtpengine, or one fetched into the cache folder. Raises: NotInstalled."""
     found = shutil.which("rtpengine")
     if found is not None:
         return Program(path=Path(found))
@@ -53,9 +53,9 @@ async def _fetch(folder: Path, root: Path, tell: Tell) -> None:
 
 
 def _emptied(folder: Path, *inside: str) -> Path:
-    """Make the folder anew, with these folders in it; return the first of them. Raises: NotInstalled."""
+    """Recreate the folder with these subfolders; return the first of them. Raises: NotInstalled."""
     try:
-        shutil.rmtree(folder, ignore_errors=True)  # left by a run that was stopped
+        shutil.rmtree(folder, ignore_errors=True)  # left behind by a run that was stopped
         for name in inside:
             (folder / name).mkdir(parents=True)
     except OSError as error:

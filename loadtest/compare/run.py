@@ -1,7 +1,8 @@
-"""`python -m loadtest compare`: this gateway beside what people use instead, in one run on one machine.
+"""`python -m loadtest compare`: this gateway beside the alternatives, in one run on one machine.
 
-Peers take turns, round by round, so that what the machine does besides hits all of them. A peer that cannot be had or
-fails is said and left out; the others go on. Not responsible for the work itself (`compare_setups`, `compare_probes`).
+Peers alternate round by round, so that other activity on the machine affects all of them. A peer that cannot be
+installed or fails is reported and left out; the others continue. The work itself is in `setups.py`, `media.py` and
+`probes.py`.
 """
 
 import asyncio
@@ -32,10 +33,10 @@ from loadtest.webrtc import browser_peer
 
 CONTESTS: Final[Mapping[str, Contest]] = {"calls": SETUPS, "media": CARRYING}
 
-#: What a broken peer or machine leads to; anything else is a bug here, and its traceback is shown.
+#: Errors that a broken peer or machine causes; any other is a bug here, and its traceback is shown.
 _EXPECTED: Final = (
     *(PeerFailed, NotInstalled, GatewayDied, PortTaken, RequestFailed, browser_peer.PeerFailed),
-    *(aiohttp.ClientError, OSError),  # OSError: TimeoutError as well
+    *(aiohttp.ClientError, OSError),  # OSError includes TimeoutError
 )
 
 
@@ -43,9 +44,9 @@ _EXPECTED: Final = (
 class Order:
     """What to compare."""
 
-    #: Of `CONTESTS`.
+    #: Keys of `CONTESTS`.
     contests: tuple[str, ...]
-    #: Names of peers; of each contest those that it has.
+    #: Names of peers; each contest uses those that it has.
     peers: frozenset[str]
     rounds: int
     seed: int
@@ -59,7 +60,7 @@ def peer_names(contests: Iterable[str] = tuple(CONTESTS)) -> list[str]:
 
 
 async def compare(order: Order, console: Console) -> int:
-    """Compare, and write the report; 0 if everything held, 130 if stopped. Raises: NotWritten."""
+    """Run the comparison and write the report; return 0 if every check passed, 130 if stopped. Raises: NotWritten."""
     check_folder(order.out)
     cores = divide_cores()
     found = Comparison(
@@ -94,11 +95,11 @@ def _pinning(cores: Cores) -> str:
     if not cores.gateway:
         return cores.said
     generator, peer = (", ".join(map(str, sorted(some))) for some in (cores.generator, cores.gateway))
-    return f"generator on core {generator}; the peer, with all that belongs to it, on core {peer}"
+    return f"generator on core {generator}; the peer, with all its processes, on core {peer}"
 
 
 class _Run:
-    """One run, step by step; what was found is in the comparison at any time."""
+    """One run, step by step; the comparison always contains what was found so far."""
 
     def __init__(self, order: Order, found: Comparison, cores: Cores, progress: Progress, console: Console) -> None:
         self._order, self._found, self._cores, self._console = order, found, cores, console
@@ -106,7 +107,7 @@ class _Run:
         self._bar = progress.add_task("starting", total=None)
 
     async def all(self) -> None:
-        """Install, probe, measure, judge."""
+        """Install, probe, measure, check."""
         contests = [CONTESTS[name] for name in self._order.contests]
         wanted = [[peer for peer in contest.peers if peer[0] in self._order.peers] for contest in contests]
         there = [await self._prepared(contest, peers) for contest, peers in zip(contests, wanted, strict=True)]
@@ -126,11 +127,11 @@ class _Run:
 
     def _done(self, what: str) -> None:
         self._progress.advance(self._bar)
-        if not self._console.is_terminal:  # nobody sees the bar
+        if not self._console.is_terminal:  # no progress bar is shown
             self._console.print(what, markup=False, highlight=False)
 
     async def _prepared(self, contest: Contest, peers: list[tuple[str, str]]) -> list[tuple[str, str]]:
-        """Return the peers that are on this machine, now."""
+        """Return the peers that are on this machine, after installing the missing ones."""
         there = []
         for name, what in peers:
             try:
@@ -170,7 +171,7 @@ class _Run:
 
 
 def _turned(rows: list[Row], number: int) -> Iterator[Row]:
-    """Yield the rows, another one first in each round."""
+    """Yield the rows, starting with another one in each round."""
     first = number % len(rows)
     yield from rows[first:]
     yield from rows[:first]
@@ -178,7 +179,7 @@ def _turned(rows: list[Row], number: int) -> Iterator[Row]:
 
 def _all_probes(score: Score) -> Check:
     return Check(
-        name=f"{score.name}: probes that went well",
+        name=f"{score.name}: probes passed",
         found=f"{score.passed}",
         wanted=f"{len(PROBES)}",
         kept=score.passed == len(PROBES),
@@ -186,7 +187,7 @@ def _all_probes(score: Score) -> Check:
 
 
 def why(error: BaseException) -> str:
-    """Return what went wrong, in words if it was to be expected."""
+    """Return what went wrong: a text if the error was expected, otherwise a traceback."""
     leaves = list(_leaves(error))
     if all(isinstance(leaf, _EXPECTED) for leaf in leaves):
         return "\n".join(dict.fromkeys(str(leaf) or type(leaf).__name__ for leaf in leaves))

@@ -1,6 +1,6 @@
-"""User-initiated set-ups, peer after peer: what one costs, how long it takes, how many a second one core does.
+"""The part "calls": user-initiated set-ups, peer after peer: cost, duration, and how many a second one core handles.
 
-Open loop as in a load run (see `generator`). Not responsible for who the peers are nor for starting them.
+Open loop as in a load run (see `loads/generator.py`). The peers are started in `peers.py`.
 """
 
 import asyncio
@@ -25,44 +25,44 @@ from loadtest.simulator.config import Profile, Timers, crowd
 from loadtest.simulator.errors import NotPossible
 from loadtest.simulator.state import CallState
 
-#: The goal: so many times as many set-ups per second of the CPU that does the signalling.
+#: The goal: how many times as many set-ups per second of signalling CPU.
 _TIMES_PIPECAT: Final = 5.0
-#: A second goes before and is not counted.
+#: Warm-up that is not counted.
 _WARM_UP_S: Final = 1.0
-#: A ramp begins with a bit more than CPU time at a low rate promises, and goes on by a quarter, or down.
+#: A ramp starts slightly above what the CPU time at a low rate promises, then goes up or down by a quarter.
 _FASTER: Final = 1.25
 _SLOWER: Final = 0.8
 _STEPS: Final = 8
 _STEP_S: Final = 2.0
 _STEP_CALLS: Final = 30
-#: Slower than this, with more lost, or with more users who got no media by the end of their call, it was not held.
+#: A rate was not held if calls were slower than this, or if more were lost or more users had no media than this.
 _HELD_MS: Final = 250.0
 _HELD_LOST: Final = 0.001
 _HELD_UNCONNECTED: Final = 0.01
-#: Later, or busier, than this, the generator measures itself.
+#: If the generator is later, or busier, than this, it measures itself.
 _LATE_MS: Final = _HELD_MS / 5
 _BUSY: Final = 0.85
-#: Cores that others may use without a remark.
+#: Cores that other programs may use without a remark.
 _DISTURBED: Final = 0.2
 _PATIENCE_S: Final = 5.0
-#: Whatever a peer still does after the last call.
+#: Time for a peer's remaining work after the last call.
 _SETTLE_S: Final = 0.3
 _USERS: Final = 4_000
-#: What is too short to be measured.
+#: Spans shorter than this are too short to be measured.
 _LEAST_S: Final = 1e-6
 
 WORLD: Final = {
     "users": crowd(_USERS),
     "profile": Profile.GUIDE,
     "timers": Timers(listen_every_s=None),
-    # Ended calls that are kept would be looked through by the garbage collector, in one go, in mid-measurement.
+    # A garbage collection would scan all kept calls at once, in the middle of a measurement.
     "history": 200,
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rate:
-    """Calls to offer."""
+    """Calls to offer at one rate."""
 
     per_s: float
     count: int
@@ -73,10 +73,10 @@ class Rate:
 class Kind:
     """Calls with media, or without."""
 
-    #: Of the names of its figures.
+    #: Prefix of the names of its figures.
     prefix: str
     said: str
-    #: What all peers hold. The calls last long enough for ICE and DTLS, or are short, so that few operators do.
+    #: A rate that all peers hold. Calls last long enough for ICE and DTLS, or are short, so that few operators suffice.
     common: Rate
     silent: bool
 
@@ -85,17 +85,18 @@ _MEDIA: Final = Kind(prefix="media_", said="with media", common=Rate(per_s=20.0,
 _SILENT: Final = Kind(prefix="", said="without media", common=Rate(per_s=40.0, count=160, talk_s=0.05), silent=True)
 
 METHOD: Final = (
-    "Users call, the same offers to all; each call is answered, and a moment later ended by the user. A peer and"
-    " everything that belongs to it (media workers, PostgreSQL) run on one core, the generator (simulated Meta, users"
-    " and, for the gateway, operators who pick up) on another. With media: the user does ICE and DTLS and speaks."
-    " Without: nobody is behind the media address that Meta offers, so nobody pays for DTLS and audio; that favours"
-    " those who do these where they do signalling. Held is the highest rate of a ramp at which no call was lost, accept"
-    f" p99 was {_HELD_MS:g} ms at most and, with media, 99 % had ICE and DTLS through {_MEDIA.common.talk_s:g} s after"
-    " they were answered; all that belongs to the peer runs on that one core. CPU is user and system time per call, its"
-    " end included: 'signalling' of the process that takes the webhooks, 'all' of all processes; a peer in one process"
-    f" does all of it there. 'Busy' is at the rate held, the other figures are at {_SILENT.common.per_s:g}/s without"
-    " media. Times count from when a call was due to when the simulated Graph had read `accept`; ack is the answer to"
-    " `connect`. Ratios: how many times as many set-ups a second the first peer does, by CPU time or by the rate held."
+    "Users call, with the same offers for all peers; each call is answered, and ended by the user a moment later. A"
+    " peer and all its processes (media workers, PostgreSQL) run on one core, the generator (simulated Meta, users and,"
+    " for the gateway, operators who answer) on another. With media, the user does ICE and DTLS and sends audio."
+    " Without media, nothing is behind the media address in Meta's offer, so no peer pays for DTLS and audio; this"
+    " favours peers that do those in their signalling process. 'Held' is the highest rate of a ramp at which no call"
+    f" was lost, the p99 of accept was at most {_HELD_MS:g} ms and, with media, 99 % of users had completed ICE and"
+    f" DTLS {_MEDIA.common.talk_s:g} s after they were answered. CPU is user and system time per call, including its"
+    " end: 'signalling' is the process that takes the webhooks, 'all' are all processes; a peer with one process does"
+    f" everything there. 'Busy' is at the rate held; the other figures are at {_SILENT.common.per_s:g}/s without media."
+    " Times count from when a call was due to when the simulated Graph had read `accept`; ack is the response to"
+    " `connect`. Ratios say how many times as many set-ups a second the first peer handles, by CPU time or by the rate"
+    " held."
 )
 COLUMNS: Final = [
     Column(key="media_busy_cpu_ms", heading="with media: CPU ms, busy, signalling", form=".2f"),
@@ -140,7 +141,7 @@ def _checks(part: Part) -> list[Check]:
 
 
 async def _round(name: str, row: Row, cores: Cores, seed: int, tell: Tell) -> None:
-    """Measure one peer once, without media and with. Raises: PeerFailed, GatewayDied and whatever a network does."""
+    """Measure one peer once, without media and with. Raises: PeerFailed, GatewayDied and network errors."""
     peer = _peer(name)
     figures: dict[str, float] = {}
     row.rounds.append(figures)
@@ -163,7 +164,7 @@ async def _open(peer: Peer, cores: Cores, world: Mapping[str, Any]) -> AsyncIter
 
 
 async def _measure(at: Desk, kind: Kind, row: Row, seed: int, tell: Tell) -> None:
-    """Offer a rate that all hold, after some calls that do not count; then more and more."""
+    """Offer a rate that all peers hold, after a warm-up; then a ramp of rates."""
     figures, common = row.rounds[-1], kind.common
     tell(f"{common.per_s:g} calls/s {kind.said}")
     await offer(at, replace(common, count=round(_WARM_UP_S * common.per_s)), seed)
@@ -173,9 +174,9 @@ async def _measure(at: Desk, kind: Kind, row: Row, seed: int, tell: Tell) -> Non
     if found.lost:
         row.remark(f"{kind.said}: {found.lost} of {common.count} calls were not answered at {common.per_s:g}/s")
     if found.connected < common.count - found.lost:
-        row.remark(f"{kind.said}: only {found.connected} of {common.count} users got ICE and DTLS through")
+        row.remark(f"{kind.said}: only {found.connected} of {common.count} users completed ICE and DTLS")
     if found.others_share > _DISTURBED:
-        row.remark("disturbed: other programs, or other machines on the same host, were busy while it was measured")
+        row.remark("disturbed: other programs, or other machines on the same host, were busy during the measurement")
     held, remark = await _ramp(at, _FASTER * found.costs()["all_per_s"], common.talk_s, seed, tell)
     figures |= {f"{kind.prefix}{name}": value for name, value in held.items()}
     if remark:
@@ -183,7 +184,7 @@ async def _measure(at: Desk, kind: Kind, row: Row, seed: int, tell: Tell) -> Non
 
 
 async def _ramp(at: Desk, first_per_s: float, talk_s: float, seed: int, tell: Tell) -> tuple[dict[str, float], str]:
-    """Offer more and more until it is not held; return the figures of what held, and what is to be said of it."""
+    """Raise the rate until it is not held; return the figures of the last rate held, and a remark."""
     figures: dict[str, float] = {}
     per_s, lower = first_per_s, False
     for _ in range(_STEPS):
@@ -203,25 +204,25 @@ async def _ramp(at: Desk, first_per_s: float, talk_s: float, seed: int, tell: Te
 
 @dataclass(slots=True, kw_only=True)
 class Offered:
-    """What became of calls that were offered at one rate."""
+    """What became of calls offered at one rate."""
 
     count: int
-    #: In ms: the answer to `connect`; from when a call was due, by its index, to when Graph had read `accept`.
+    #: In ms: responses to `connect`; and by index of the call, from when it was due to when Graph had read `accept`.
     acks: list[float] = field(default_factory=list)
     accepts: dict[int, float] = field(default_factory=dict)
-    #: Calls whose user got ICE and DTLS through.
+    #: Calls whose user completed ICE and DTLS.
     connected: int = 0
-    #: Per call: of the process that does the signalling, of all.
+    #: Per call: CPU time of the process that does the signalling, and of all processes.
     cpu_ms: float = 0.0
     all_cpu_ms: float = 0.0
     late_p99_ms: float = 0.0
-    #: Cores that the generator used, and that others used, who have nothing to do with it.
+    #: Cores used by the generator, and by unrelated programs.
     generator_share: float = 0.0
     others_share: float = 0.0
 
     @property
     def lost(self) -> int:
-        """How many calls were not answered."""
+        """Number of calls that were not answered."""
         return self.count - len(self.accepts)
 
     @property
@@ -233,17 +234,17 @@ class Offered:
 
     @property
     def generator_was_the_limit(self) -> bool:
-        """Whether the figures are the generator's own."""
+        """Whether the generator, not the peer, limited the figures."""
         return self.late_p99_ms > _LATE_MS or self.generator_share > _BUSY
 
     def costs(self, prefix: str = "") -> dict[str, float]:
-        """Return what a call cost, and how many a second that makes."""
+        """Return the cost of a call, and the calls per second that this allows."""
         costs = {"": self.cpu_ms, "all_": self.all_cpu_ms}
         figures = {f"{prefix}{whose}cpu_ms": cost for whose, cost in costs.items()}
         return figures | {f"{prefix}{whose}per_s": 1_000 / cost for whose, cost in costs.items()}
 
     def figures(self, prefix: str = "") -> dict[str, float]:
-        """Return everything, for a round."""
+        """Return all figures, for a round."""
         figures = self.costs(prefix) | {f"{prefix}lost": float(self.lost)}
         for name, values in (("ack", self.acks), ("accept", self.accepts.values())):
             if values:
@@ -252,7 +253,7 @@ class Offered:
 
 
 async def offer(at: Desk, rate: Rate, seed: int) -> Offered:
-    """Let so many users call; return when the last call has ended everywhere."""
+    """Let this many users call; return when the last call has ended everywhere."""
     found, target = Offered(count=rate.count), at.target
     crew = operators_for(Step(rate_per_s=rate.per_s, seconds=1), rate.talk_s)
     async with target.crew(crew):
@@ -278,7 +279,7 @@ async def _one(at: Desk, found: Offered, index: int, talk_s: float) -> int:
     """Let one user call, talk and hang up."""
     try:
         call, connect = at.call()
-    except NotPossible:  # as many calls are up as Meta lets through: the peer has not kept up
+    except NotPossible:  # Meta's limit of concurrent calls is reached: the peer has not kept up
         return NO_ANSWER
     due_at = instant()
     async with asyncio.TaskGroup() as tasks:

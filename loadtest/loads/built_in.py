@@ -1,4 +1,4 @@
-"""The scenarios that come with the program. What each of their words means is in `scenarios`."""
+"""The built-in scenarios. Their terms are explained in `scenarios.py`."""
 
 from collections.abc import Sequence
 from typing import Any, Final
@@ -25,7 +25,7 @@ def _least(figure: str, value: float) -> Threshold:
 BUILT_IN: Final = (
     Scenario(
         name="ring",
-        what="Users call: signed connect, gate, slot, pre_accept, an operator picks up, accept; 2 % of the webhooks"
+        what="Users call: signed connect, gate, slot, pre_accept, an operator answers, accept; 2 % of the webhooks"
         " come twice, 2 % out of order",
         work=Work.RING,
         short=Form(
@@ -62,8 +62,8 @@ BUILT_IN: Final = (
     ),
     Scenario(
         name="fill",
-        what="As `ring`, while another number has calls up, each with an operator, until all of its slots are taken;"
-        " then one call more each way",
+        what="Like `ring`, while another number has calls up, each with an operator, until all of its slots are in use;"
+        " then one more call in each direction",
         work=Work.FILL,
         short=Form(
             steps=tuple(Step(rate_per_s=50, seconds=2, live=live) for live in (0, 400)),
@@ -86,7 +86,7 @@ BUILT_IN: Final = (
     ),
     Scenario(
         name="numbers",
-        what="As `fill`, with calls up on many numbers, and users who call all of them in turn",
+        what="Like `fill`, with live calls on many numbers, and users who call each of these in turn",
         work=Work.FILL,
         short=Form(
             steps=tuple(Step(rate_per_s=50, seconds=2, live=4, numbers=numbers) for numbers in (1, 10)),
@@ -117,7 +117,7 @@ BUILT_IN: Final = (
     ),
     Scenario(
         name="intake",
-        what="Deliveries of one event, on disk before the 200",
+        what="Deliveries of one event, written to disk before the 200",
         work=Work.INTAKE,
         short=Form(
             steps=_steps((250, 500, 1_000), seconds=2),
@@ -130,7 +130,7 @@ BUILT_IN: Final = (
     ),
     Scenario(
         name="slow-database",
-        what="Deliveries of one event, with a proxy between the gateway and PostgreSQL that is late, then silent",
+        what="Deliveries of one event, with a proxy before PostgreSQL that first delays and then stalls",
         work=Work.INTAKE,
         short=Form(
             steps=(
@@ -149,14 +149,14 @@ BUILT_IN: Final = (
     ),
     Scenario(
         name="batches",
-        what="Deliveries of 1 to 20 events, each event on disk before the 200",
+        what="Deliveries of 1 to 20 events, each event written to disk before the 200",
         work=Work.INTAKE,
         short=Form(steps=_steps((50, 100, 200), seconds=2, batch=20), thresholds=(_most("lost", 0, 50),)),
         long=Form(steps=_steps((50, 100, 200, 300), seconds=20, batch=20), thresholds=(_most("lost", 0, 50),)),
     ),
     Scenario(
         name="media",
-        what="Anchored calls with 50 RTP packets a second each way, through one media worker: lost, late, on hold",
+        what="Anchored calls with 50 RTP packets a second each way, through one media worker: loss, delay, hold",
         work=Work.MEDIA,
         short=Form(
             anchored=(
@@ -178,7 +178,7 @@ BUILT_IN: Final = (
         name="soak",
         what="Calls of all kinds, and what they leave behind in memory, descriptors and tasks",
         work=Work.SOAK,
-        # The heap grows by the MiB: over 500 calls that alone is more than 1 KiB a call.
+        # The heap grows by whole MiB: over 500 calls that alone is more than 1 KiB per call.
         short=Form(calls=500, lanes=20, thresholds=(_most("bytes_per_call", 65_536), _most("refused", 0))),
         long=Form(
             calls=20_000,
@@ -188,7 +188,7 @@ BUILT_IN: Final = (
     ),
     Scenario(
         name="gate",
-        what="Decisions of the gate, warm and from contacts that are not in memory",
+        what="Decisions of the gate, with warm state and for contacts that are not in memory",
         work=Work.GATE,
         short=Form(contacts=50_000, thresholds=(_least("by_index", 1),)),
         long=Form(

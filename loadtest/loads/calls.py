@@ -1,7 +1,6 @@
-"""Calls in both directions, as loads: users who call, and operators who do.
+"""Calls in both directions as loads: users who call, and operators who call.
 
-Instants are those at which the simulated Graph had read the request. Not responsible for rates and figures (see
-`loads`).
+Instants are those at which the simulated Graph had read the request. Rates and common figures are in `job.py`.
 """
 
 import asyncio
@@ -24,19 +23,19 @@ from loadtest.simulator.meta_sim import SimUser
 from loadtest.simulator.state import Call, Number
 from loadtest.simulator.webhooks import Delivery
 
-#: A call of which the Graph heard nothing for so long is lost.
+#: A call about which the Graph has received nothing for this long is lost.
 PATIENCE_S: Final = 10.0
 _PERMIT_AT_ONCE: Final = 50
 
 
 @dataclass(slots=True, kw_only=True)
 class Track:
-    """One call's instants, of `instant`."""
+    """The instants of one call, as values of `instant`."""
 
     due_at: float
-    #: Of its arrival in the step.
+    #: Index of its arrival in the step.
     index: int
-    #: Its webhook, which may have been held back.
+    #: Its webhook, which may have been delayed on purpose.
     webhook: Delivery
     done: asyncio.Future[None]
     heard_at: dict[str, float] = field(default_factory=dict)
@@ -46,7 +45,7 @@ class Track:
 
 
 class Ring(Load):
-    """Users call; each waits for 20,000 others, or all, before it calls again."""
+    """Users call; each waits for 20,000 others, or for all, before calling again."""
 
     def __init__(self, job: Job) -> None:
         super().__init__(job)
@@ -63,7 +62,7 @@ class Ring(Load):
 
     @asynccontextmanager
     async def ready(self, step: Step) -> AsyncIterator[None]:
-        """Have operators: as many as the rate asks for, or in a burst a few who let it ring."""
+        """Log in operators: as many as the rate needs, or for a burst a few who let it ring."""
         count = BURST_OPERATORS if self.burst else operators_for(step, self.job.form.talk_s)
         policy = Policy(answer=Answer.IGNORE if self.burst else Answer.ACCEPT)
         async with crew_of(self.stack, count, policy):
@@ -100,7 +99,7 @@ class Ring(Load):
                 track.done.set_result(None)
 
     def finish(self, step: Step, shots: Sequence[Shot], result: StepResult) -> None:
-        """Count from when each call was due."""
+        """Measure times from when each call was due."""
         for track in self._tracks.values():
             late_s = shots[track.index].late_s
             left_at = track.webhook.left_at
@@ -109,7 +108,7 @@ class Ring(Load):
                 if action in track.heard_at:
                     took_ms = 1_000 * (track.heard_at[action] - due_at)
                     self.instants.setdefault(action, []).append(took_ms)
-        # `accept` goes out when `pre_accept` was answered: once the Graph's own time is in it.
+        # `accept` is sent when `pre_accept` is answered, so the Graph's own time is in it once.
         self.instants["overhead"] = [max(0.0, one - step.graph_ms) for one in self.instants.get("accept", [])]
         answered = [track.heard_at["pre_accept"] for track in self._tracks.values() if "pre_accept" in track.heard_at]
         if self.burst:
@@ -120,11 +119,11 @@ class Ring(Load):
 
 
 async def permit(stack: Stack, pairs: Iterable[tuple[SimUser, Number]]) -> None:
-    """Let users permit calls from numbers, and the gateway hear of it."""
+    """Let users grant permission to numbers, and wait until the gateway knows."""
     sim = stack.sim
     for index, (user, number) in enumerate(pairs):
         user.grant(number=number)
-        if index % _PERMIT_AT_ONCE == 0:  # not a flood: this is not measured
+        if index % _PERMIT_AT_ONCE == 0:  # paced, because this part is not measured
             await sim.until(lambda: sim.webhooks.pending == 0, timeout_s=DRAIN_S)
     await sim.until(lambda: sim.webhooks.pending == 0, timeout_s=DRAIN_S)
 
@@ -143,7 +142,7 @@ def _gives_up(loop: asyncio.AbstractEventLoop, call: Call, hang_up: Callable[[],
 
 
 class Dial(Load):
-    """Operators call users who pick up at once; the operator hangs up."""
+    """Operators call users who answer at once; the operator hangs up."""
 
     decides = "connect"
 
@@ -153,7 +152,7 @@ class Dial(Load):
         self._numbers = list(self.stack.sim.world.numbers)
         self._first = self._called = 0
         self._crew: Crew | None = None
-        #: By the gateway's own id of a call.
+        #: Keyed by the gateway's own id of a call.
         self._connected_at: dict[str, float] = {}
         self._waiting: dict[str, asyncio.Future[None]] = {}
         self._by_index: dict[int, float] = {}
@@ -171,7 +170,7 @@ class Dial(Load):
 
     @asynccontextmanager
     async def ready(self, step: Step) -> AsyncIterator[None]:
-        """Have operators, who hang up after a while."""
+        """Log in operators, who hang up after a while."""
         sim, indexes = self.stack.sim, range(self._first, self._first + self._called)
         await permit(
             self.stack, [(sim.user(self._users[one]), sim.world.numbers[self._number(one)]) for one in indexes]
@@ -183,9 +182,9 @@ class Dial(Load):
             yield
 
     async def arrive(self, index: int) -> int:
-        """Somebody who is free calls the next user; if nobody is, the call waits and its time runs."""
+        """A free operator calls the next user; if none is free, the call waits and its time runs."""
         crew, sim = self._crew, self.stack.sim
-        assert crew is not None, "ready() comes first"
+        assert crew is not None, "ready() must be entered first"
         user = self._first + index % self._called
         began_at = instant()
         try:
@@ -200,7 +199,7 @@ class Dial(Load):
         return OK
 
     async def _connected(self, call_id: str) -> float:
-        """Return when the Graph heard of this call."""
+        """Return when the Graph read this call's `connect`."""
         if call_id not in self._connected_at:
             waiting = self._waiting[call_id] = asyncio.get_running_loop().create_future()
             try:
@@ -219,7 +218,7 @@ class Dial(Load):
             waiting.set_result(None)
 
     def finish(self, step: Step, shots: Sequence[Shot], result: StepResult) -> None:
-        """Count from when each call was due; one that was never picked up is lost as well."""
+        """Measure times from when each call was due; a call that was never answered is lost as well."""
         took = self._by_index
         self.instants["connect"] = [1_000 * (took[shot.index] + shot.late_s) for shot in shots if shot.index in took]
         placed = (

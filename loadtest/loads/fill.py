@@ -1,7 +1,7 @@
-"""Calls that stay up on many numbers, as a load: what they take, and what a call costs beside them.
+"""Live calls on many numbers as a load: what they cost, and what another call costs beside them.
 
-Each of them has an operator of its own, who dialled or picked up. Users call and hang up meanwhile, as in `ring`; a
-number that is full is asked for one call more, each way. Not responsible for rates and figures (see `loads`).
+Each live call has its own operator, who dialled or answered. Meanwhile users call and hang up, as in `ring`; a number
+whose slots are all in use gets one more call in each direction. Rates and common figures are in `job.py`.
 """
 
 import asyncio
@@ -27,15 +27,15 @@ from loadtest.simulator.errors import NotPossible
 from loadtest.simulator.meta_sim import SimUser
 from loadtest.simulator.state import Call, CallState, Number
 
-#: Calls that come up, or end, at a time.
+#: Calls that are set up, or ended, at a time.
 _AT_ONCE: Final = 16
-#: The gateway is left alone for so long before it is looked at.
+#: Pause before the gateway is measured.
 _QUIET_S: Final = 1.0
-#: Softphones are heard of that often: whoever looks for so long sees each once.
+#: Interval of the softphones' heartbeats: a measurement of this length sees each once.
 _HEARTBEAT_S: Final = 15.0
-#: What fewer of them take is lost in the noise.
+#: Memory of fewer calls is lost in the noise.
 _WEIGHABLE: Final = 100
-#: The gateway is asked again where it is not ready to place calls.
+#: Pause before a retry, if the gateway is not ready to place calls.
 _AGAIN_S: Final = 0.1
 _KNOCKS: Final = 25
 _KNOCK_EVERY_S: Final = 0.02
@@ -44,7 +44,7 @@ _Thing = TypeVar("_Thing")
 
 @asynccontextmanager
 async def filling(job: Job) -> AsyncIterator["Fill"]:
-    """Return the load; in the end the users hang up whatever stayed."""
+    """Yield the load; at the end users hang up the remaining calls."""
     most, keys = most_staying(job.form), list(job.stack.config.operators.items())
     async with Crew(job.stack.url, {}) as crew:
         # The first operators are for calls that come and go.
@@ -58,7 +58,7 @@ async def filling(job: Job) -> AsyncIterator["Fill"]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Wanted:
-    """A call that is to come up, and to stay."""
+    """A call to set up and keep."""
 
     number: Number
     user: SimUser
@@ -66,27 +66,27 @@ class _Wanted:
 
 
 class Staying:
-    """The calls that stay."""
+    """The calls that stay up."""
 
     def __init__(self, job: Job, crew: Crew, keys: Mapping[str, str]) -> None:
-        """`keys`: name and key of an operator for each of them."""
+        """`keys`: name and key of one operator for each call."""
         self.up: list[Call] = []
         self._job, self._stack, self._crew = job, job.stack, crew
         self._keys = iter(keys.items())
         sim = self._stack.sim
         self._users = (sim.user(wa_id) for wa_id in list(sim.world.users)[: len(keys)])
-        #: How many calls were wanted so far of each number, and each way.
+        #: Number of calls requested so far, by number and direction.
         self._counts: Counter[tuple[str, bool]] = Counter()
 
     async def grow(self, numbers: Sequence[Number], live: int) -> dict[str, float]:
-        """Have so many calls up on each of the numbers; return what an operator and a call took of memory."""
+        """Bring each number to `live` calls; return the memory that an operator and a call took."""
         wanted = [one for number in numbers for one in self._missing(number, live)]
         if not wanted:
             return {}
         await permit(self._stack, [(one.user, one.number) for one in wanted if one.dialled])
         began_bytes = await self._weigh()
         bots = await self._crew.join(dict(itertools.islice(self._keys, len(wanted))))
-        # Whoever is free hears of every call: nobody is, until a call is there to be answered.
+        # A free operator is told of every call, so operators become available only when a call is there to answer.
         await _each(bots, lambda bot: bot.set_available(False))
         logged_in_bytes = await self._weigh()
         await _each(zip(wanted, bots, strict=True), self._begin)
@@ -97,7 +97,7 @@ class Staying:
         return {name: size / 1_024 / len(wanted) for name, size in took.items()}
 
     def _missing(self, number: Number, live: int) -> Iterator[_Wanted]:
-        """Yield the calls that the number lacks: half of them users', which come first."""
+        """Yield the calls that the number lacks: half of them from users, and these first."""
         for dialled, count in ((False, live - live // 2), (True, live // 2)):
             key = number.spec.phone_number_id, dialled
             while self._counts[key] < count:
@@ -105,7 +105,7 @@ class Staying:
                 yield _Wanted(number=number, user=next(self._users), dialled=dialled)
 
     async def _weigh(self) -> int:
-        """Return the memory of the gateway, once it has done what it had to do."""
+        """Return the gateway's memory, once it has finished its work."""
         await drained(self._stack, len(self.up))
         await asyncio.sleep(_QUIET_S)
         return own_bytes(self._stack.gateway_pid)
@@ -147,7 +147,7 @@ class Staying:
 
 
 async def _dialled(bot: SignallingBot, number_id: str, to: str) -> Json:
-    """Dial, and again where the gateway is not ready to; return the call's view. Raises: RequestFailed."""
+    """Dial, and retry while the gateway is not ready; return the call's view. Raises: RequestFailed."""
     while True:
         try:
             return await bot.dial(number_id, to)
@@ -158,19 +158,19 @@ async def _dialled(bot: SignallingBot, number_id: str, to: str) -> Json:
 
 
 class Fill(Ring):
-    """Users call and hang up, beside calls that stay: more of them with each step."""
+    """Users call and hang up beside live calls; with each step there are more live calls."""
 
     def __init__(self, job: Job, staying: Staying, operator: SignallingBot) -> None:
-        """`operator` dials where there is no room."""
+        """`operator` dials on numbers without a free slot."""
         super().__init__(job)
         self._staying, self._operator = staying, operator
         sim, most = self.stack.sim, most_staying(job.form)
         self._all_numbers = list(sim.world.numbers.values())
         self._caller, self._called, *others = (sim.user(wa_id) for wa_id in list(sim.world.users)[most:])
         self._users = itertools.cycle([user.wa_id for user in others])
-        #: What the gateway asked for first, and when, by call that is one too many.
+        #: The gateway's first request about each surplus call, and when.
         self._answers: dict[str, asyncio.Future[tuple[str, float]]] = {}
-        #: Figures of the step that are not those of its calls.
+        #: Figures of the step that do not come from its calls.
         self._more: dict[str, float] = {}
 
     def begin(self, step: Step) -> None:
@@ -179,7 +179,7 @@ class Fill(Ring):
 
     @asynccontextmanager
     async def ready(self, step: Step) -> AsyncIterator[None]:
-        """Have calls up, and operators for those that come and go; knock at the end, if there is no room."""
+        """Set up live calls, and operators for the others; at the end, try one more call if no slot is free."""
         filled = self._all_numbers[1 : step.numbers + 1]
         self._more = await self._staying.grow(filled, step.live)
         self.staying = len(self._staying.up)
@@ -193,13 +193,13 @@ class Fill(Ring):
         self.acks = acks
 
     async def _idle_share(self, seconds: float) -> float:
-        """Return the share of a core that the gateway needs when nobody calls, for the softphones that are there."""
+        """Return the share of a core that the gateway uses when nobody calls, for its connected softphones."""
         before_s, began_at = cpu_s(self.stack.gateway_pid), instant()
         await asyncio.sleep(seconds)
         return (cpu_s(self.stack.gateway_pid) - before_s) / (instant() - began_at)
 
     async def _knock(self, number: Number) -> None:
-        """Call, and dial, where every slot is taken."""
+        """Call and dial on a number whose slots are all in use."""
         await permit(self.stack, [(self._called, number)])
         self._more["let_in"] = 0.0
         for _ in range(_KNOCKS):
@@ -220,7 +220,7 @@ class Fill(Ring):
             self.instants.setdefault(name, []).append(1_000 * took_s)
 
     async def _call(self, number: Number) -> float | None:
-        """Return how long it took until the Graph heard that the call is rejected; None: it was not."""
+        """Return how long it took until the Graph received the reject; None: the call was not rejected."""
         left_at = instant()
         call = self._caller.call(number=number)
         answer = self._answers[call.id] = asyncio.get_running_loop().create_future()
@@ -232,7 +232,7 @@ class Fill(Ring):
         return heard_at - left_at if action == "reject" else None
 
     async def _dial(self, number: Number) -> float | None:
-        """Return how long it took until the operator was told that the number has no room; None: it has."""
+        """Return how long it took until the operator was told that no slot is free; None: one was free."""
         left_at = instant()
         try:
             await self._operator.dial(number.spec.phone_number_id, f"+{self._called.wa_id}")
@@ -253,13 +253,13 @@ class Fill(Ring):
         super().finish(step, shots, result)
         result.figures |= self._more
         used, idle = result.figures["cpu_share"], result.figures["idle_cpu_share"]
-        if idle < used:  # else it was not idle yet, and what calls cost is not known
+        if idle < used:  # otherwise it was not idle yet, and the cost of calls is unknown
             result.figures["call_cpu_ms"] = result.figures["cpu_ms"] * (used - idle) / used
         result.figures["fallen"] = float(step.live * step.numbers - sum(call.live for call in self._staying.up))
 
 
 async def _each(things: Iterable[_Thing], work: Callable[[_Thing], Awaitable[None]]) -> None:
-    """Do this for all of them, some at a time."""
+    """Run `work` for all of them, a few at a time."""
     left = iter(things)
 
     async def lane() -> None:

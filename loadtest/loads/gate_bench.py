@@ -1,7 +1,7 @@
-"""`python -m loadtest gate`: what a decision of the gate costs here, with a million contacts in PostgreSQL.
+"""`python -m loadtest gate`: the cost of one policy decision here, with a million contacts in PostgreSQL.
 
-Runs `python -m gateway bench` as a process of its own (this side shares no code with the gateway), shows its progress
-and holds its figures against the goals.
+Runs `python -m gateway bench` as a separate process (this side shares no code with the gateway), shows its progress
+and checks its figures against the goals.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 from rich.table import Table
 
-#: What is asked of this program; milliseconds and microseconds on one quiet core.
+#: The goals, in microseconds and milliseconds on one quiet core.
 EVALUATE_P99_US: Final = 50.0
 COLD_P99_MS: Final = 5.0
 
@@ -25,12 +25,12 @@ _STEPS: Final = {"decide": "deciding", "load": "filling the table", "read": "rea
 
 
 class BenchFailed(Exception):
-    """The measured process ended without figures; the text is its last words."""
+    """The measured process ended without figures; the text is its last output."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Goal:
-    """One figure beside what it should be."""
+    """One figure and its goal."""
 
     name: str
     value: str
@@ -80,7 +80,7 @@ async def _follow(lines: asyncio.StreamReader, progress: Progress) -> dict[str, 
 
 
 def goals(figures: Mapping[str, Any]) -> list[Goal]:
-    """Hold the figures against what is asked."""
+    """Check the figures against the goals."""
     evaluate, cold, cache = figures["evaluate_us"], figures["cold_ms"], figures["cache"]
     scans = [node for node in figures["plan"] if "Scan" in node]
     by_index = bool(scans) and not any(node == "Seq Scan" for node in scans)
@@ -108,7 +108,7 @@ def goals(figures: Mapping[str, Any]) -> list[Goal]:
 
 
 def show(figures: Mapping[str, Any], console: Console) -> bool:
-    """Print a table, then the JSON; tell whether every goal was met."""
+    """Print a table, then the JSON; return whether every goal was met."""
     table = Table("figure", "here", "goal", "", title="The gate")
     found = goals(figures)
     for one in found:

@@ -1,12 +1,11 @@
-"""Load on a schedule of its own: requests leave when they are due, however slow the answers are.
+"""Open-loop load: requests are sent when they are due, however slow the answers are.
 
-Open loop: arrivals are drawn beforehand from a seed and do not depend on what the other side does, and a request's
-time counts from the instant at which it was due. So a stall of the other side shows in every request that fell into
-it, and not only in the one that met it (the "coordinated omission" of generators that wait for their answers). Where
-the generator itself was late, `Shot.late_s` says so.
+Arrivals are drawn from a seed in advance and do not depend on the other side, and a request's time counts from when it
+was due. A stall of the other side therefore shows in every request that was due during it, and not only in the one that
+was waiting (generators that wait for their answers suffer from "coordinated omission"). If the generator itself was
+late, `Shot.late_s` says so.
 
-`SignedWebhooks` is the client for loads of webhooks; what they say is sim_payloads.py's business. Not responsible for
-scenarios, thresholds or reports.
+`SignedWebhooks` is the client for loads of webhooks; their contents are in `simulator/payloads.py`.
 
     async with SignedWebhooks(url, app_secret=secret, number=number) as webhooks:
         send = lambda i: webhooks.post([webhooks.message(users[i])])
@@ -48,7 +47,7 @@ from loadtest.simulator.sdp import MetaMedia, write_offer
 
 Change: TypeAlias = dict[str, Any]
 
-#: The status of a request that got no answer.
+#: Status of a request without a response.
 NO_ANSWER: Final = 0
 _MEDIA: Final = MetaMedia(
     host="127.0.0.1",
@@ -63,23 +62,23 @@ _MEDIA: Final = MetaMedia(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shot:
-    """One request and what became of it."""
+    """One request and its result."""
 
     index: int
-    #: Seconds from the start of the run at which it was due.
+    #: When it was due, in seconds from the start of the run.
     due_s: float
-    #: From the instant it was due to its answer.
+    #: Seconds from when it was due to its response.
     took_s: float
-    #: The HTTP status; 0: no answer.
+    #: HTTP status; 0: no response.
     status: int
-    #: How much later than due it was sent: nearly nothing, or the generator was the limit.
+    #: Delay between due and sent: nearly 0, unless the generator was the limit.
     late_s: float = 0.0
 
 
 def arrivals(*, rate_per_s: float, count: int, seed: int) -> list[float]:
     """Return when requests are due, in seconds from the start: a Poisson process of this rate. Raises: ValueError."""
     if not (math.isfinite(rate_per_s) and rate_per_s > 0) or count < 0:
-        raise ValueError("a rate above 0 and a count of 0 or more are needed")
+        raise ValueError("the rate must be above 0, the count 0 or more")
     rng = random.Random(seed)
     return list(itertools.accumulate(rng.expovariate(rate_per_s) for _ in range(count)))
 
@@ -94,12 +93,12 @@ async def open_loop(
 ) -> list[Shot]:
     """Call `send(0)` to `send(count - 1)` when each is due; return all shots in this order.
 
-    `send` returns a status; `OSError`, `TimeoutError` and aiohttp's errors count as no answer, any other error is a
-    bug and ends the run. At most `most` are on their way at once: whatever is due then waits, and its time runs.
-    Raises: ValueError.
+    `send` returns a status; `OSError`, `TimeoutError` and aiohttp's errors count as no response, any other error is a
+    bug and ends the run. At most `most` requests are in flight; a request that is due beyond that waits, and its time
+    runs. Raises: ValueError.
     """
     if most < 1:
-        raise ValueError("most is at least 1")
+        raise ValueError("most must be at least 1")
     due = arrivals(rate_per_s=rate_per_s, count=count, seed=seed)
     shots: list[Shot] = []
     places = asyncio.Semaphore(most)
@@ -109,7 +108,7 @@ async def open_loop(
         late_s = max(0.0, instant() - due_at)
         try:
             status = await send(index)
-        except (aiohttp.ClientError, OSError):  # OSError: TimeoutError as well
+        except (aiohttp.ClientError, OSError):  # OSError includes TimeoutError
             status = NO_ANSWER
         finally:
             places.release()
@@ -128,19 +127,19 @@ async def open_loop(
 
 
 def percentile(values: Collection[float], share: float) -> float:
-    """Return the smallest value that this share (0 to 1) of the values do not exceed (nearest rank).
+    """Return the smallest value that at least this share (0 to 1) of the values do not exceed (nearest rank).
 
-    Raises: ValueError for no values.
+    Raises: ValueError if there are no values.
     """
     if not values or not 0 <= share <= 1:
-        raise ValueError("a percentile needs values, and a share from 0 to 1")
+        raise ValueError("a percentile needs at least one value, and a share from 0 to 1")
     return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
 
 
 class SignedWebhooks:
-    """Posts webhooks as Meta does, for one business number. Leave it at the end: it keeps connections.
+    """Post webhooks as Meta does, for one business number. Close it at the end: it keeps connections.
 
-    The makers of changes draw fresh ids; the same change posted twice is a repetition.
+    The methods that make changes draw new ids; posting the same change twice is a duplicate delivery.
     """
 
     def __init__(
@@ -153,7 +152,7 @@ class SignedWebhooks:
         clock: Clock = wall_clock,
         run: str | None = None,
     ) -> None:
-        """`run` goes into every id; without one it is random, so that runs against one database do not mix.
+        """`run` is part of every id; by default it is random, so that runs against one database do not mix.
 
         Raises: NotLoopback, ValueError.
         """
@@ -163,7 +162,7 @@ class SignedWebhooks:
         self._clock = clock
         self._run = run or secrets.token_hex(4)
         self._ids = itertools.count(1)
-        # No limit of connections: a queue for one would hide in the figures.
+        # No connection limit: waiting for a connection would distort the figures.
         self._http = HttpClient(self.url, timeout_s=timeout_s)
 
     async def __aenter__(self) -> Self:
@@ -175,7 +174,7 @@ class SignedWebhooks:
         await self._http.close()
 
     async def post(self, changes: Sequence[Change]) -> int:
-        """Post one delivery; return the HTTP status, 0 for no answer."""
+        """Post one delivery; return the HTTP status, 0 for no response."""
         return await self.post_raw(self.body(changes))
 
     def body(self, changes: Sequence[Change]) -> bytes:
@@ -183,7 +182,7 @@ class SignedWebhooks:
         return encoded(envelope(changes, self.number.waba_id))
 
     async def post_raw(self, body: bytes, *, signed: str | None = None) -> int:
-        """Post these bytes, with their signature or the given one; return the HTTP status, 0 for no answer."""
+        """Post these bytes, with their signature or the given one; return the HTTP status, 0 for no response."""
         headers = signed_headers(body, self._secret)
         if signed is not None:
             headers["X-Hub-Signature-256"] = signed
@@ -192,7 +191,7 @@ class SignedWebhooks:
         except OSError:
             return NO_ANSWER
 
-    # What webhooks say. `at` is UNIX seconds; without it, now.
+    # Contents of webhooks. `at` is UNIX seconds; default: now.
 
     def new_id(self, prefix: str) -> str:
         """Return a fresh `wacid.…` or `wamid.…`."""
@@ -206,7 +205,7 @@ class SignedWebhooks:
         direction: Direction = Direction.USER_INITIATED,
         opaque: str | None = None,
     ) -> CallFacts:
-        """Return a call to speak of in `connect`, `status` and `terminate`."""
+        """Return the facts of a call for `connect`, `status` and `terminate`."""
         return CallFacts(
             id=call_id or self.new_id("wacid"),
             direction=direction,
@@ -216,20 +215,20 @@ class SignedWebhooks:
         )
 
     def message(self, user: UserSpec, text: str = "hello", *, at: float | None = None) -> Change:
-        """Return a message that the user wrote."""
+        """Return a message written by the user."""
         return text_message(self.number, user, self.new_id("wamid"), text, self._now(at))
 
     def permission(
         self, user: UserSpec, *, accept: bool = True, permanent: bool = True, at: float | None = None
     ) -> Change:
-        """Return the user's decision about calls; a temporary permission holds for seven days."""
+        """Return the user's decision about calls; a temporary permission is valid for seven days."""
         now = self._now(at)
         expires_at = now + 7 * 86_400 if accept and not permanent else None
         reply = PermissionReply(accept=accept, automatic=False, permanent=accept and permanent, expires_at=expires_at)
         return permission_reply(self.number, user, self.new_id("wamid"), reply, now)
 
     def connect(self, call: CallFacts, *, sdp: str | None = None, at: float | None = None) -> Change:
-        """Return `connect` with Meta's SDP; without one, an offer that leads nowhere."""
+        """Return `connect` with Meta's SDP; by default an offer without media behind it."""
         return connect(call, write_offer(_MEDIA) if sdp is None else sdp, self._now(at))
 
     def status(self, call: CallFacts, status: str, *, at: float | None = None) -> Change:

@@ -1,4 +1,4 @@
-"""Deliveries of events about users, as a load. Not responsible for rates and figures (see `loads`)."""
+"""Deliveries of user events as a load. Rates and common figures are in `job.py`."""
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -12,13 +12,13 @@ from loadtest.measure.results import StepResult
 from loadtest.simulator.config import UserSpec
 
 _PERMISSIONS: Final = 0.1
-#: Of a step goes by before the database falls silent.
+#: Share of a step before the database is stalled.
 _CALM_SHARE: Final = 0.2
 
 
 @asynccontextmanager
 async def taking_in(job: Job) -> AsyncIterator["Intake"]:
-    """Return the load, with a proxy before the database if a step wants it late or silent."""
+    """Yield the load, with a proxy in front of the database if a step delays or stalls it."""
     intake = Intake(job)
     if not any(step.database_ms or step.database_silent_s for step in job.form.steps):
         yield intake
@@ -29,7 +29,7 @@ async def taking_in(job: Job) -> AsyncIterator["Intake"]:
 
 
 class Intake(Load):
-    """Deliveries of events about users: messages, and one in ten a permission."""
+    """Deliveries of user events: messages, and one permission in ten."""
 
     decides = "ack"
 
@@ -38,12 +38,12 @@ class Intake(Load):
         self._users: list[UserSpec] = list(self.stack.sim.world.users.values())
         self._webhooks: SignedWebhooks | None = None
         self._events = 0
-        #: Events of deliveries that were answered with 200, and what became of them.
+        #: Events in deliveries answered with 200, and what became of them.
         self._acknowledged = 0
         self._kept: dict[str, float] = {}
         self._most = 1
         self._silent_from, self._silent_s = 0, 0.0
-        #: The database, where it is tampered with.
+        #: The database behind its proxy, if a step tampers with it.
         self.database: Database | None = None
 
     def begin(self, step: Step) -> None:
@@ -53,7 +53,7 @@ class Intake(Load):
 
     @asynccontextmanager
     async def ready(self, step: Step) -> AsyncIterator[None]:
-        """Be connected to the gateway."""
+        """Connect to the gateway."""
         sim = self.stack.sim
         async with SignedWebhooks(
             f"{self.stack.url}/webhooks/meta", app_secret=sim.config.app_secret, number=sim.number.spec
@@ -69,13 +69,13 @@ class Intake(Load):
             self._kept["spooled"] = await self._spooled() - spooled
 
     async def _spooled(self) -> float:
-        """Return how many deliveries went to the spool so far."""
+        """Return the number of deliveries written to the spool so far."""
         return (await self.stack.metrics())["wacg_spooled_total"]
 
     async def arrive(self, index: int) -> int:
         """Post one delivery."""
         webhooks = self._webhooks
-        assert webhooks is not None, "ready() comes first"
+        assert webhooks is not None, "ready() must be entered first"
         if self.database is not None and index == self._silent_from:
             self.database.be_silent(self._silent_s)
         count = self.random.randint(1, self._most)
@@ -91,7 +91,7 @@ class Intake(Load):
         return status
 
     def finish(self, step: Step, shots: Sequence[Shot], result: StepResult) -> None:
-        """Count each answer from when its delivery was due."""
+        """Measure each response from when its delivery was due."""
         self.instants["ack"] = [1_000 * shot.took_s for shot in shots if shot.status == OK]
         result.figures |= self._kept
         result.figures["events_per_s"] = self._events / (shots[-1].due_s + shots[-1].took_s)

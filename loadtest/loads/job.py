@@ -1,8 +1,8 @@
-"""The kinds of load on one gateway: what arrives, when the simulated Graph heard of it, what that cost.
+"""A load on one gateway: what arrives, when the simulated Graph received the resulting requests, what that cost.
 
-Arrivals are an open loop, and an instant counts from when its call was due (see `generator`); a webhook that the
-simulated Meta holds back on purpose is due when it leaves. Instants are those at which the simulated Graph had read
-the request. Not responsible for starting the gateway, nor for thresholds (see `run`).
+Arrivals are an open loop, and times count from when a call was due (see `generator.py`); a webhook that the simulated
+Meta delays on purpose is due when it is sent. Instants are those at which the simulated Graph had read the request. The
+gateway is started, and thresholds are checked, in `run.py`.
 """
 
 import asyncio
@@ -26,36 +26,37 @@ from loadtest.operators.softphone_wire import RequestFailed
 from loadtest.simulator.config import LIMITS, Behaviour, NumberSpec, Profile, Timers, crowd
 from loadtest.simulator.faults import Fault, GraphFault, WebhookFaults
 
-#: Whatever is still to be done after a step.
+#: Longest wait for unfinished work after a step.
 DRAIN_S: Final = 30.0
-#: Slower than this, apart from the Graph's own time, or with more lost than this share, a rate was not held.
+#: A rate was not held if calls were slower than this, without the Graph's own time, or if more were lost than this
+#: share.
 _HELD_MS: Final = 500.0
 _HELD_LOST: Final = 0.001
-#: Later, or busier, than this, the generator measures itself.
+#: If the generator is later, or busier, than this, it measures itself.
 _GENERATOR_LATE_MS: Final = 20.0
 _GENERATOR_BUSY: Final = 0.85
-#: A lag that says nothing; a higher one is waited for to be forgotten, not for long.
+#: Lag below this is noise; the generator waits a while for a higher one to pass.
 _CALM_LAG_MS: Final = 2.0
 _FORGOTTEN_S: Final = 1.2
 _LOOK_S: Final = 0.1
-#: A user may be connected five times in 24 hours when the business calls; a number may place 10,000 calls.
+#: A user may have five connected calls from the business in 24 hours; a number may place 10,000 calls.
 DIALS_PER_USER: Final = 2
-#: Not counted: what is done for the first time takes longer.
+#: Not counted: the first calls are slower.
 WARM_UP: Final = Step(rate_per_s=20, seconds=1)
-#: As many as call before one of them calls again.
+#: Number of users that call before one of them calls again.
 _CALLERS: Final = 20_000
 _DIALS_PER_NUMBER: Final = 8_000
-#: How long an operator is in a call besides talking and waiting for the Graph.
+#: Time an operator is in a call besides talking and waiting for the Graph.
 _HANDLING_S: Final = 0.05
-#: Of this process and of the gateway, beside one a softphone.
+#: Descriptors of this process and of the gateway, in addition to one for each softphone.
 _OTHER_DESCRIPTORS: Final = 1_000
 #: Graph requests that a call waits for, one after another.
 _WAITS_PER_CALL: Final = 3
 BURST_OPERATORS: Final = 4
-#: One calls a number that is full, one is called by it.
+#: Surplus calls on a full number: one from a user, one from the operator.
 KNOCKERS: Final = 2
 _REORDERED_BY_S: Final = 0.1
-#: The simulated Meta waits for the rest of a batch for so long.
+#: How long the simulated Meta collects a batch.
 _COLLECTED_S: Final = 0.1
 _INTAKE_USERS: Final = 2_000
 OK: Final = 200
@@ -70,27 +71,27 @@ class Job:
     work: Work
     seed: int
     result: Result
-    #: Told what is going on, and the share that is done.
+    #: Called with the current activity and the share that is done.
     progress: Callable[[str, float], None] = lambda what, share: None
 
     def count_refusal(self, failure: Exception) -> None:
-        """Count a call that did not come up, by its cause."""
+        """Count a call that was not set up, by cause."""
         cause = failure.reason if isinstance(failure, RequestFailed) else type(failure).__name__
         name = f"refused: {cause}"
         self.result.figures[name] = self.result.figures.get(name, 0) + 1
 
 
 def operators_for(step: Step, talk_s: float) -> int:
-    """Return how many operators such a rate keeps busy, and as many more as chance asks for.
+    """Return the number of operators that such a rate keeps busy, plus a margin for random peaks.
 
-    Not many more: an operator who is free hears of every call, and that is not what is measured.
+    The margin is small: a free operator is told of every call, and that is not what is measured.
     """
     busy = step.rate_per_s * (talk_s + _HANDLING_S + _WAITS_PER_CALL * step.graph_ms / 1_000)
     return math.ceil(busy + 3 * math.sqrt(busy)) + 4
 
 
 def needed_operators(work: Work, form: Form) -> int:
-    """Return how many operators the gateway has to know."""
+    """Return the number of operators that the gateway must know."""
     if work is Work.SOAK:
         return form.lanes + 1
     if work is Work.BURST:
@@ -102,7 +103,7 @@ def needed_operators(work: Work, form: Form) -> int:
 
 
 def short_of_descriptors(scenarios: Sequence[Scenario], *, long: bool) -> list[str]:
-    """Allow this process and its children as many descriptors as the system lets them; return what needs more."""
+    """Raise the descriptor limit of this process and its children; return the scenarios that need even more."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     needed = {one.name: needed_operators(one.work, one.form(long=long)) + _OTHER_DESCRIPTORS for one in scenarios}
@@ -114,7 +115,7 @@ def short_of_descriptors(scenarios: Sequence[Scenario], *, long: bool) -> list[s
 
 
 def most_staying(form: Form) -> int:
-    """Return how many calls stay up in the end."""
+    """Return the number of live calls in the last step."""
     return max((step.live * step.numbers for step in form.steps), default=0)
 
 
@@ -141,10 +142,10 @@ def needed_world(work: Work, form: Form) -> dict[str, object]:
 
 
 def _filled_world(form: Form, calls: int) -> dict[str, object]:
-    """Return people for calls that stay, two who knock, and callers; one number more than is filled."""
+    """Return people for live calls, two for surplus calls, and callers; and one number more than is filled."""
     staying = crowd(most_staying(form) + KNOCKERS, behaviour=Behaviour.AUTO_ACCEPT, after_s=0.0)
     callers = crowd(min(calls, _CALLERS), first=5_511_920_000_000, talk_s=form.talk_s)
-    # Meta would keep the call away that is one too many; here it comes through, and the gateway has to say no.
+    # Meta would stop the surplus call; here it passes, so that the gateway has to refuse it.
     limits = replace(LIMITS[Profile.GUIDE], concurrent_in=form.slots + KNOCKERS, concurrent_out=form.slots)
     return {
         "users": staying + callers,
@@ -167,7 +168,7 @@ def _numbers(count: int) -> tuple[NumberSpec, ...]:
 
 @asynccontextmanager
 async def crew_of(stack: Stack, count: int, policy: Policy) -> AsyncIterator[Crew]:
-    """Have so many of the gateway's operators logged in."""
+    """Log in this many of the gateway's operators."""
     keys = dict(list(stack.config.operators.items())[:count])
     async with Crew(stack.url, keys, policy=policy) as crew:
         yield crew
@@ -178,18 +179,18 @@ async def crew_of(stack: Stack, count: int, policy: Policy) -> AsyncIterator[Cre
 
 
 class Load:
-    """What one kind of load does in a step. Heirs make one arrival in `arrive`."""
+    """One kind of load during a step. Subclasses implement one arrival in `arrive`."""
 
-    #: Figures of instants that decide whether a rate was held.
+    #: Name of the instants that decide whether a rate was held.
     decides: str = ""
-    #: Calls that are up on purpose, and stay so.
+    #: Number of calls that stay up on purpose.
     staying: int = 0
 
     def __init__(self, job: Job) -> None:
         self.job, self.stack = job, job.stack
         self.random = random.Random(job.seed)
         self.acks: list[float] = []
-        #: Milliseconds from when it was due, by instant.
+        #: Milliseconds from when each call was due, by name of the instant.
         self.instants: dict[str, list[float]] = {}
 
     def begin(self, step: Step) -> None:
@@ -197,19 +198,19 @@ class Load:
         self.acks, self.instants = [], {}
 
     def ready(self, step: Step) -> contextlib.AbstractAsyncContextManager[None]:
-        """Return what is open during a step."""
+        """Return the context that is open during a step."""
         return contextlib.nullcontext()
 
     async def arrive(self, index: int) -> int:
-        """Make the next arrival; return 200 if it did what it should."""
+        """Run the next arrival; return 200 if it succeeded."""
         raise NotImplementedError
 
     def finish(self, step: Step, shots: Sequence[Shot], result: StepResult) -> None:
-        """Add figures of one's own."""
+        """Add the load's own figures."""
 
 
 async def stepped(job: Job, load: Load) -> None:
-    """Do the steps, after some light load; a rate that was not held ends its series."""
+    """Run the steps, after a light warm-up; a rate that was not held ends its series."""
     job.stack.sim.webhooks.on_answer = lambda took_s, status: load.acks.append(took_s)
     job.progress("warming up", 0.0)
     await _step(job, load, WARM_UP, len(job.form.steps))
@@ -222,7 +223,7 @@ async def stepped(job: Job, load: Load) -> None:
         found = await _step(job, load, step, index)
         if not found.held:
             over.add(step.series)
-            job.result.load.append(f"{step.label} was not held: no higher rate was tried")
+            job.result.load.append(f"{step.label} was not held, so no higher rate was tried")
     job.result.figures |= overall(job.work, job.result.steps)
 
 
@@ -251,7 +252,7 @@ async def _step(job: Job, load: Load, step: Step, index: int) -> StepResult:
     figures["generator_cpu_share"] = (spent.generator_s - cpu.generator_s) / whole_s
     figures["late_p99_ms"] = 1_000 * percentile([shot.late_s for shot in shots], 0.99)
     _from_samples(figures, job.result.samples[seen:])
-    # The last look of the samples may be half a second old.
+    # The last sample may be half a second old.
     figures["lag_max_ms"] = max(figures.get("lag_max_ms", 0.0), 1_000 * after["wacg_loop_lag_seconds"])
     lag_ms = lag_share_ms(lag, lag_buckets(after), 0.99)
     if lag_ms is not None:
@@ -270,7 +271,7 @@ async def _step(job: Job, load: Load, step: Step, index: int) -> StepResult:
 
 
 async def _forgotten(stack: Stack) -> None:
-    """Wait until the gauge of the loop's lag, which looks back a second, shows no more of what went before."""
+    """Wait until the lag gauge, which covers one second, no longer shows what went before."""
     loop = asyncio.get_running_loop()
     give_up_at = loop.time() + _FORGOTTEN_S
     while True:
@@ -296,7 +297,7 @@ def _order_faults(stack: Stack, step: Step, seed: int) -> None:
 
 
 async def drained(stack: Stack, staying: int = 0) -> None:
-    """Wait until no calls but so many are up at the simulated Meta and everything was told; not for ever."""
+    """Wait until only `staying` calls are up and all webhooks are delivered, for a limited time."""
     world, webhooks = stack.sim.world, stack.sim.webhooks
     with contextlib.suppress(TimeoutError):
         await stack.sim.until(lambda: world.live <= staying and not webhooks.pending, timeout_s=DRAIN_S)
@@ -319,7 +320,7 @@ def _from_samples(figures: dict[str, float], samples: Sequence[Sample]) -> None:
 
 
 def overall(work: Work, steps: Sequence[StepResult]) -> dict[str, float]:
-    """Return the figures of a scenario as a whole; those of rates come from the first series of steps."""
+    """Return the figures of a whole scenario; figures of rates come from the first series of steps."""
     if not steps:
         return {}
     if work is Work.BURST:
@@ -341,7 +342,7 @@ def overall(work: Work, steps: Sequence[StepResult]) -> dict[str, float]:
 
 
 def _filled(steps: Sequence[StepResult]) -> dict[str, float]:
-    """Return the worst of what the steps found, and what calls that stay added to those that come and go."""
+    """Return the worst figures of the steps, and what live calls added to the cost of the others."""
     worst = ("kib_per_call", "kib_per_operator", "refusal_in_p99_ms", "refusal_out_p99_ms", "let_in", "fallen", "lost")
     found = {name: [step.figures[name] for step in steps if name in step.figures] for name in worst}
     figures = {name: max(values) for name, values in found.items() if values}

@@ -1,8 +1,8 @@
 """Anchored calls with real RTP both ways, as a load: what arrives, how late, and what it costs the media worker.
 
-Each step sets its calls up, lets everybody talk, puts all calls on hold, lets them go on, and ends them. Delivery is
-counted exactly: what was said in a stretch against what was heard until nothing more came, less what the proxy was
-told to lose. Not responsible for how the far ends work (see `media_plane`, `media_talk`, `media_pump`).
+Each step sets up its calls, lets everyone talk, puts all calls on hold, resumes them, and ends them. Delivery is
+counted exactly: packets sent during a stretch against packets received until no more came, minus what the proxy was
+told to drop. How the far ends work is in `media_plane.py`, `media_talk.py` and `media_pump.py`.
 """
 
 import asyncio
@@ -18,17 +18,17 @@ from loadtest.loads.scenarios import MediaStep
 from loadtest.measure.results import StepResult
 from loadtest.net.udp_chaos import UdpFaults, Way
 
-#: The calls whose set-up is measured, after all others of the step are up.
+#: Number of calls whose set-up is measured, after all other calls of the step are up.
 _LAST: Final = 20
 _WARM_UP_S: Final = 1.0
 _IDLE_S: Final = 1.0
 _HOLD_S: Final = 1.0
-#: Fewer packets a second than this share of what was wanted are no proof of anything.
+#: A packet rate below this share of the wanted one proves nothing.
 _PACE: Final = 0.9
 
 
 async def media_load(job: Job) -> None:
-    """Do the steps; more calls than could be carried are not tried."""
+    """Run the steps; once a number of calls was too much, no higher one is tried."""
     steps = job.form.anchored
     job.result.load.append("the media worker had the gateway's core; the gateway shared the generator's")
     async with plane(job.stack, seed=job.seed) as found:
@@ -37,7 +37,7 @@ async def media_load(job: Job) -> None:
             result = await _step(found, step)
             job.result.steps.append(result)
             if not result.held and not step.faulty:
-                job.result.load.append(f"{step.label} were not carried: no more were tried")
+                job.result.load.append(f"{step.label} were not carried, so no more were tried")
                 break
     job.result.figures |= media_overall(steps, job.result.steps)
 
@@ -70,7 +70,7 @@ async def _step(plane: Plane, step: MediaStep) -> StepResult:
 
 
 async def _set_up(plane: Plane, step: MediaStep, calls: AnchoredCalls, figures: dict[str, float]) -> None:
-    """Set all calls up; of the last ones, with all others up, what a leg costs the worker beside its idle work."""
+    """Set up all calls; for the last ones, measure what a leg costs the worker beyond its idle work."""
     last = min(_LAST, step.calls)
     if step.calls > last:
         await calls.add(step.calls - last)
@@ -91,10 +91,10 @@ def _told_to_lose(plane: Plane) -> int:
 
 
 async def _hold(plane: Plane, calls: AnchoredCalls, figures: dict[str, float]) -> None:
-    """Put all calls on hold while the users talk on: no operator may hear them, each user hears a tone."""
+    """Put all calls on hold while users keep talking: no operator may receive them, each user must receive a tone."""
     users, operators = [pair.user for pair in calls.pairs], [pair.operator for pair in calls.pairs]
     await calls.hold(on=True)
-    await until_quiet(operators)  # the answer says that it was ordered, not that it is done
+    await until_quiet(operators)  # the reply says that hold was ordered, not that it is in effect
     heard = [line.heard for line in users], sum(line.heard for line in operators)
     await plane.pump.prepare(users, seconds=_HOLD_S)
     await plane.pump.play(users)
@@ -105,7 +105,7 @@ async def _hold(plane: Plane, calls: AnchoredCalls, figures: dict[str, float]) -
 
 
 def _sum_up(stretches: Sequence[Stretch], figures: dict[str, float]) -> None:
-    """Add the figures of all stretches; costs and delays are those of the worst one."""
+    """Add the figures of all stretches; costs and delays are those of the worst stretch."""
     directions = [one for stretch in stretches for one in (stretch.to_operator, stretch.to_user)]
     figures["lost"] = sum(stretch.missing for stretch in stretches) - figures["injected"]
     figures["strange"] = float(sum(one.strange for one in directions))
@@ -126,13 +126,13 @@ def _sum_up(stretches: Sequence[Stretch], figures: dict[str, float]) -> None:
 
 
 def media_overall(steps: Sequence[MediaStep], found: Sequence[StepResult]) -> dict[str, float]:
-    """Return the figures of all steps that were done: those of RTP from the one with the most calls carried."""
+    """Return the figures of all completed steps; RTP figures are from the one with the most calls carried."""
     done = [(result, step.faulty) for step, result in zip(steps, found, strict=False)]
     if not done:
         return {}
-    # A step that was too much ends the series: what it lost is its own.
+    # A step that was too much ends the series; its losses do not count.
     lost = [result.figures.get("lost", 0.0) for result, faulty in done if result.held or faulty]
-    # Of a set-up among few legs most is waking up; that of many is the one that could grow.
+    # With few legs most of the set-up cost is waking up; the cost with many legs is the one that could grow.
     fullest = max((result for result, _ in done), key=lambda result: result.count)
     figures = {"lost": sum(lost), "setup_cpu_ms": fullest.figures["setup_cpu_ms"]}
     carried = [result for result, faulty in done if result.held and not faulty and "cpu_us" in result.figures]

@@ -1,7 +1,6 @@
-"""Far ends whose RTP is a pump's: users at the simulated Meta, operators with a browser's leg.
+"""Far ends whose RTP comes from a pump: users at the simulated Meta, and operators with a browser's leg.
 
-ICE, DTLS, SDP, RTCP and signalling are those of the simulated people with a voice; they say what `Pump.play` sends
-and nothing else. Not responsible for what is sent when.
+ICE, DTLS, SDP, RTCP and signalling are those of the simulated people with audio; RTP is only what `Pump.play` sends.
 """
 
 import asyncio
@@ -22,7 +21,7 @@ from loadtest.webrtc.full_ice import FullIce, OneAddressConnection
 
 
 class PumpedUser(UserMedia):
-    """A user at the simulated Meta; its relay is on a socket of the pump, and announced with this port."""
+    """A user at the simulated Meta; its relay has a socket of the pump, and announces this port."""
 
     def __init__(self, pump: Pump, *args: Any, port: int, **more: Any) -> None:
         super().__init__(*args, **more)
@@ -42,7 +41,7 @@ class PumpedUser(UserMedia):
             )
 
     def talk(self) -> None:
-        """Wait for the pump."""
+        """Do nothing: the pump sends."""
 
     async def close(self) -> None:
         """Leave the relay."""
@@ -68,7 +67,7 @@ class PumpedPeer(BrowserPeer):
             self.line = self._pump.line(transport, peer=address, keys=self.dtls, payload_type=self.payloads.opus)
 
     def speak(self) -> None:
-        """Wait for the pump."""
+        """Do nothing: the pump sends."""
 
 
 class _PumpedConnection(OneAddressConnection):
@@ -101,7 +100,7 @@ class _PumpedConnection(OneAddressConnection):
 
 
 class PumpedOperator(SignallingBot):
-    """An operator who answers and holds by policy, with a browser's leg in each worker."""
+    """An operator that answers and holds by policy, with a browser's leg in each worker."""
 
     def __init__(self, pump: Pump, *args: Any, **more: Any) -> None:
         super().__init__(*args, **more)
@@ -122,12 +121,12 @@ class PumpedOperator(SignallingBot):
         return None if worker is None else self.peers[worker].line
 
     async def hold(self, *, on: bool) -> None:
-        """Hold the current call, or go on with it. Raises: RequestFailed, TimeoutError."""
+        """Put the current call on hold, or resume it. Raises: RequestFailed, TimeoutError."""
         assert self.call is not None
         await self.request("hold", call_id=self.call["call_id"], on=on)
 
     async def close(self) -> None:
-        """Leave. Safe to call twice."""
+        """Close everything. Idempotent."""
         await super().close()
         async with asyncio.TaskGroup() as group:
             for peer in self.peers.values():

@@ -1,7 +1,7 @@
-"""The media plane under load: calls through a whole gateway whose far ends' RTP is a pump's.
+"""The media plane under load: calls through a whole gateway, with the far ends' RTP from a pump.
 
-`Plane` knows the worker process and the ways that packets take; `Calls` are the calls that are up, from the operators'
-login to their leaving. Not responsible for what is measured (see `load_media`).
+`Plane` knows the worker process and the paths of packets; `AnchoredCalls` are the live calls, from the operators' login
+to their logout. What is measured is in `media.py`.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from loadtest.operators.signalling_bot import Crew, Policy
 from loadtest.simulator.relay import Relay
 from loadtest.simulator.state import Call, CallState
 
-#: Settings of the gateway: one worker, on loopback, that keeps a leg on which nothing is said for a while.
+#: Gateway settings: one worker, on loopback, that keeps a leg without media for a while.
 ENVIRONMENT: Final = {
     "GATEWAY_MEDIA_WORKERS": "1",
     "GATEWAY_MEDIA_BIND_ADDRESS": "127.0.0.1",
@@ -36,26 +36,26 @@ _AT_ONCE: Final = 8
 
 
 def worker_pid(gateway_pid: int) -> int:
-    """Return the gateway's media worker. Raises: GatewayDied where there is not exactly one."""
+    """Return the pid of the gateway's media worker. Raises: GatewayDied unless there is exactly one."""
     workers = []
     for pid in children(gateway_pid):
         with contextlib.suppress(OSError):
             if b"media.worker" in Path(f"/proc/{pid}/cmdline").read_bytes():
                 workers.append(pid)
     if len(workers) != 1:
-        raise GatewayDied(f"The gateway has {len(workers)} media workers; one was wanted.")
+        raise GatewayDied(f"The gateway has {len(workers)} media workers instead of one.")
     return workers[0]
 
 
 class Plane:
-    """What carries RTP between the users and the operators of one gateway. See `plane`."""
+    """Carries RTP between the users and the operators of one gateway. See `plane`."""
 
     def __init__(self, stack: Stack, pump: Pump, relay: Relay, chaos: UdpChaos) -> None:
         self.stack, self.pump, self.chaos = stack, pump, chaos
         self.worker = worker_pid(stack.gateway_pid)
-        #: Its memory before the first call; what calls leave free stays with the process.
+        #: Its memory before the first call; memory that calls free stays with the process.
         self.empty_bytes = rss_bytes(self.worker)
-        #: Whether users who call from now on are behind the proxy.
+        #: Whether new calls of users go through the proxy.
         self.through_proxy = False
         self._relay = relay
         stack.sim.calls.use_relay(relay)
@@ -70,19 +70,19 @@ class Plane:
         try:
             return busy_s(self.worker)
         except OSError as gone:
-            raise GatewayDied("The media worker ended by itself.") from gone
+            raise GatewayDied("The media worker ended unexpectedly.") from gone
 
     def rss_bytes(self) -> int:
         """Return the worker's memory. Raises: GatewayDied."""
         try:
             return rss_bytes(self.worker)
         except OSError as gone:
-            raise GatewayDied("The media worker ended by itself.") from gone
+            raise GatewayDied("The media worker ended unexpectedly.") from gone
 
 
 @asynccontextmanager
 async def plane(stack: Stack, *, seed: int) -> AsyncIterator[Plane]:
-    """Take the users' media of a running stack over; the worker gets the gateway's core, the gateway ours."""
+    """Take over the users' media of a running stack; the worker gets the gateway's core, the gateway ours."""
     pump = Pump()
     try:
         relay = await Relay.open("127.0.0.1", create=pump.open)
@@ -99,7 +99,7 @@ async def plane(stack: Stack, *, seed: int) -> AsyncIterator[Plane]:
 
 
 class AnchoredCalls:
-    """Calls that are up. `add` as often as wanted; see `anchored_calls`."""
+    """The live calls. Call `add` as often as needed; see `anchored_calls`."""
 
     def __init__(self, plane: Plane, crew: Crew) -> None:
         self.plane = plane
@@ -109,7 +109,7 @@ class AnchoredCalls:
         self._calls: list[Call] = []
 
     async def add(self, count: int) -> None:
-        """Let so many operators log in, as many users call, and wait until all talk.
+        """Log in this many operators, let as many users call, and wait until all calls are active.
 
         Raises: RequestFailed, TimeoutError, PeerFailed.
         """
@@ -130,7 +130,7 @@ class AnchoredCalls:
         calls = [task.result() for task in tasks]
         lost = sum(not call.live for call in calls)
         if lost:
-            raise TimeoutError(f"{lost} of {count} calls ended before anybody talked")
+            raise TimeoutError(f"{lost} of {count} calls ended before they became active")
         async with asyncio.timeout(_UP_S):
             while not all(bot.call is not None and bot.call["state"] == "active" for bot in operators):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
@@ -139,14 +139,14 @@ class AnchoredCalls:
         self.pairs += _pairs(calls, operators)
 
     async def hold(self, *, on: bool) -> None:
-        """Let all operators put their calls on hold, or go on. Raises: RequestFailed, TimeoutError."""
+        """Put all calls on hold, or resume them. Raises: RequestFailed, TimeoutError."""
         async with asyncio.TaskGroup() as group:
             for operator in self.operators:
                 group.create_task(operator.hold(on=on))
 
     @property
     def live(self) -> int:
-        """How many are still up."""
+        """Number of calls still up."""
         return sum(call.live for call in self._calls)
 
 
@@ -170,7 +170,7 @@ def _pairs(calls: Sequence[Call], operators: Sequence[PumpedOperator]) -> list[P
 
 @asynccontextmanager
 async def anchored_calls(plane: Plane) -> AsyncIterator[AnchoredCalls]:
-    """Yield no calls yet; at the end all operators say `bye`, which ends their calls."""
+    """Yield an empty set of calls; at the end all operators send `bye`, which ends their calls."""
     async with Crew(plane.stack.url, {}, policy=Policy(), bot=partial(PumpedOperator, plane.pump)) as crew:
         try:
             yield AnchoredCalls(plane, crew)

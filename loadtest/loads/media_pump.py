@@ -1,12 +1,12 @@
-"""Many far ends of calls in one plain loop: their UDP sockets, paced SRTP out, counts and delays of what comes back.
+"""Many far ends of calls in one plain loop: UDP sockets, paced SRTP out, counts and delays of what comes back.
 
-ICE and DTLS of the far ends are not its business: whatever is not RTP of a `Line` goes to the socket's own asyncio
-protocol, as it would without a pump. What makes it cheap: packets are encrypted before they are due, all sockets are
-read by one callback, and only one received packet in `SAMPLE` is decrypted, to see that it is what the partner said.
+ICE and DTLS are left to others: anything that is not RTP of a `Line` goes to the socket's own asyncio protocol, as it
+would without a pump. It is cheap because packets are encrypted before they are due, one callback reads all sockets, and
+only one received packet in `SAMPLE` is decrypted, to check that it is what the partner sent.
 
-A packet says who sent it and its number, in the padding of a real Opus packet (RFC 6716 §3.2.5), so that whoever
-decodes hears the tone. A delay runs from just before the packet is given to the sender's socket to the instant at
-which the kernel put it into the receiver's (SO_TIMESTAMPNS): how late we read it is not in it. Linux only.
+A packet carries its sender and number in the padding of a real Opus packet (RFC 6716 §3.2.5), so a decoder still hears
+the tone. A delay runs from just before the packet is given to the sender's socket to the instant at which the kernel
+put it into the receiver's (SO_TIMESTAMPNS); time until we read it is not included. Linux only.
 """
 
 import asyncio
@@ -27,21 +27,21 @@ from loadtest.webrtc.rtp import HEADER, is_rtcp
 
 Address = tuple[str, int]
 
-#: Of received packets one in so many is decrypted.
+#: One in this many received packets is decrypted.
 SAMPLE: Final = 8
-#: Packets of which a line remembers when they left: 10 s.
+#: Number of packets for which a line remembers the sending time: 10 s.
 _REMEMBERED: Final = 512
 _TICK_S: Final = 0.001
-#: Later than this, the rest of the schedule is moved.
+#: If sending is later than this, the rest of the schedule is moved.
 _PATIENCE_S: Final = 0.008
 _PREPARED_AT_ONCE: Final = 2_000
 _DATAGRAM: Final = 2_048
 _EVENTS: Final = 512
 _BUFFER_BYTES: Final = 4 << 20
 _TONE_HZ: Final = 440
-#: Sender's line and number of the packet.
+#: Sender's line, and number of the packet.
 _MARK: Final = Struct("!LL")
-#: struct timespec as the kernel gives it; the constant has no name in Python 3.11.
+#: The kernel returns a struct timespec; Python 3.11 has no name for the constant.
 _SO_TIMESTAMPNS: Final = 35
 _TIMESPEC: Final = Struct("@qq")
 _ANCILLARY_BYTES: Final = socket.CMSG_SPACE(_TIMESPEC.size)
@@ -55,49 +55,49 @@ class Keys(Protocol):
 
 
 def markable(opus: bytes) -> bytes:
-    """Return the beginning of an Opus packet of one frame that ends in a mark, as padding.
+    """Return the start of a single-frame Opus packet that can end in a mark, as padding.
 
     Raises: ValueError for a packet of several frames.
     """
     if opus[0] & 3:
-        raise ValueError("an Opus packet of one frame is needed")
-    # Code 3: one frame (M = 1), padding (p = 1), so many bytes of it at the end.
+        raise ValueError("the Opus packet must have exactly one frame")
+    # Code 3: one frame (M = 1), padding (p = 1), and this many bytes of it at the end.
     return bytes((opus[0] | 3, 0x41, _MARK.size)) + opus[1:]
 
 
 class Line:
-    """What one far end says and hears. Made by `Pump.line`."""
+    """What one far end sends and receives. Made by `Pump.line`."""
 
     def __init__(self, number: int, *, sock: socket.socket, peer: Address, keys: Keys, payload_type: int) -> None:
         self.number = number
         self.sock, self.peer = sock, peer
-        #: Whom it should hear.
+        #: The line that it should receive.
         self.partner: Line | None = None
-        #: The far side makes packets of its own from what it gets: they carry no mark, and are counted instead.
+        #: The server encodes packets anew: they carry no mark, and are counted instead.
         self.transcoded = False
         self.sent = self.heard = 0
-        #: Packets that the kernel did not take.
+        #: Packets that the kernel did not accept.
         self.unsent = 0
-        #: Sampled packets that were not what the partner said.
+        #: Sampled packets that are not what the partner sent.
         self.strange = 0
-        #: Of sampled packets, in seconds.
+        #: Delays of sampled packets, in seconds.
         self.delays: list[float] = []
         self._keys, self._payload_type = keys, payload_type
         self._ssrc = random.getrandbits(32)
         self._sequence = random.getrandbits(15)
         self._packets: list[bytes] = []
-        #: The number of the first packet that was prepared last.
+        #: Number of the first packet of the latest preparation.
         self._first = 0
         self._sent_at = [0.0] * _REMEMBERED
         self._first_heard: int | None = None
 
     @property
     def prepared(self) -> int:
-        """How many packets wait to be sent."""
+        """Number of packets waiting to be sent."""
         return len(self._packets)
 
     def prepare(self, count: int, payloads: Sequence[bytes]) -> None:
-        """Encrypt the next packets; their timestamps go on from now, as a microphone's would."""
+        """Encrypt the next packets; their timestamps continue from now, as a microphone's would."""
         timestamp = int(instant() * SAMPLE_RATE_HZ)
         protect, number = self._keys.protect, self.sent
         self._first = number
@@ -119,7 +119,7 @@ class Line:
         self._sequence += count
 
     def send(self, index: int) -> None:
-        """Send the packet with this index among the prepared ones."""
+        """Send the prepared packet with this index."""
         self._sent_at[self.sent % _REMEMBERED] = wall_clock()
         self.sent += 1
         try:
@@ -128,7 +128,7 @@ class Line:
             self.unsent += 1
 
     def hear(self, data: bytes, ancillary: Sequence[tuple[int, int, bytes]]) -> None:
-        """Count one RTP packet, and look at it if it is its turn."""
+        """Count one RTP packet, and check it if it is one of the sample."""
         self.heard += 1
         if self._first_heard is None:
             self._first_heard = int.from_bytes(data[2:4], "big")
@@ -141,7 +141,7 @@ class Line:
         number = self._counted(data) if self.transcoded else self._read(data)
         if number is None or self.partner is None:
             self.strange += 1
-        elif not self.transcoded or number >= self.partner._first:  # one that was held back over a pause is not late
+        elif not self.transcoded or number >= self.partner._first:  # one held back over a pause does not count as late
             self.delays.append(at - self.partner._sent_at[number % _REMEMBERED])
 
     def _read(self, data: bytes) -> int | None:
@@ -161,7 +161,7 @@ class Line:
 
 
 class Socket(asyncio.DatagramTransport):
-    """A UDP socket that a pump reads."""
+    """A UDP socket that the pump reads."""
 
     def __init__(self, pump: "Pump", sock: socket.socket, protocol: asyncio.DatagramProtocol) -> None:
         super().__init__({"socket": sock, "sockname": sock.getsockname()})
@@ -171,27 +171,27 @@ class Socket(asyncio.DatagramTransport):
         self._pump = pump
 
     def sendto(self, data: Any, addr: Any = None) -> None:
-        """Send one datagram; lost if the kernel does not take it."""
+        """Send one datagram; lost if the kernel does not accept it."""
         with contextlib.suppress(OSError):
             self.sock.sendto(data, addr)
 
     def is_closing(self) -> bool:
-        """Tell whether `close` was called."""
+        """Return whether `close` was called."""
         return self.sock.fileno() < 0
 
     def close(self) -> None:
-        """Close it. Idempotent."""
+        """Close the socket. Idempotent."""
         if not self.is_closing():
             self._pump.forget(self)
             self.sock.close()
             asyncio.get_running_loop().call_soon(self.protocol.connection_lost, None)
 
     def read(self) -> None:
-        """Take what has come: one datagram where one far end is, more where many share the socket."""
+        """Read what has arrived: one datagram if the socket has one far end, more if many share it."""
         for _ in range(max(1, len(self.lines) // 4)):
             try:
                 data, ancillary, _, address = self.sock.recvmsg(_DATAGRAM, _ANCILLARY_BYTES)
-            except OSError:  # nothing more; an ICMP error is for ICE to find out about
+            except OSError:  # nothing more to read; ICMP errors are left to ICE
                 return
             line = self.lines.get(address)
             if line is not None and data and 127 < data[0] < 192 and not is_rtcp(data):
@@ -203,7 +203,7 @@ class Socket(asyncio.DatagramTransport):
 
 
 class Pump:
-    """The sockets and lines. `open()` makes sockets, `line()` lines, `play()` sends; `close()` at the end."""
+    """The sockets and lines. `open()` makes sockets, `line()` lines, `play()` sends; call `close()` at the end."""
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
@@ -216,7 +216,7 @@ class Pump:
     async def open(
         self, factory: Callable[[], asyncio.DatagramProtocol], *, local_addr: Address
     ) -> tuple[Socket, asyncio.DatagramProtocol]:
-        """Bind a socket; the arguments and the result are those of `loop.create_datagram_endpoint`. Raises: OSError."""
+        """Bind a socket; arguments and result are those of `loop.create_datagram_endpoint`. Raises: OSError."""
         sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         try:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER_BYTES)
@@ -233,7 +233,7 @@ class Pump:
         return transport, protocol
 
     def line(self, transport: asyncio.BaseTransport, *, peer: Address, keys: Keys, payload_type: int) -> Line:
-        """Return a line on one of the pump's sockets; RTP from `peer` is the line's from now on."""
+        """Return a line on one of the pump's sockets; RTP from `peer` belongs to the line from now on."""
         assert isinstance(transport, Socket)
         self._numbers += 1
         line = Line(self._numbers, sock=transport.sock, peer=peer, keys=keys, payload_type=payload_type)
@@ -241,30 +241,30 @@ class Pump:
         return line
 
     def drop(self, transport: asyncio.BaseTransport, line: Line) -> None:
-        """Hear no more of a line on a socket that stays open. Idempotent."""
+        """Stop receiving for a line on a socket that stays open. Idempotent."""
         assert isinstance(transport, Socket)
         transport.lines.pop(line.peer, None)
 
     def forget(self, transport: Socket) -> None:
-        """Read this socket no more; it closes."""
+        """Stop reading this socket; it is being closed."""
         del self._sockets[transport.sock.fileno()]
         self._epoll.unregister(transport.sock)
 
     async def prepare(self, lines: Sequence[Line], *, seconds: float) -> None:
-        """Encrypt what the lines are to say in so many seconds."""
+        """Encrypt what the lines will send in this many seconds."""
         count = max(1, round(seconds / PACKET_S))
         for index, line in enumerate(lines):
             line.prepare(count, self._payloads)
             if index % max(1, _PREPARED_AT_ONCE // count) == 0:
-                await asyncio.sleep(0)  # ICE, DTLS and signalling go on
+                await asyncio.sleep(0)  # let ICE, DTLS and signalling run
 
     async def play(self, lines: Sequence[Line]) -> list[float]:
-        """Send what was prepared, 50 packets a second on each line, the lines spread over the 20 ms.
+        """Send what was prepared: 50 packets a second on each line, with the lines spread over the 20 ms.
 
-        Meanwhile sockets are read once a tick: who forwards packets is spared waking us up for each, as a network card
-        would spare it. And no garbage is collected, for which all calls would stop. If something else stops us, the
-        schedule waits too: callers who do not know each other would never send what is overdue all at once. Return by
-        how many seconds the first packet of each batch was late.
+        Sockets are read once per tick, so that the server need not wake us up for each packet, as with a network card
+        that coalesces interrupts. Garbage is not collected meanwhile, because that would stop all calls. If something
+        else stalls us, the schedule is moved: independent callers would never send all overdue packets at once. Return
+        by how many seconds the first packet of each batch was late.
         """
         order = random.Random(len(lines)).sample(list(lines), len(lines))
         late_s: list[float] = []
@@ -296,7 +296,7 @@ class Pump:
 
     def _ready(self) -> None:
         for descriptor, _ in self._epoll.poll(0, _EVENTS):
-            transport = self._sockets.get(descriptor)  # None: one before it in this round closed it
+            transport = self._sockets.get(descriptor)  # None: an earlier one in this round closed it
             if transport is not None:
                 transport.read()
 

@@ -1,6 +1,6 @@
-"""A stretch of talk on many lines, measured: what was said and heard, how late, and what carrying it cost.
+"""A measured stretch of talk on many lines: what was sent and received, how late, and what forwarding it cost.
 
-Used by the load `media` and by the comparison with other media servers, so that both mean the same by each figure.
+Used by the load `media` and by the comparison with other media servers, so that each figure means the same in both.
 """
 
 import asyncio
@@ -14,11 +14,11 @@ from loadtest.loads.generator import percentile
 from loadtest.loads.media_pump import Line, Pump
 from loadtest.measure.process import busy_s
 
-#: What a call has carried for it: 50 packets a second each way.
+#: A carried call has 50 packets a second each way.
 PACKETS_PER_CALL_AND_S: Final = 100
 #: Added delay up to which calls count as carried.
 CARRIED_MS: Final = 15.0
-#: Slower than its schedule, later, or busier than this, the generator measures itself.
+#: If the generator is slower than its schedule, later, or busier than this, it measures itself.
 _PACE: Final = 0.95
 _LATE_MS: Final = 15.0
 _BUSY: Final = 0.9
@@ -34,29 +34,29 @@ class Pair(NamedTuple):
 
 
 def paired(user: Line, operator: Line) -> Pair:
-    """Return the pair; from now on each should hear the other."""
+    """Return the pair; from now on each should receive the other."""
     user.partner, operator.partner = operator, user
     return Pair(user, operator)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Direction:
-    """What one side of all calls said to the other."""
+    """One direction of all calls."""
 
     sent: int
     heard: int
     delays_ms: Sequence[float]
-    #: Sampled packets that were not what the partner said.
+    #: Sampled packets that were not what the partner sent.
     strange: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stretch:
-    """Everybody talked for a while."""
+    """One stretch in which everyone talked."""
 
     to_operator: Direction
     to_user: Direction
-    #: How long it took, and how long it was to take.
+    #: Actual and planned duration.
     seconds: float
     wanted_s: float
     server_cpu_s: float
@@ -80,28 +80,28 @@ class Stretch:
 
     @property
     def cpu_us(self) -> float:
-        """What a forwarded packet cost the server."""
+        """CPU time of the server per forwarded packet."""
         return 1e6 * self.server_cpu_s / max(1, self.heard)
 
     @property
     def server_share(self) -> float:
-        """How much of a core the server used."""
+        """Share of a core that the server used."""
         return self.server_cpu_s / self.seconds
 
     @property
     def pace(self) -> float:
-        """Share of the wanted packets a second that were sent."""
+        """Packet rate sent, as a share of the wanted one."""
         return self.wanted_s / self.seconds
 
     @property
     def generator_was_the_limit(self) -> bool:
-        """Whether the generator did not keep its schedule, or had no rest of its core."""
+        """Whether the generator fell behind its schedule, or had no idle time left."""
         busy = self.generator_cpu_s / self.seconds
         return self.pace < _PACE or self.late_p99_ms > _LATE_MS or busy > _BUSY
 
 
 async def talk(pump: Pump, pairs: Sequence[Pair], *, seconds: float, pid: int) -> Stretch:
-    """Let everybody talk, and wait until everything has come; `pid` is the server's. Raises: OSError if it is gone."""
+    """Let everyone talk and wait until all packets have arrived; `pid` is the server's. Raises: OSError if it ended."""
     users, operators = [pair.user for pair in pairs], [pair.operator for pair in pairs]
     lines = users + operators
     await pump.prepare(lines, seconds=seconds)
@@ -141,7 +141,7 @@ def _direction(
 
 
 async def until_quiet(lines: Sequence[Line]) -> None:
-    """Wait until nothing more comes; not for ever."""
+    """Wait until no more packets arrive, for a limited time."""
     give_up_at, before = instant() + _DRAIN_S, -1
     while instant() < give_up_at and (heard := sum(line.heard for line in lines)) != before:
         before = heard

@@ -1,6 +1,6 @@
-"""What a load run found, as tables in the terminal and as one HTML page with plots.
+"""The results of a load run, as tables in the terminal and as one HTML page with plots.
 
-Not responsible for measuring or judging: checks come with the report.
+Nothing is measured or judged here: the checks are part of the report.
 """
 
 import html
@@ -19,17 +19,17 @@ from loadtest.measure.report import facts_table, in_words, page, write_report
 from loadtest.measure.results import Report, Result, Sample, StepResult
 
 METHOD: Final = (
-    "Open loop: calls come on a seeded schedule however slow the answers are, and a time counts from the instant at"
-    " which the call was due to the instant at which the simulated Graph had read the request; ack is the answer to a"
-    " webhook (in calls, from when it left). A second of light load goes before and is not counted."
-    " The gateway ran as a process of its own with its embedded PostgreSQL and"
-    " everything durable on; except in media it carried no audio (media engine null), for this measures signalling."
-    " Simulated Meta, users and operators share one process, the generator. CPU is user and system time per call, idle"
-    " work included."
-    " Delays of the loop's p99 are the upper bounds of the gateway's histogram. In media, added delay runs from just"
-    " before a packet is given to the sender's socket to when the kernel put it into the receiver's, both hops over"
-    " loopback included; CPU, memory and cores are the media worker's alone, per forwarded packet, call and leg set up"
-    " (ICE and DTLS); what a proxy was told to lose is injected, not lost."
+    "Open loop: calls arrive on a seeded schedule, however slow the answers are. A time counts from the instant at"
+    " which the call was due to the instant at which the simulated Graph had read the request; ack is the response to a"
+    " webhook (for calls, from when the webhook was sent). A warm-up second of light load is not counted."
+    " The gateway ran as a separate process with its embedded PostgreSQL and full durability; except in the media"
+    " scenarios it carried no audio (media engine null), because these scenarios measure signalling."
+    " The simulated Meta, users and operators share one process, the generator. CPU is user and system time per call,"
+    " including idle work."
+    " The p99 of event-loop lag is the upper bound of a bucket of the gateway's histogram. In the media scenarios, the"
+    " added delay runs from just before a packet is given to the sender's socket to when the kernel put it into the"
+    " receiver's, including both hops over loopback; CPU, memory and cores are those of the media worker alone, per"
+    " forwarded packet, per call and per leg set up (ICE and DTLS); losses injected by the proxy do not count as lost."
 )
 #: Figures of steps that the tables show, if they are there: key, heading, format.
 _COLUMNS: Final = (
@@ -97,12 +97,12 @@ def _remark(step: StepResult) -> str:
 
 def _verdict(report: Report) -> str:
     if report.passed:
-        return "Everything held."
+        return "All checks passed."
     done = [result.scenario for result in report.results if not result.stopped and not result.failure]
     missing = [name for name in report.wanted if name not in done]
-    early = f" Not or not wholly measured: {', '.join(missing)}." if missing else ""
+    early = f" Not measured, or not completely: {', '.join(missing)}." if missing else ""
     missed = any(not check.kept for result in report.results for check in result.thresholds + result.invariants)
-    return ("Not everything held." if missed else "The run is not complete.") + early
+    return ("Some checks failed." if missed else "The run is not complete.") + early
 
 
 # --- terminal ------------------------------------------------------------------------------------
@@ -163,7 +163,7 @@ def _section(result: Result) -> str:
         f"<p>{html.escape(facts)}</p>",
     ]
     if result.stopped:
-        parts.append("<p><strong>Stopped before its end.</strong></p>")
+        parts.append("<p><strong>Stopped before the end.</strong></p>")
     if result.failure:
         parts.append(f"<p><strong>Ended early:</strong></p><pre>{html.escape(result.failure)}</pre>")
     if result.load:
@@ -228,7 +228,7 @@ def _plots(result: Result) -> list[str]:
         plot("CPU over live calls", x=live, y="% of a core", series=[_dots("gateway", cpu)]),
         plot("Memory over live calls", x=live, y="MiB resident", series=[_dots("gateway", memory)]),
         plot(
-            "Delay of the event loop",
+            "Event-loop lag",
             x="s",
             y="ms, worst of a second",
             series=[Series(name="gateway", points=tuple(lag))],
@@ -245,7 +245,7 @@ def _dots(name: str, points: Sequence[tuple[float, float]]) -> Series:
 
 
 def _latencies(result: Result) -> list[Series]:
-    """Return p50 and p99 of the instant that comes last, for the quickest and the slowest Graph."""
+    """Return p50 and p99 of the last instant of a call, for the fastest and the slowest Graph."""
     there = {name for step in result.steps for name in step.figures}
     instants = ("accept", "connect", "pre_accept", "ack", "delay")
     instant = next((one for one in instants if f"{one}_p50_ms" in there), None)

@@ -1,7 +1,7 @@
-"""`python -m loadtest run`: scenarios one after another, each on a gateway of its own, and the report.
+"""`python -m loadtest run`: scenarios one after another, each on its own gateway, and the report.
 
-Starts what a scenario needs and leaves nothing running, whatever happens: an error, a gateway that dies, Ctrl-C. Holds
-what was found against thresholds and invariants. Not responsible for the loads themselves (see `loads`).
+Starts what a scenario needs and leaves nothing running, whatever happens: an error, a gateway that dies, Ctrl-C. Checks
+the figures against thresholds and invariants. The loads themselves are in `job.py` and the modules for each kind.
 """
 
 import asyncio
@@ -42,12 +42,12 @@ from loadtest.measure.stack import GatewayDied, PortTaken, Stack, StackConfig, o
 from loadtest.operators.softphone_wire import RequestFailed
 
 _LAST_LINES: Final = 20
-#: A process that was killed may be noticed by its connections first.
+#: Connections may break before the death of the gateway's process is noticed.
 _NOTICED_S: Final = 1.0
 _POSTGRES_STOP_S: Final = 10.0
-#: Seldom: what a load makes is let go of by counting, nearly all of it, and looking for the rest is a stall.
+#: Rare: reference counting frees nearly everything, and a full collection would stall the generator.
 _COLLECT: Final = (20_000, 5, 100)
-#: What a broken gateway or machine leads to; anything else is a bug here, and its traceback is shown.
+#: Errors that a broken gateway or machine causes; any other is a bug here, and its traceback is shown.
 _EXPECTED: Final = (
     *(GatewayDied, PortTaken, BenchFailed, RequestFailed),
     *(aiohttp.ClientError, OSError),  # OSError: TimeoutError as well
@@ -60,14 +60,14 @@ class Order:
 
     scenarios: tuple[Scenario, ...]
     long: bool
-    #: None: each scenario's own.
+    #: None: each scenario's own seed.
     seed: int | None
     out: Path
     command: str
 
 
 async def run(order: Order, console: Console) -> int:
-    """Run the scenarios and write the report; 0 if everything held, 130 if stopped. Raises: NotWritten."""
+    """Run the scenarios and write the report; return 0 if every check passed, 130 if stopped. Raises: NotWritten."""
     check_folder(order.out)
     cores = divide_cores()
     report = Report(machine=machine(), versions=versions(), pinning=cores.said, command=order.command)
@@ -85,7 +85,7 @@ async def run(order: Order, console: Console) -> int:
 
 
 async def _all(order: Order, report: Report, cores: Cores, console: Console) -> bool:
-    """Run everything; tell whether it was stopped. What fails ends the run: the next would fail as well."""
+    """Run all scenarios; return whether the run was stopped. A failure ends it, because the next would fail too."""
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         for scenario in order.scenarios:
@@ -107,7 +107,7 @@ async def _all(order: Order, report: Report, cores: Cores, console: Console) -> 
                 result.stopped = True
                 return True
             tell("passed" if result.passed else "NOT passed", 1.0)
-            if not console.is_terminal:  # nobody sees the bar
+            if not console.is_terminal:  # no progress bar is shown
                 console.print(f"{scenario.name}: {'passed' if result.passed else 'NOT passed'}, {result.seconds:.0f} s")
             if result.failure:
                 return False
@@ -117,7 +117,7 @@ async def _all(order: Order, report: Report, cores: Cores, console: Console) -> 
 async def _scenario(
     scenario: Scenario, form: Form, result: Result, cores: Cores, tell: Callable[[str, float], None]
 ) -> None:
-    """Run one scenario and judge it; what goes wrong is in `result.failure`."""
+    """Run one scenario and check it; an error is recorded in `result.failure`."""
     loop = asyncio.get_running_loop()
     began_at = loop.time()
     try:
@@ -141,7 +141,7 @@ async def _scenario(
 
 
 def _leaves(failure: BaseException) -> list[str]:
-    """Return what went wrong, without repetitions; why the gateway died says it all."""
+    """Return the error messages without repetitions; if the gateway died, only the reason for that."""
     if isinstance(failure, BaseExceptionGroup):
         every = [text for one in failure.exceptions for text in _leaves(one)]
         died = failure.subgroup(GatewayDied)
@@ -150,7 +150,7 @@ def _leaves(failure: BaseException) -> list[str]:
 
 
 def judge(form: Form, result: Result) -> list[Check]:
-    """Hold the figures against the thresholds."""
+    """Check the figures against the thresholds."""
     checks = []
     for threshold in form.thresholds:
         if threshold.rate_per_s is None:
@@ -159,7 +159,7 @@ def judge(form: Form, result: Result) -> list[Check]:
             at = (threshold.rate_per_s, threshold.graph_ms)
             steps = [step for step in result.steps if (step.rate_per_s, step.graph_ms) == at]
             values = [step.figures.get(threshold.figure) for step in steps] or [None]
-        # The worst, where a step was done several times.
+        # The worst value, if a step was repeated.
         worst = next((value for value in values if not threshold.met(value)), values[-1])
         found = "not measured" if worst is None else f"{worst:,.4g}"
         kept = threshold.met(worst)
@@ -194,7 +194,7 @@ async def _with_gateway(
             before = await Before.look(stack)
             async with _unless_it_dies(stack), sampling(stack, result.samples):
                 await _load(job)
-            tell("is anything left?", 1.0)
+            tell("checking what is left over", 1.0)
             result.invariants = await invariants(stack, before)
         result.invariants += _gone(stack)
 
@@ -221,7 +221,7 @@ async def _load(job: Job) -> None:
 
 @asynccontextmanager
 async def pinned_stack(config: StackConfig, cores: Cores) -> AsyncIterator[Stack]:
-    """Run a gateway, pinned, and end all of it: its PostgreSQL too, which survives a gateway that was killed."""
+    """Run a gateway, pinned, and stop all of it: also its PostgreSQL, which survives a killed gateway."""
     stack = Stack(config)
     ours = os.sched_getaffinity(0) if cores.generator else set()
     collect = gc.get_threshold()
@@ -231,7 +231,7 @@ async def pinned_stack(config: StackConfig, cores: Cores) -> AsyncIterator[Stack
         pin_database(stack, cores.generator)
         pin(os.getpid(), cores.generator)
         gc.collect()
-        gc.freeze()  # people and numbers: a look through all of them would be a stall of the generator
+        gc.freeze()  # people and numbers: scanning them all would stall the generator
         gc.set_threshold(*_COLLECT)
         yield stack
     finally:
@@ -246,7 +246,7 @@ async def pinned_stack(config: StackConfig, cores: Cores) -> AsyncIterator[Stack
 
 
 async def end_postgres(data_dir: Path) -> None:
-    """End the PostgreSQL of this folder if it runs: quickly, then at once."""
+    """Stop the PostgreSQL of this folder if it runs: with a fast shutdown, then at once."""
     for name in (signal.SIGINT, signal.SIGQUIT):
         pid = postmaster(data_dir)
         if pid is None:
@@ -255,7 +255,7 @@ async def end_postgres(data_dir: Path) -> None:
             os.kill(pid, name)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_POSTGRES_STOP_S):
-                while postmaster(data_dir) == pid:  # noqa: ASYNC110  # another process: nobody tells
+                while postmaster(data_dir) == pid:  # noqa: ASYNC110  # noqa: ASYNC110  another process: no event tells
                     await asyncio.sleep(0.05)
 
 
@@ -272,21 +272,21 @@ def _gone(stack: Stack) -> list[Check]:
 
 @asynccontextmanager
 async def _unless_it_dies(stack: Stack) -> AsyncIterator[None]:
-    """Stop what is inside when the gateway ends. Raises: GatewayDied with its last words, in a group."""
+    """Cancel the block when the gateway ends. Raises: GatewayDied with its last log lines, in a group."""
 
     async def watch() -> None:
         code = await stack.until_gone()
-        # Its last lines are read by a task of the stack.
+        # A task of the stack reads the last lines.
         await asyncio.sleep(_NOTICED_S / 2)
-        tail = "\n  ".join(stack.log[-_LAST_LINES:]) or "(it said nothing)"
-        raise GatewayDied(f"The gateway ended by itself, with exit code {code}. Its last words:\n  {tail}")
+        tail = "\n  ".join(stack.log[-_LAST_LINES:]) or "(no output)"
+        raise GatewayDied(f"The gateway ended unexpectedly, with exit code {code}. Its last log lines:\n  {tail}")
 
     async with asyncio.TaskGroup() as tasks:
         watching = tasks.create_task(watch())
         try:
             yield
         except (*_EXPECTED, ExceptionGroup):
-            # Was it the gateway's death that broke the load?
+            # Was the gateway's death the cause?
             await asyncio.wait([watching], timeout=_NOTICED_S)
             raise
         watching.cancel()

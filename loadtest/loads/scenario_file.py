@@ -1,6 +1,6 @@
-"""Scenarios by name or from a TOML file of the user's own: everything wrong with them, named at once.
+"""Scenarios by name or from the user's own TOML file; all mistakes are reported at once.
 
-Not responsible for what a scenario means (see `scenarios`).
+The meaning of a scenario is in `scenarios.py`.
 """
 
 import re
@@ -27,12 +27,12 @@ from loadtest.loads.scenarios import (
 
 _NAME: Final = re.compile(r"[a-z][a-z0-9-]{0,31}")
 _MOST_TEXT: Final = 200
-#: Of one step: each is kept in memory.
+#: Most arrivals of one step: each is kept in memory.
 _MOST_ARRIVALS: Final = 200_000
-#: Calls that are up; each has a softphone.
+#: Most live calls; each has a softphone.
 _MOST_LIVE: Final = 20_000
 
-#: Least and most of each number; those in `_WHOLE` have no fraction.
+#: Least and greatest value of each number; those in `_WHOLE` must be whole numbers.
 _STEP: Final = {
     "rate_per_s": (0.1, 10_000.0),
     "seconds": (0.1, 3_600.0),
@@ -73,7 +73,7 @@ _STEP_OF: Final[Mapping[str, tuple[Work, ...]]] = {
     "database_ms": (Work.INTAKE,),
     "database_silent_s": (Work.INTAKE,),
 }
-#: Keys of a form that a kind of work reads, besides `thresholds`; the first one it cannot do without.
+#: Keys of a form that each kind of work reads, besides `thresholds`; the first one is required.
 _OF_WORK: Final[Mapping[Work, tuple[str, ...]]] = {
     Work.RING: ("steps", "talk_s"),
     Work.DIAL: ("steps", "talk_s"),
@@ -108,7 +108,7 @@ def find(wanted: Sequence[str]) -> tuple[Scenario, ...]:
 
 def _named(word: str) -> Scenario:
     if not word.endswith(".toml"):
-        raise BadScenario([f"{word}: no such scenario; there are {', '.join(NAMES)}, or name a .toml file"])
+        raise BadScenario([f"{word}: unknown scenario; known are {', '.join(NAMES)}, or give the path of a .toml file"])
     return read_scenario(Path(word))
 
 
@@ -139,7 +139,7 @@ def scenario_of(data: Mapping[str, Any], where: str) -> Scenario:
 
 @dataclass(slots=True)
 class _Reader:
-    """Takes values out and notes what is wrong with them; what it returns for those does not matter."""
+    """Read values and record what is wrong with them; the result for a wrong value does not matter."""
 
     where: str
     mistakes: list[str] = field(default_factory=list)
@@ -149,19 +149,19 @@ class _Reader:
 
     def unknown(self, data: Mapping[str, Any], known: set[str], at: str) -> None:
         for key in sorted(set(data) - known):
-            self.wrong(at, f"{key} is not known here; there are {', '.join(sorted(known))}")
+            self.wrong(at, f"{key} is unknown; known are {', '.join(sorted(known))}")
 
     def text(self, data: Mapping[str, Any], key: str, *, default: str | None = None) -> str:
         value = data.get(key, default)
         if not isinstance(value, str) or len(value) > _MOST_TEXT:
-            self.wrong(key, f"a text of at most {_MOST_TEXT} characters is needed")
+            self.wrong(key, f"must be a string of at most {_MOST_TEXT} characters")
             return ""
         return value
 
     def name(self, data: Mapping[str, Any]) -> str:
         value = data.get("name")
         if not isinstance(value, str) or not _NAME.fullmatch(value):
-            self.wrong("name", "1 to 32 of a-z, 0-9 and -, a letter first")
+            self.wrong("name", "must be 1 to 32 of a-z, 0-9 and -, starting with a letter")
         elif value in NAMES:
             self.wrong("name", f"{value} is the name of a built-in scenario")
         return str(value)
@@ -169,21 +169,21 @@ class _Reader:
     def work(self, data: Mapping[str, Any]) -> Work | None:
         value = data.get("work")
         if value not in list(Work):
-            self.wrong("work", f"one of {', '.join(Work)} is needed")
+            self.wrong("work", f"must be one of {', '.join(Work)}")
             return None
         return Work(value)
 
     def number(
         self, data: Mapping[str, Any], key: str, limits: tuple[float, float], at: str, *, default: float | None
     ) -> float:
-        """Return a number within the limits; `default` None: it is needed."""
+        """Return a number within the limits; `default` None: the key is required."""
         value = data.get(key, default)
         least, most = limits
         kinds = (int,) if key in _WHOLE else (int, float)
-        # A bool is an int, and nan is in no order with anything.
+        # A bool is an int, and nan compares false with everything.
         if isinstance(value, bool) or not isinstance(value, kinds) or not least <= value <= most:
             kind = "a whole number" if key in _WHOLE else "a number"
-            self.wrong(at, f"{key}: {kind} from {least:g} to {most:g} is needed")
+            self.wrong(at, f"{key}: must be {kind} from {least:g} to {most:g}")
             return least
         return value
 
@@ -193,40 +193,40 @@ class _Reader:
     def form(self, data: Mapping[str, Any], key: str, work: Work | None) -> Form | None:
         table = data.get(key)
         if not isinstance(table, dict):
-            self.wrong(key, f"the table [{key}] is needed")
+            self.wrong(key, f"the table [{key}] is missing")
             return None
         reads = _OF_WORK[work] if work is not None else ("steps", "anchored", *_FORM)
         self.unknown(table, {"thresholds", *reads}, key)
         if work is not None and reads[0] not in table:
-            self.wrong(key, f"{reads[0]} is needed for work {work}")
+            self.wrong(key, f"{reads[0]} is required for work {work}")
         numbers = self._numbers(table, _FORM, key)
         steps = tuple(self.step(one, at, work) for at, one in self.rows(table, "steps", key))
         thresholds = tuple(self.threshold(one, at, work, steps) for at, one in self.rows(table, "thresholds", key))
         anchored = tuple(self.media_step(one, at) for at, one in self.rows(table, "anchored", key))
         for name in ("steps", "anchored"):
             if table.get(name) == []:
-                self.wrong(key, f"{name}: at least one is needed")
+                self.wrong(key, f"{name}: at least one is required")
         form = Form(steps=steps, anchored=anchored, thresholds=thresholds, **numbers)
         if work is Work.FILL:
             self.filled(form, key)
         return form
 
     def filled(self, form: Form, at: str) -> None:
-        """Note steps that cannot follow each other, and more calls than a number has room for."""
+        """Record steps that cannot follow each other, and more calls than a number has slots."""
         for one, two in pairwise(form.steps):
             if two.live < one.live or two.numbers < one.numbers:
-                self.wrong(at, "steps: calls that are up stay so: live and numbers may not fall")
+                self.wrong(at, "steps: live and numbers must not fall, because calls stay up")
         most = max((step.live * step.numbers for step in form.steps), default=0)
         if most > _MOST_LIVE:
             self.wrong(at, f"steps: live x numbers is more than {_MOST_LIVE:,}")
         if any(step.live > 2 * form.slots for step in form.steps):
-            self.wrong(at, f"steps: live is more than the {2 * form.slots:,} that slots leaves room for")
+            self.wrong(at, f"steps: live is more than the {2 * form.slots:,} calls that slots allows")
 
     def rows(self, table: Mapping[str, Any], key: str, at: str) -> list[tuple[str, Mapping[str, Any]]]:
-        """Return the tables of a list, and where each stands."""
+        """Return the tables of a list, each with its position."""
         rows = table.get(key, [])
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-            self.wrong(at, f"{key}: a list of tables is needed")
+            self.wrong(at, f"{key}: must be a list of tables")
             return []
         return [(f"{at}.{key}[{index}]", row) for index, row in enumerate(rows)]
 
@@ -246,7 +246,7 @@ class _Reader:
         self.unknown(row, {"hold", *_MEDIA_STEP}, at)
         hold = row.get("hold", False)
         if not isinstance(hold, bool):
-            self.wrong(at, "hold: true or false is needed")
+            self.wrong(at, "hold: must be true or false")
         needed: dict[str, Any] = {"calls": self.number(row, "calls", _MEDIA_STEP["calls"], at, default=None)}
         more = self._numbers({key: value for key, value in row.items() if key not in needed}, _MEDIA_STEP, at)
         return MediaStep(hold=hold is True, **needed, **more)
@@ -255,13 +255,13 @@ class _Reader:
         self.unknown(row, {"figure", *_THRESHOLD}, at)
         numbers = self._numbers(row, _THRESHOLD, at)
         if not {"at_most", "at_least"} & set(row):
-            self.wrong(at, "at_most or at_least is needed")
+            self.wrong(at, "at_most or at_least is required")
         figure, rate = row.get("figure"), numbers.get("rate_per_s")
         if work is not None:
             known = overall_figures(work) if rate is None else step_figures(work)
             if not isinstance(figure, str) or figure not in known:
-                whose = "of the whole; with rate_per_s it is one of a step" if rate is None else "of a step"
-                self.wrong(at, f"figure: {figure!r} is no figure {whose}; there are {', '.join(sorted(known))}")
+                whose = "the whole; with rate_per_s it is one of a step" if rate is None else "a step"
+                self.wrong(at, f"figure: {figure!r} is not a figure of {whose}; known are {', '.join(sorted(known))}")
         graph_ms = numbers.get("graph_ms", 0.0)
         if rate is not None and not any((step.rate_per_s, step.graph_ms) == (rate, graph_ms) for step in steps):
             self.wrong(at, f"no step has rate_per_s {rate:g} and graph_ms {graph_ms:g}")

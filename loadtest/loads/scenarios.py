@@ -1,6 +1,6 @@
-"""What can be measured, as data: each scenario's work, in a short and a long form, and what it must reach.
+"""What can be measured, as data: the work of each scenario, in a short and a long form, and its thresholds.
 
-Besides the built-in ones, whoever measures may write one as a TOML file:
+Besides the built-in scenarios, users may write their own as TOML files:
 
     name = "evening"
     what = "Our evening peak, over a slow line to Meta"
@@ -10,7 +10,7 @@ Besides the built-in ones, whoever measures may write one as a TOML file:
     steps = [{rate_per_s = 20, seconds = 5, graph_ms = 80}]
     thresholds = [{figure = "accept_p99_ms", at_most = 250, rate_per_s = 20}]
 
-Not responsible for reading such files (see `scenario_file`), nor for doing the work (see `run`).
+Such files are read in `scenario_file.py`; `run.py` does the work.
 """
 
 import math
@@ -26,19 +26,19 @@ _MOST_RATES: Final = 8
 class Work(StrEnum):
     """Kinds of load."""
 
-    #: Users call, operators pick up, users hang up.
+    #: Users call, operators answer, users hang up.
     RING = "ring"
-    #: Operators call, users pick up, operators hang up.
+    #: Operators call, users answer, operators hang up.
     DIAL = "dial"
-    #: Offers within one second, all of which must be answered; nobody picks up.
+    #: Calls within one second, whose SDP offers must all be answered; nobody picks up.
     BURST = "burst"
-    #: Deliveries of events, each on disk before it is answered.
+    #: Deliveries of events, each written to disk before it is answered.
     INTAKE = "intake"
-    #: As `ring`, beside many calls that stay up; a number that is full is called all the same.
+    #: Like `ring`, beside many live calls; a number without a free slot is called nevertheless.
     FILL = "fill"
-    #: Calls of all kinds for long, and what they leave behind.
+    #: Calls of all kinds for a long time, and what they leave behind.
     SOAK = "soak"
-    #: Decisions, with many contacts in the database.
+    #: Policy decisions, with many contacts in the database.
     GATE = "gate"
     #: Calls with real RTP both ways.
     MEDIA = "media"
@@ -48,31 +48,31 @@ class Work(StrEnum):
 class Step:
     """Load at one rate."""
 
-    #: Calls a second; for `intake` deliveries a second.
+    #: Calls per second; for `intake`, deliveries per second.
     rate_per_s: float
     seconds: float
     #: How long the simulated Graph takes to answer.
     graph_ms: float = 0.0
-    #: Shares of webhooks that come twice, or out of order.
+    #: Shares of webhooks that are delivered twice, or out of order.
     twice: float = 0.0
     reordered: float = 0.0
-    #: Most events of a delivery; evenly spread from 1. For `intake` and `ring`.
+    #: Most events in a delivery; drawn uniformly from 1. For `intake` and `ring`.
     batch: int = 1
-    #: For `fill`: calls that stay up on each of so many numbers, half of them from users, half to users.
+    #: For `fill`: live calls on each of `numbers` numbers, half in each direction.
     live: int = 0
     numbers: int = 1
-    #: For `intake`: how much later PostgreSQL answers, and how long it is silent in the middle.
+    #: For `intake`: delay of PostgreSQL's answers, and how long it is stalled in the middle of the step.
     database_ms: float = 0.0
     database_silent_s: float = 0.0
 
     @property
     def count(self) -> int:
-        """How many arrivals there are."""
+        """Number of arrivals."""
         return max(1, round(self.rate_per_s * self.seconds))
 
     @property
     def series(self) -> str:
-        """What sets it apart from steps that differ in their rate only, in a few words."""
+        """What distinguishes it from steps that differ only in rate, in a few words."""
         said = [f"batches of 1-{self.batch}"] if self.batch > 1 else []
         said += [f"Graph {self.graph_ms:g} ms"] if self.graph_ms else []
         said += [f"PostgreSQL {self.database_ms:g} ms later"] if self.database_ms else []
@@ -90,15 +90,15 @@ class Step:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MediaStep:
-    """So many calls at once, with real RTP both ways."""
+    """A number of simultaneous calls with real RTP both ways."""
 
     calls: int
-    #: How long everybody talks, before the hold and after it; 0: nobody does, it is about the set-up.
+    #: How long everyone talks, before the hold and after it; 0: not at all, only the set-up is measured.
     seconds: float = 4.0
-    #: What a UDP proxy on the users' side loses, and by how much it delays; evenly spread.
+    #: Loss and delay of a UDP proxy on the users' side; the delay is uniform.
     loss: float = 0.0
     jitter_ms: float = 0.0
-    #: Put all calls on hold in the middle.
+    #: Whether to put all calls on hold in the middle.
     hold: bool = False
 
     @property
@@ -117,7 +117,7 @@ class MediaStep:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Threshold:
-    """What a figure must reach: of one step if a rate is given, else of the whole scenario."""
+    """The bound of a figure: of one step if a rate is given, otherwise of the whole scenario."""
 
     figure: str
     at_most: float | None = None
@@ -134,13 +134,13 @@ class Threshold:
 
     @property
     def name(self) -> str:
-        """The figure, and where it is taken."""
+        """The figure, and the step it belongs to."""
         if self.rate_per_s is None:
             return self.figure
         return f"{self.figure} at {Step(rate_per_s=self.rate_per_s, seconds=1, graph_ms=self.graph_ms).label}"
 
     def met(self, value: float | None) -> bool:
-        """Tell whether a figure is good; one that was not measured is not."""
+        """Return whether a figure is within the bound; one that was not measured is not."""
         if value is None or math.isnan(value):
             return False
         return (self.at_most is None or value <= self.at_most) and (self.at_least is None or value >= self.at_least)
@@ -148,15 +148,15 @@ class Threshold:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Form:
-    """How much of the work is done."""
+    """The amount of work."""
 
     #: One after the other; a rate that was not held ends the steps with the same `graph_ms`.
     steps: tuple[Step, ...] = ()
     #: How long people talk.
     talk_s: float = 0.05
-    #: For `fill`: how many calls a number may have at once, each way.
+    #: For `fill`: slots of each number, in each direction.
     slots: int = 1_000
-    #: For `soak`: calls in all, and at a time.
+    #: For `soak`: calls in total, and at a time.
     calls: int = 0
     lanes: int = 20
     #: For `gate`.
@@ -167,7 +167,7 @@ class Form:
 
     @property
     def said(self) -> str:
-        """How much that is, in a few words."""
+        """The amount of work, in a few words."""
         if self.calls:
             return f"{self.calls:,} calls, {self.lanes} at a time"
         if self.contacts:
@@ -186,7 +186,7 @@ class Form:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
-    """One experiment that can be repeated."""
+    """One repeatable experiment."""
 
     name: str
     what: str
@@ -196,12 +196,12 @@ class Scenario:
     seed: int = SEED
 
     def form(self, *, long: bool) -> Form:
-        """Return the form asked for."""
+        """Return the requested form."""
         return self.long if long else self.short
 
 
 class BadScenario(ValueError):
-    """What cannot be run; `mistakes` has every one of them."""
+    """A scenario that cannot be run; `mistakes` lists everything that is wrong."""
 
     def __init__(self, mistakes: Sequence[str]) -> None:
         super().__init__("\n".join(mistakes))
@@ -210,7 +210,7 @@ class BadScenario(ValueError):
 
 # --- what is measured ----------------------------------------------------------------------------
 
-#: What is measured of instants; each has p50, p99 and p999 in milliseconds.
+#: Measured instants; each has p50, p99 and p999 in milliseconds.
 _INSTANTS: Final[Mapping[Work, tuple[str, ...]]] = {
     Work.RING: ("ack", "pre_accept", "accept", "overhead"),
     Work.DIAL: ("ack", "connect"),
@@ -242,7 +242,7 @@ _OVERALL: Final[Mapping[Work, tuple[str, ...]]] = {
 
 
 def step_figures(work: Work) -> frozenset[str]:
-    """Return the names of the figures that a step of this work has."""
+    """Return the names of the figures of a step of this work."""
     if work not in _INSTANTS:
         return frozenset()
     timed = {f"{instant}_{share}_ms" for instant in _INSTANTS[work] for share in _SHARES}
@@ -251,5 +251,5 @@ def step_figures(work: Work) -> frozenset[str]:
 
 
 def overall_figures(work: Work) -> frozenset[str]:
-    """Return the names of the figures that such a scenario has as a whole."""
+    """Return the names of the figures of a whole scenario of this work."""
     return frozenset(_OVERALL[work])

@@ -1,8 +1,7 @@
 """Many calls of all kinds, one after another in parallel lanes, and what they leave behind in the gateway's process.
 
-For hours of work in minutes: null media, operators and users by policy, calls in both directions that are answered,
-declined, given up. Watches the process from outside (Linux: `/proc`) and by its metrics. Not responsible for what the
-database must hold afterwards, nor for limits.
+Hours of work in minutes: null media, operators and users that act by policy, calls in both directions that are
+answered, declined or given up. The process is watched from outside (Linux: `/proc`) and by its metrics.
 """
 
 import asyncio
@@ -22,11 +21,11 @@ from loadtest.simulator.errors import NotPossible
 from loadtest.simulator.meta_sim import SimUser
 from loadtest.simulator.state import Call, CallState
 
-#: Why a dial is refused that will do a moment later. Busy: for the gateway the last call is not quite over.
+#: Refusals that pass after a moment. Busy: for the gateway, the last call has not quite ended.
 PASSING: Final = frozenset({"busy", "user_busy", "overloaded", "store_down"})
 _CALL_S: Final = 30.0
 _PAUSE_S: Final = 0.1
-#: A user's own limit is five connected calls in 24 hours: each is called four times at most.
+#: A user may have five connected calls in 24 hours, so each is called at most four times.
 _CALLS_PER_USER: Final = 4
 _SHARE_OUT: Final = 0.5
 _SHARE_GIVEN_UP: Final = 0.15
@@ -34,10 +33,10 @@ _SHARE_GIVEN_UP: Final = 0.15
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """The gateway's process after so many calls."""
+    """The gateway's process after a number of calls."""
 
     calls: int
-    #: Memory that is its own: what would be free if it ended.
+    #: Private memory: what would be freed if the process ended.
     own_bytes: int
     descriptors: int
     tasks: int
@@ -46,24 +45,24 @@ class Sample:
 
 @dataclass(slots=True, kw_only=True)
 class Soak:
-    """What was done, and what was seen meanwhile."""
+    """What was done, and what was observed."""
 
     samples: list[Sample] = field(default_factory=list)
     #: Meta's ids of all calls.
     call_ids: list[str] = field(default_factory=list)
-    #: Calls by direction and how they ended, as the simulated Meta saw it.
+    #: Calls by direction and end, as the simulated Meta saw them.
     ended: Counter[str] = field(default_factory=Counter)
-    #: Calls that were refused, by cause; they have no id.
+    #: Refused calls, by cause; they have no id.
     refused: Counter[str] = field(default_factory=Counter)
 
     @property
     def calls(self) -> int:
-        """Calls that came to an end, refused ones included."""
+        """Number of calls that have ended, including refused ones."""
         return len(self.call_ids) + self.refused.total()
 
 
 def soak_users(calls: int, lanes: int) -> tuple[UserSpec, ...]:
-    """Return the users that a soak of so many calls needs: most pick up, one in ten declines."""
+    """Return the users that a soak of this many calls needs: most answer, one in ten declines."""
     count = max(lanes, calls // _CALLS_PER_USER + 1)
     return tuple(
         UserSpec(
@@ -86,9 +85,9 @@ async def soak(
     samples: int = 40,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Soak:
-    """Make `calls` calls, `lanes` of them at a time, with users made by `soak_users`; look at the process in between.
+    """Make `calls` calls, `lanes` at a time, with users from `soak_users`; sample the process in between.
 
-    The crew has a policy that accepts and hangs up, and one operator more than lanes. Raises: TimeoutError if a call
+    The crew's policy must accept and hang up, and it needs one operator more than lanes. Raises: TimeoutError if a call
     does not end.
     """
     found, every = Soak(), max(1, calls // samples)
@@ -118,7 +117,7 @@ async def soak(
 
 
 async def _in(stack: Stack, user: SimUser, found: Soak, *, gives_up: bool) -> None:
-    """A user's call: an operator picks up and hangs up, or the user gives up at once."""
+    """Run a user's call: an operator answers and hangs up, or the user gives up at once."""
     try:
         call = user.call()
     except NotPossible:
@@ -130,7 +129,7 @@ async def _in(stack: Stack, user: SimUser, found: Soak, *, gives_up: bool) -> No
 
 
 async def _out(stack: Stack, crew: Crew, user: SimUser, number_id: str, found: Soak) -> None:
-    """An operator's call: the user picks up or declines."""
+    """Run an operator's call: the user answers or declines."""
     try:
         async with asyncio.timeout(_CALL_S):
             call_id = None
@@ -145,8 +144,8 @@ async def _out(stack: Stack, crew: Crew, user: SimUser, number_id: str, found: S
 
 
 async def _placed(stack: Stack, crew: Crew, view: Json) -> str | None:
-    """Return Meta's id of a call; None if the gateway gave it up before it asked Meta: the database was too slow."""
-    # The gateway sends its own id along with `connect`, once.
+    """Return Meta's id of a call; None if the gateway gave it up before `connect` because of a slow database."""
+    # The gateway sends its own id once, with `connect`.
     placed, key = stack.sim.world.opaque, (view["number_id"], view["call_id"])
     bot = next(bot for bot in crew.bots if bot.operator == view["operator"])
     await stack.sim.until(lambda: key in placed or bot.call is None, timeout_s=_CALL_S)
@@ -154,7 +153,7 @@ async def _placed(stack: Stack, crew: Crew, view: Json) -> str | None:
 
 
 async def _dial(stack: Stack, crew: Crew, number_id: str, to: str) -> Json:
-    """Let somebody dial who is free, and again while the gateway says that it has too much to do.
+    """Let a free operator dial, and retry while the gateway reports a passing refusal.
 
     Raises: RequestFailed, TimeoutError.
     """
@@ -177,7 +176,7 @@ async def _until_ended(stack: Stack, call: Call, found: Soak) -> None:
     found.ended[f"{call.facts.direction} {call.end_reason}"] += 1
 
 
-# Looking at the process
+# Sampling the process
 
 
 async def look(stack: Stack, calls: int) -> Sample:
@@ -193,5 +192,5 @@ async def look(stack: Stack, calls: int) -> Sample:
 
 
 def bytes_per_call(samples: Sequence[Sample]) -> float:
-    """Return the slope of the straight line that fits best (least squares). Raises: ValueError for one sample."""
+    """Return the slope of the least-squares line. Raises: ValueError for a single sample."""
     return linear_regression([one.calls for one in samples], [one.own_bytes for one in samples]).slope

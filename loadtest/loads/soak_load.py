@@ -1,4 +1,4 @@
-"""Calls of all kinds for long, as a load, and what they left behind. The calls themselves are `soak`'s business."""
+"""Calls of all kinds for a long time, as a load, and what they leave behind. The calls themselves are in `soak.py`."""
 
 import asyncio
 
@@ -31,7 +31,7 @@ async def soak_load(job: Job) -> None:
     later, figures = done.samples[half:], job.result.figures
     if len(later) > 1:
         figures["bytes_per_call"] = bytes_per_call(later)
-        # With the pools to Meta and to the database, which keep their connections for minutes.
+        # Including the pools to Meta and to the database, which keep their connections for minutes.
         most = max(sample.descriptors for sample in done.samples[half // 2 : half + 1])
         figures["descriptors_more"] = float(after.descriptors - most)
     lags = [sample.lag_ms for sample in job.result.samples if sample.lag_ms is not None]

@@ -47,7 +47,7 @@ async def _settled(stack: Stack, tasks: int | None) -> tuple[Mapping[str, float]
 
 
 async def invariants(stack: Stack, before: Before) -> list[Check]:
-    """Check what is left over once all clients of the load have logged out. Raises: aiohttp.ClientError, TimeoutError."""
+    """Check what is left once all clients of the load have logged out. Raises: aiohttp.ClientError, TimeoutError."""
     await stack.sim.webhooks.let_go()
     figures, sockets = await _settled(stack, before.tasks)
     world, webhooks = stack.sim.world, stack.sim.webhooks

@@ -1,11 +1,11 @@
-"""The floor: what a user-initiated call costs with aiohttp and nothing else. Run with this project's own interpreter.
+"""The floor: the cost of a user-initiated call with aiohttp and nothing else. Run with this project's own interpreter.
 
-Checks the signature over the raw bytes, reads the JSON, answers 200, and asks Graph to `pre_accept` and to `accept`
-every `connect` with a canned SDP. No state, no store, no gate, no media: it is quick because it does nothing that
-a business needs, and most probes of the comparison show that.
+Checks the signature over the raw bytes, parses the JSON, answers 200, and sends Graph a `pre_accept` and an `accept`
+with a canned SDP for every `connect`. It has no state, store, gate or media: it is fast because it does nothing that a
+business needs, as most probes of the comparison show.
 
-Settings come by environment: PEER_PORT, GRAPH_URL, APP_SECRET, VERIFY_TOKEN, ACCESS_TOKEN, PHONE_NUMBER_ID. `/live`
-tells how many calls are up, for the comparison; here nobody counts.
+Settings are environment variables: PEER_PORT, GRAPH_URL, APP_SECRET, VERIFY_TOKEN, ACCESS_TOKEN, PHONE_NUMBER_ID.
+`/live` returns the number of live calls for the comparison; here it is always 0.
 """
 
 import asyncio
@@ -54,7 +54,7 @@ class Floor:
         self.headers = {"Authorization": f"Bearer {os.environ['ACCESS_TOKEN']}"}
 
     async def running(self, app: web.Application) -> AsyncIterator[None]:
-        """Hold the client and the calls that are being answered."""
+        """Keep the HTTP client and the tasks that answer calls."""
         async with aiohttp.ClientSession(headers=self.headers) as self.http, asyncio.TaskGroup() as self.calls:
             yield
 
@@ -64,7 +64,7 @@ class Floor:
         return web.Response(text=request.query.get("hub.challenge", "")) if known else web.Response(status=403)
 
     async def webhook(self, request: web.Request) -> web.Response:
-        """Take a delivery."""
+        """Process a delivery."""
         body = await request.read()
         expected = "sha256=" + hmac.new(self.secret, body, hashlib.sha256).hexdigest()
         if not hmac.compare_digest(request.headers.get("X-Hub-Signature-256", "").encode(), expected.encode()):
@@ -77,7 +77,7 @@ class Floor:
         return web.Response()
 
     async def answer(self, call_id: str) -> None:
-        """Ask for both, whatever Graph says."""
+        """Send both requests, whatever Graph answers."""
         for action in ("pre_accept", "accept"):
             body = {
                 "messaging_product": "whatsapp",
@@ -89,12 +89,12 @@ class Floor:
                 await response.read()
 
     async def live(self, request: web.Request) -> web.Response:
-        """Say that no call is remembered."""
+        """Return 0: no call is remembered."""
         return web.json_response({"live": 0})
 
 
 def main() -> None:
-    """Serve until told to stop."""
+    """Serve until stopped."""
     floor = Floor()
     app = web.Application()
     app.cleanup_ctx.append(floor.running)

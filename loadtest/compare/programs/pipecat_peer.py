@@ -1,14 +1,14 @@
 """pipecat-ai 1.14.0 answering WhatsApp calls. Run in an environment made from pipecat.txt.
 
-Stock: its runner started with `--whatsapp`, with all that this brings: the FastAPI app, its routes, `WhatsAppClient`,
-uvicorn.
+Stock: its runner, started with `--whatsapp`, with everything that this includes: the FastAPI app, its routes,
+`WhatsAppClient`, uvicorn.
 
-Needed to run it here: the Graph address of its API module (a class constant) points at the simulated Meta; no STUN
-server (the route cannot be told; its default is a public one). In its favour: its log is off (the runner has it at
-DEBUG), no line per request either; the bot only says that it is there, where a real one builds a pipeline.
+Changed to run here: the Graph address of its API module (a class constant) points at the simulated Meta; no STUN server
+(the route has no setting for it; the default is a public one). In its favour: its log is off (the runner sets DEBUG),
+and there is no log line per request; the bot does nothing, where a real one builds a pipeline.
 
-Settings come by environment: PEER_PORT, GRAPH_URL, APP_SECRET, VERIFY_TOKEN, ACCESS_TOKEN, PHONE_NUMBER_ID. `/live`
-tells how many calls its client holds, for the comparison.
+Settings are environment variables: PEER_PORT, GRAPH_URL, APP_SECRET, VERIFY_TOKEN, ACCESS_TOKEN, PHONE_NUMBER_ID.
+`/live` returns the number of calls that its client holds, for the comparison.
 """
 
 import functools
@@ -33,7 +33,7 @@ clients: list[client.WhatsAppClient] = []
 
 
 class Client(client.WhatsAppClient):  # type: ignore[misc]
-    """The same without a STUN server."""
+    """The client without a STUN server."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings, ice_servers=[])
@@ -44,18 +44,18 @@ client.WhatsAppClient = Client  # the route imports it by this name
 
 
 async def bot(arguments: Any) -> None:
-    """Be the bot that the runner starts for each call."""
+    """Serve as the bot that the runner starts for each call."""
     await arguments.webrtc_connection.connect()
 
 
 @runner.app.get("/live")  # type: ignore[untyped-decorator]
 async def live() -> dict[str, int]:
-    """Count the calls that are up."""
+    """Return the number of live calls."""
     return {"live": sum(len(one._ongoing_calls_map) for one in clients)}
 
 
 def main() -> None:
-    """Serve until told to stop."""
+    """Serve until stopped."""
     logger.disable("pipecat")
     runner.uvicorn.run = functools.partial(uvicorn.run, log_level="warning", access_log=False)
     sys.argv[1:] = ["--whatsapp", "--host", "127.0.0.1", "--port", os.environ["PEER_PORT"]]

@@ -3,13 +3,13 @@
 Stock: pywa's async client on FastAPI with its own webhook routes, signature check and duplicate filter; aiortc's
 `RTCPeerConnection`; uvicorn.
 
-pywa has no media, so these are ours, as short as they work: a handler of `connect` that lets aiortc answer, asks for
-`pre_accept` and `accept` and ends the call if Meta refuses; a handler of `terminate`. A call is remembered before Meta
-is asked, so that its end is noticed. Needed for Meta's rules: of aiortc's three fingerprints only SHA-256 is kept.
-Needed to run it here: Graph's address. In its favour: its log is at WARNING, and there is no line per request.
+pywa has no media, so the following is ours and as short as possible: a handler of `connect` that lets aiortc answer,
+sends `pre_accept` and `accept`, and ends the call if Meta refuses; and a handler of `terminate`. A call is stored
+before Meta is asked, so that its end is noticed. Required by Meta: of aiortc's three fingerprints only SHA-256 is kept.
+Changed to run here: Graph's address. In its favour: its log is at WARNING, and there is no log line per request.
 
-Settings come by environment: PEER_PORT, GRAPH_URL, APP_SECRET, VERIFY_TOKEN, ACCESS_TOKEN, PHONE_NUMBER_ID. `/live`
-tells how many calls are up, for the comparison.
+Settings are environment variables: PEER_PORT, GRAPH_URL, APP_SECRET, VERIFY_TOKEN, ACCESS_TOKEN, PHONE_NUMBER_ID.
+`/live` returns the number of live calls, for the comparison.
 """
 
 import logging
@@ -60,7 +60,7 @@ async def answer(client: WhatsApp, call: types.CallConnect) -> None:
 
 @wa.on_call_terminate  # type: ignore[untyped-decorator]
 async def ended(client: WhatsApp, call: types.CallTerminate) -> None:
-    """Let go of a call."""
+    """Close a call's media when the call ends."""
     await forget(call.id)
 
 
@@ -73,12 +73,12 @@ async def forget(call_id: str) -> None:
 
 @app.get("/live")  # type: ignore[untyped-decorator]
 async def live() -> dict[str, int]:
-    """Count the calls that are up."""
+    """Return the number of live calls."""
     return {"live": len(calls)}
 
 
 def main() -> None:
-    """Serve until told to stop."""
+    """Serve until stopped."""
     logging.basicConfig(level=logging.WARNING)
     uvicorn.run(app, host="127.0.0.1", port=int(os.environ["PEER_PORT"]), log_level="warning", access_log=False)
 

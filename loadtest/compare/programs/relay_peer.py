@@ -1,10 +1,10 @@
 """aiortc 1.16.0 joining the two legs of a call: `RTCPeerConnection` and `MediaRelay`. Run with our own environment.
 
-Stock: everything that touches media. aiortc hands tracks on as decoded frames, so each packet is decoded and encoded.
+Stock: everything that touches media. aiortc passes tracks on as decoded frames, so each packet is decoded and encoded.
 
-Ours, as short as it works: POST /call takes the offers of both legs as a JSON list and returns the answers; each leg
-is sent what is heard on the other. Needed to run it here: of this machine's addresses it is to use loopback alone,
-which aioice leaves out. In its favour: uvloop, no log. The port comes by environment: PEER_PORT.
+Ours, as short as possible: POST /call takes the offers of both legs as a JSON list and returns the answers; each leg is
+sent what the other one receives. Changed to run here: it uses only loopback, which aioice leaves out. In its favour:
+uvloop, no log. The port is an environment variable: PEER_PORT.
 """
 
 import os
@@ -39,7 +39,7 @@ async def call(request: web.Request) -> web.Response:
 
 
 async def live(request: web.Request) -> web.Response:
-    """Count the calls."""
+    """Return the number of calls."""
     return web.json_response({"live": len(legs) // 2})
 
 

@@ -26,7 +26,7 @@ async def test_a_peer_that_ends_at_once_is_said_with_its_last_words(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     peer = script(monkeypatch, tmp_path, "raise SystemExit('no settings')")
-    with pytest.raises(PeerFailed, match=r"it ended by itself, exit code 1\n  no settings"):
+    with pytest.raises(PeerFailed, match=r"it ended unexpectedly, exit code 1\n  no settings"):
         async with running(peer, ANYWHERE, SMALL):
             pytest.fail("it runs")
 

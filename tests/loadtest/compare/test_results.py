@@ -117,7 +117,7 @@ def test_the_terminal_and_the_page_say_who_did_what() -> None:
     found.parts[0].rows[1].remark("the generator was the limit")
     text, page = shown(found), comparison_page(found)
     for said in (text, page):
-        for words in ("Not everything held.", "5 x", "1/1", "0/1", "the generator was the limit"):
+        for words in ("Some checks failed.", "5 x", "1/1", "0/1", "the generator was the limit"):
             assert words in said
     assert "1 of <2> [/red]" in text
     assert "1 of &lt;2&gt; [/red]" in page

@@ -71,7 +71,7 @@ async def test_peers_take_turns_and_another_one_is_first_in_each_round(
     assert "".join(name for name, _ in fake.turns) == "abcbcacab"
     assert [seed for _, seed in fake.turns] == 3 * [10] + 3 * [11] + 3 * [12]
     assert (code, report["passed"]) == (0, True)
-    assert "Everything held." in said
+    assert "All checks passed." in said
 
 
 async def test_a_peer_that_fails_is_left_out_and_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

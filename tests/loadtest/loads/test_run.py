@@ -71,7 +71,7 @@ async def test_a_load_that_breaks_first_waits_for_the_news_that_the_gateway_died
         async with _unless_it_dies(stack):
             raise broken
     (said,) = _leaves(caught.value)
-    assert "with exit code -9. Its last words:\n  its last words" in said
+    assert "with exit code -9. Its last log lines:\n  its last words" in said
 
 
 def test_every_mistake_of_the_command_line_is_named_at_once(tmp_path: Path) -> None:
@@ -79,7 +79,7 @@ def test_every_mistake_of_the_command_line_is_named_at_once(tmp_path: Path) -> N
     bad.write_text("work = 3\n", encoding="utf-8")
     said = RUN.invoke(app, ["run", "nothing", str(bad)])
     assert said.exit_code == 2
-    for text in ("nothing: no such scenario", f"{bad}: name:", f"{bad}: work:", f"{bad}: short:"):
+    for text in ("nothing: unknown scenario", f"{bad}: name:", f"{bad}: work:", f"{bad}: short:"):
         assert text in said.output
 
 
@@ -88,7 +88,7 @@ def test_a_database_of_somebodys_is_not_filled(monkeypatch: pytest.MonkeyPatch) 
     said = RUN.invoke(app, ["run", "gate", "nothing"])
     assert said.exit_code == 2
     assert "DATABASE_URL is set: a load run fills its database" in said.output
-    assert "nothing: no such scenario" in said.output
+    assert "nothing: unknown scenario" in said.output
 
 
 def test_a_folder_for_the_report_that_cannot_be_is_said_before_anything_starts(tmp_path: Path) -> None:

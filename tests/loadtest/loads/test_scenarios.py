@@ -106,21 +106,21 @@ def test_a_file_becomes_a_scenario(tmp_path: Path) -> None:
 def test_everything_that_is_wrong_is_named_at_once(tmp_path: Path) -> None:
     found = mistakes(written(tmp_path, BAD))
     wanted = [
-        "colour is not known here",
-        "name: 1 to 32 of a-z",
-        "seed: a whole number from 0",
-        "short: calls is not known here; there are steps, talk_s, thresholds",
-        "short: talk_s: a number from 0 to 3600 is needed",
-        "short.steps[0]: rate_per_s: a number from 0.1 to 10000 is needed",
-        "short.steps[0]: twice: a number from 0 to 1 is needed",
-        "short.steps[1]: speed is not known here",
-        "short.steps[1]: rate_per_s: a number from 0.1",
-        "short.steps[1]: seconds: a number from 0.1",
-        "short.steps[1]: batch: a whole number from 1 to 1000 is needed",
-        "short.thresholds[0]: figure: 'accept_p98_ms' is no figure of a step",
+        "colour is unknown",
+        "name: must be 1 to 32 of a-z",
+        "seed: must be a whole number from 0",
+        "short: calls is unknown; known are steps, talk_s, thresholds",
+        "short: talk_s: must be a number from 0 to 3600",
+        "short.steps[0]: rate_per_s: must be a number from 0.1 to 10000",
+        "short.steps[0]: twice: must be a number from 0 to 1",
+        "short.steps[1]: speed is unknown",
+        "short.steps[1]: rate_per_s: must be a number from 0.1",
+        "short.steps[1]: seconds: must be a number from 0.1",
+        "short.steps[1]: batch: must be a whole number from 1 to 1000",
+        "short.thresholds[0]: figure: 'accept_p98_ms' is not a figure of a step",
         "short.thresholds[0]: no step has rate_per_s 20 and graph_ms 0",
-        "short.thresholds[1]: at_most or at_least is needed",
-        "short.thresholds[2]: figure: [1] is no figure of the whole",
+        "short.thresholds[1]: at_most or at_least is required",
+        "short.thresholds[2]: figure: [1] is not a figure of the whole",
     ]
     for text in wanted:
         assert [line for line in found if line.startswith(text)], text
@@ -131,36 +131,36 @@ def test_everything_that_is_wrong_is_named_at_once(tmp_path: Path) -> None:
     ("text", "said"),
     [
         ("name = [", "not TOML"),
-        ('name = "a"\nwork = "wish"\n[short]\n', "work: one of ring, dial"),
-        ('name = "a"\nwork = "ring"\n', "short: the table [short] is needed"),
-        ('name = "a"\nwork = "ring"\n[short]\n', "short: steps is needed for work ring"),
-        ('name = "a"\nwork = "ring"\n[short]\nsteps = []\n', "short: steps: at least one is needed"),
-        ('name = "a"\nwork = "ring"\n[short]\nsteps = 3\n', "short: steps: a list of tables is needed"),
-        ('name = "a"\nwork = "soak"\n[short]\nlanes = 3\n', "short: calls is needed for work soak"),
+        ('name = "a"\nwork = "wish"\n[short]\n', "work: must be one of ring, dial"),
+        ('name = "a"\nwork = "ring"\n', "short: the table [short] is missing"),
+        ('name = "a"\nwork = "ring"\n[short]\n', "short: steps is required for work ring"),
+        ('name = "a"\nwork = "ring"\n[short]\nsteps = []\n', "short: steps: at least one is required"),
+        ('name = "a"\nwork = "ring"\n[short]\nsteps = 3\n', "short: steps: must be a list of tables"),
+        ('name = "a"\nwork = "soak"\n[short]\nlanes = 3\n', "short: calls is required for work soak"),
         ('name = "ring"\nwork = "soak"\n[short]\ncalls = 3\n', "name: ring is the name of a built-in"),
-        ('name = "a"\nwhat = 3\nwork = "soak"\n[short]\ncalls = 3\n', "what: a text of at most"),
+        ('name = "a"\nwhat = 3\nwork = "soak"\n[short]\ncalls = 3\n', "what: must be a string of at most"),
         (
             'name = "a"\nwork = "intake"\n[short]\nsteps = [{rate_per_s = 1000, seconds = 3600}]\n',
             "short.steps[0]: more than 200,000 arrivals",
         ),
         (
             'name = "a"\nwork = "ring"\n[short]\nsteps = [{rate_per_s = 1, seconds = 1, live = 5}]\n',
-            "short.steps[0]: live is not known here; there are batch, ",
+            "short.steps[0]: live is unknown; known are batch, ",
         ),
         (
             'name = "a"\nwork = "fill"\n[short]\nsteps = [{rate_per_s = 1, seconds = 1, database_ms = 5}]\n',
-            "short.steps[0]: database_ms is not known here",
+            "short.steps[0]: database_ms is unknown",
         ),
-        (FALLING, "short: steps: calls that are up stay so: live and numbers may not fall"),
+        (FALLING, "short: steps: live and numbers must not fall, because calls stay up"),
         (
             'name = "a"\nwork = "fill"\n[short]\nslots = 4\nsteps = [{rate_per_s = 1, seconds = 1, live = 9}]\n',
-            "short: steps: live is more than the 8 that slots leaves room for",
+            "short: steps: live is more than the 8 calls that slots allows",
         ),
         (
             'name = "a"\nwork = "fill"\n[short]\nsteps = [{rate_per_s = 1, seconds = 1, live = 999, numbers = 999}]\n',
             "short: steps: live x numbers is more than 20,000",
         ),
-        ('name = "a"\nwork = "gate"\n[short]\ncontacts = nan\n', "short: contacts: a whole number"),
+        ('name = "a"\nwork = "gate"\n[short]\ncontacts = nan\n', "short: contacts: must be a whole number"),
     ],
 )
 def test_each_mistake_says_what_is_needed(tmp_path: Path, text: str, said: str) -> None:
@@ -175,7 +175,7 @@ def test_all_that_was_named_is_found_or_all_that_was_not_is_said(tmp_path: Path)
     with pytest.raises(BadScenario) as caught:
         find(["rign", str(bad), "ring", "ring", str(tmp_path / "none.toml")])
     found = caught.value.mistakes
-    assert found[0] == f"rign: no such scenario; there are {', '.join(NAMES)}, or name a .toml file"
+    assert found[0] == f"rign: unknown scenario; known are {', '.join(NAMES)}, or give the path of a .toml file"
     assert found[1].startswith(f"{bad}: not TOML")
     assert found[2].endswith("cannot be read: No such file or directory")
     assert found[3:] == ("ring: named more than once",)
@@ -228,13 +228,13 @@ def test_every_mistake_about_calls_with_media_is_named(tmp_path: Path) -> None:
         read_scenario(written(tmp_path, bad))
     said = "\n".join(raised.value.mistakes)
     for text in (
-        "short: talk_s is not known here",
-        "short.anchored[0]: calls: a whole number from 1 to 500",
-        "short.anchored[0]: hold: true or false",
-        "short.anchored[0]: loss: a number from 0 to 1",
-        "short.anchored[0]: rate is not known here",
-        "short.anchored[1]: calls: a whole number",
-        "short.thresholds[0]: figure: 'calls_held' is no figure of a step",
+        "short: talk_s is unknown",
+        "short.anchored[0]: calls: must be a whole number from 1 to 500",
+        "short.anchored[0]: hold: must be true or false",
+        "short.anchored[0]: loss: must be a number from 0 to 1",
+        "short.anchored[0]: rate is unknown",
+        "short.anchored[1]: calls: must be a whole number",
+        "short.thresholds[0]: figure: 'calls_held' is not a figure of a step",
     ):
         assert text in said
     empty = 'name = "a"\nwork = "media"\n[short]\nanchored = []\n'
