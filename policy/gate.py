@@ -6,7 +6,7 @@ RULES (`rules.py`) is a table in order. A rule looks at one `Case` and returns N
 figures, and the first instant at which *this rule* no longer blocks (None: time alone does not help). The first rule
 that blocks is the answer. Its `retry_at` takes the other rules into account too, since waiting for one rule gains
 nothing if another blocks then: `_settle` goes from block to block, each time to the instant at which the current one
-ends, until the whole table allows it or a rule blocks for good; in that case its remedy is returned. Each rule blocks
+ends, until the whole table allows it or a rule blocks without end; then its remedy is returned. Each rule blocks
 without a gap up to its instant, so no earlier yes is skipped. Reservations and other values in the request are assumed
 to stay as they are.
 

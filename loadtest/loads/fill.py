@@ -193,7 +193,7 @@ class Fill(Ring):
         self.acks = acks
 
     async def _idle_share(self, seconds: float) -> float:
-        """Return the share of a core that the gateway uses when nobody calls, for its connected softphones."""
+        """Return the share of a core that the gateway uses without calls, for its connected softphones."""
         before_s, began_at = cpu_s(self.stack.gateway_pid), instant()
         await asyncio.sleep(seconds)
         return (cpu_s(self.stack.gateway_pid) - before_s) / (instant() - began_at)

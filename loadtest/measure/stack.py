@@ -1,8 +1,8 @@
-"""A whole gateway as its users run it, beside a simulated Meta: started, watched, stopped.
+"""A whole gateway as users run it, beside a simulated Meta: start it, watch it, stop it.
 
-The gateway is a process of its own, given its settings by environment; nothing of it is imported. Settings that the
-environment happens to hold, or a file beside the program, may be those of somebody's real gateway: it gets none of
-them, unless `inherits` says so. Used by `demo`, by load runs, and by runs that kill it and start it again.
+The gateway is a separate process, configured by environment variables; nothing of it is imported. Settings in our own
+environment, or in a file beside the program, may belong to a real gateway: it gets none of them unless `inherits` is
+set. Used by the demo, by load runs, and by runs that kill and restart the gateway.
 
     async with Stack(StackConfig(null_media=True, operators=operators(50), sim={"users": crowd(1_000)})) as stack:
         ...
@@ -38,22 +38,22 @@ _ROOT: Final = Path(__file__).resolve().parents[2]
 _STOP_S: Final = 15.0
 _ASK_S: Final = 2.0
 _LAST_WORDS_S: Final = 2.0
-#: Of an environment variable; Linux takes 128 KiB.
+#: Longest value of an environment variable; Linux allows 128 KiB.
 _LONGEST_SETTING: Final = 100_000
 _PR_SET_PDEATHSIG: Final = 1
-#: Linux gives connections ports from 32,768 on.
+#: Below 32,768, from where Linux assigns ports to connections.
 _PORTS: Final = range(20_000, 32_000)
 
 
 class GatewayDied(Exception):
-    """The gateway process ended, or never served; the text ends with its last log lines."""
+    """The gateway process ended, or never became ready; the text ends with its last log lines."""
 
 
 class PortTaken(Exception):
-    """A port that we need is in use; the text says which, and what to do."""
+    """A port that is needed is in use; the text says which one, and what to do."""
 
 
-#: Settings of a gateway that takes whatever comes. Whoever measures overload sets limits of their own; the others
+#: Settings of a gateway that never refuses for overload. Runs that measure overload set their own limits; all others
 #: share a machine with what they measure.
 NEVER_OVERLOADED: Final[Mapping[str, str]] = {
     "GATEWAY_MAX_SETUPS_PER_S": "10000",
@@ -63,29 +63,29 @@ NEVER_OVERLOADED: Final[Mapping[str, str]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StackConfig:
-    """What to start. Port 0 picks a free one."""
+    """What to start. Port 0: any free port."""
 
     port: int = 8080
     admin_port: int = 9090
     sim_port: int = 8090
-    data_dir: Path | None = None  #: of the gateway; None: a temporary one, gone with the stack
-    #: Name and key. None of them is named like a user of the simulator.
+    data_dir: Path | None = None  #: the gateway's; None: a temporary folder, removed with the stack
+    #: Name and key of each operator. The names differ from those of the simulator's users.
     operators: Mapping[str, str] = field(
         default_factory=lambda: {name: secrets.token_urlsafe(9) for name in ("davi", "elena")}
     )
     api_key: str = field(default_factory=lambda: secrets.token_urlsafe(18))
     environment: Mapping[str, str] = field(default_factory=dict)  #: further settings of the gateway
     sim: Mapping[str, Any] = field(default_factory=dict)  #: further fields of the simulator's `SimConfig`
-    #: Calls that each number may have at once, each way; None: as many as the rules say.
+    #: Slots of each number, in each direction; None: as many as the rules allow.
     slots: int | None = None
-    #: No audio on either side, and no media workers: for loads of signalling.
+    #: No audio on either side and no media workers: for loads of signalling.
     null_media: bool = False
     inherits: bool = False  #: settings from our own environment too
     start_timeout_s: float = 60.0
 
 
 class Stack:
-    """One gateway process and one simulated Meta. `start()` once, `close()` once; or an async context manager."""
+    """One gateway process and one simulated Meta. `start()` and `close()` once; or an async context manager."""
 
     def __init__(self, config: StackConfig | None = None) -> None:
         self.config = config or StackConfig()
@@ -102,10 +102,10 @@ class Stack:
             "silent": self.config.null_media,
         }
         self.sim = MetaSim(SimConfig(**sim | dict(self.config.sim)))
-        #: Where the gateway has its database and its spool; known from the start on.
+        #: Folder of the gateway's database and spool; known after `start()`.
         self.data_dir = self.config.data_dir
         self._own_folder: tempfile.TemporaryDirectory[str] | None = None
-        #: The last lines of the gateway, of all its lives.
+        #: The gateway's last log lines, over all restarts.
         self.log: list[str] = []
         self.process: asyncio.subprocess.Process | None = None
         self._background = Background("stack")
@@ -162,7 +162,7 @@ class Stack:
         return self.process.pid
 
     async def kill(self) -> None:
-        """Kill the gateway (SIGKILL) and return when it is gone; the simulated Meta goes on."""
+        """Kill the gateway (SIGKILL) and return when it has ended; the simulated Meta keeps running."""
         assert self.process is not None, "start() comes first"
         with contextlib.suppress(ProcessLookupError):
             self.process.kill()
@@ -170,14 +170,14 @@ class Stack:
         await self._until_log_read()
 
     def drain(self) -> None:
-        """Ask the gateway (SIGTERM) to end with its last call; `until_gone` waits for that."""
+        """Ask the gateway (SIGTERM) to end after its last call; `until_gone` waits for that."""
         assert self.process is not None, "start() comes first"
         self.process.send_signal(signal.SIGTERM)
 
     async def restart(self) -> None:
-        """Start the gateway again, with the same ports and data, and return when it is ready. Raises: GatewayDied.
+        """Start the gateway again with the same ports and data, and return when it is ready. Raises: GatewayDied.
 
-        One that still runs is asked to end first.
+        A running one is asked to end first.
         """
         assert self.process is not None, "start() comes first"
         await self._stop(self.process)
@@ -185,7 +185,7 @@ class Stack:
         await self._start_gateway()
 
     async def metrics(self) -> dict[str, float]:
-        """Return the gateway's figures by series: `wacg_calls_active{direction="…",number="…"}` for example.
+        """Return the gateway's metrics by series, for example `wacg_calls_active{direction="…",number="…"}`.
 
         Raises: aiohttp.ClientError, TimeoutError.
         """
@@ -248,7 +248,7 @@ class Stack:
         return inherited | settings | dict(config.environment)
 
     def _operators(self) -> dict[str, str]:
-        """Return the setting: itself, or the name of a file with it if it is longer than a setting may be."""
+        """Return the setting itself, or the path of a file with it if it is too long for the environment."""
         text, folder = json.dumps(dict(self.config.operators)), self.config.data_dir
         if len(text) <= _LONGEST_SETTING:
             return {"GATEWAY_OPERATORS": text}
@@ -269,7 +269,7 @@ class Stack:
         self._log_read.set()
 
     async def _until_log_read(self) -> None:
-        """Wait for the last words; not long, for a child of the gateway may hold the pipe open."""
+        """Wait for the last log lines, but not long: a child of the gateway may hold the pipe open."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_LAST_WORDS_S):
                 await self._log_read.wait()
@@ -289,8 +289,8 @@ class Stack:
         raise self._died(f"it was not ready within {self.config.start_timeout_s:.0f} s")
 
     def _died(self, what: str) -> GatewayDied:
-        tail = "\n  ".join(self.log[-20:]) or "(it said nothing)"
-        return GatewayDied(f"The gateway could not be started: {what}. Its last words:\n  {tail}")
+        tail = "\n  ".join(self.log[-20:]) or "(no output)"
+        return GatewayDied(f"The gateway could not be started: {what}. Its last log lines:\n  {tail}")
 
     async def until_gone(self) -> int:
         """Wait until the gateway process ends; return its exit code."""
@@ -298,7 +298,7 @@ class Stack:
         return await self.process.wait()
 
     async def close(self) -> None:
-        """Stop the gateway as an impatient operator would, then the simulator. Safe to call twice."""
+        """Stop the gateway without waiting for calls, then the simulator. Idempotent."""
         if self.process is not None:
             await self._stop(self.process)
             await self._until_log_read()

@@ -1,7 +1,7 @@
-"""Meta's own count of what a business may do with one user: permission, requests, calls, window. Pure.
+"""Meta's own accounting for one user: permission, requests, calls, service window. Pure.
 
-A `Contact` exists per (business number, user) and is changed only here. `now` is UNIX seconds. Windows roll: an event
-exactly 24 hours old no longer counts.
+There is one `Contact` for each (business number, user), changed only here. `now` is UNIX seconds. Windows roll: an
+event exactly 24 hours old no longer counts.
 """
 
 from collections.abc import Iterable
@@ -22,15 +22,15 @@ class PermissionKind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Permission:
-    """A user's leave to be called."""
+    """A user's permission to be called."""
 
     kind: PermissionKind
-    #: None: until it is revoked.
+    #: None: until revoked.
     expires_at: float | None
 
 
 class RequestState(StrEnum):
-    """What became of a permission request."""
+    """The state of a permission request."""
 
     WAITING = "waiting"
     ACCEPTED = "accepted"
@@ -49,7 +49,7 @@ class PermissionRequest:
 
 
 class Streak(StrEnum):
-    """What an unanswered call led to."""
+    """The consequence of an unanswered call."""
 
     NOTHING = "nothing"
     NUDGE = "nudge"
@@ -63,12 +63,12 @@ def recent(instants: Iterable[float], *, now: float, window_s: float) -> list[fl
 
 @dataclass(slots=True)
 class Contact:
-    """Everything counted for one business number and one user."""
+    """All counters of one business number and one user."""
 
     limits: Limits
     permission: Permission | None = None
     requests: list[PermissionRequest] = field(default_factory=list)
-    #: When the requests that count for the limits were sent; emptied by a connected call.
+    #: Times of the requests that count for the limits; cleared by a connected call.
     request_times: list[float] = field(default_factory=list)
     connected: list[float] = field(default_factory=list)
     unanswered: int = 0
@@ -83,7 +83,7 @@ class Contact:
         return permission
 
     def window_open(self, *, now: float) -> bool:
-        """Tell whether free-form messages are allowed."""
+        """Return whether free-form messages are allowed."""
         return now < self.window_until
 
     def open_window(self, *, now: float) -> None:
@@ -118,11 +118,11 @@ class Contact:
         return request
 
     def open_requests(self, *, now: float) -> list[PermissionRequest]:
-        """Return the requests that the user can still answer or answer anew, oldest first."""
+        """Return the requests that the user can still answer, or answer differently, oldest first."""
         return [request for request in self.requests if request.expires_at > now]
 
     def answer(self, request: PermissionRequest, *, accept: bool, permanent: bool, now: float) -> None:
-        """Let the user answer; acting on a request ends the older ones."""
+        """Apply the user's answer; answering a request ends the older ones."""
         request.state = RequestState.ACCEPTED if accept else RequestState.REJECTED
         request.expires_at = now + self.limits.request_ttl_s
         self.requests = self.requests[self.requests.index(request) :]
@@ -133,7 +133,7 @@ class Contact:
             self.declined_at = now
 
     def grant(self, *, permanent: bool, now: float) -> Permission:
-        """Give permission; the streak of unanswered calls starts anew."""
+        """Grant a permission and reset the streak of unanswered calls."""
         self.unanswered = 0
         if permanent and self.limits.permanent_permission:
             self.permission = Permission(kind=PermissionKind.PERMANENT, expires_at=None)
@@ -143,7 +143,7 @@ class Contact:
         return self.permission
 
     def revoke(self) -> None:
-        """Take the permission away."""
+        """Revoke the permission."""
         self.permission = None
 
     # Calls
@@ -161,14 +161,14 @@ class Contact:
             )
 
     def call_connected(self, *, by_business: bool, now: float) -> None:
-        """Count an answered call: request limits start anew, whoever called."""
+        """Count an answered call in either direction: it resets the request limits."""
         self.request_times = []
         if by_business:
             self.connected = [*recent(self.connected, now=now, window_s=DAY_S), now]
             self.unanswered = 0
 
     def call_unanswered(self) -> Streak:
-        """Count a business-initiated call that nobody took."""
+        """Count a business-initiated call that was not answered."""
         self.unanswered += 1
         if self.unanswered >= self.limits.revoke_after:
             self.unanswered = 0
@@ -179,7 +179,7 @@ class Contact:
     # What GET call_permissions says
 
     def permissions_body(self, *, now: float, may_call: bool) -> dict[str, Any]:
-        """Return the answer of `GET /<number>/call_permissions`."""
+        """Return the response body of `GET /<number>/call_permissions`."""
         live = self.live_permission(now=now) if may_call else None
         permission: dict[str, Any] = {"status": live.kind.value if live else "no_permission"}
         if live and live.expires_at is not None:

@@ -144,7 +144,7 @@ function push(message) {
 function gone(call_id, reason, detail) {
   const call = calls.gone(call_id);
   if (!call) return;
-  // When the operator answers one call, the other operators' copies stop ringing. That is no news to this operator.
+  // Once the operator has answered a call, the other ringing calls end here as well: no news to this operator.
   const known = reason === "declined" || (reason === "answered_elsewhere" && (me.answering || calls.live));
   const why = () => [words("gone", reason), detail].filter(Boolean).join(" ");
   const text = () => t("gone.of", { name: userName(call.user), why: why() });
