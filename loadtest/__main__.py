@@ -102,21 +102,24 @@ def simulate(
 @app.command()
 def demo(
     port: Annotated[
-        int | None, typer.Option(min=0, max=65535, help="Port of the softphone page; without it 8080.")
+        int | None, typer.Option(min=0, max=65535, help="Port of the softphone page; default: 8080.")
     ] = None,
     admin_port: Annotated[
-        int | None, typer.Option(min=0, max=65535, help="Port of health and metrics; without it 9090.")
+        int | None, typer.Option(min=0, max=65535, help="Port of health and metrics; default: 9090.")
     ] = None,
     sim_port: Annotated[
-        int | None, typer.Option(min=0, max=65535, help="Port of the simulated Meta; without it 8090.")
+        int | None, typer.Option(min=0, max=65535, help="Port of the simulated Meta; default: 8090.")
     ] = None,
-    data_dir: Annotated[Path | None, typer.Option(help="Keep the gateway's data in this folder.")] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Folder that keeps the gateway's data; default: a temporary one.")
+    ] = None,
 ) -> None:
-    """Start a gateway, a simulated Meta and the softphone page on this machine, until Ctrl-C.
+    """Run a gateway, a simulated Meta and the softphone page on this machine, until Ctrl-C.
 
-    A port that is named has to be free; 0 picks one, and so does a usual port that is in use.
+    A port given on the command line must be free; 0 picks any free port. A default port that is in use is replaced by
+    any free one.
     """
-    from rich.console import Console  # these take their time; --help should not
+    from rich.console import Console  # imported here because they are slow to load; --help is fast
 
     from loadtest.demo import demo as run_demo
     from loadtest.demo import with_ports

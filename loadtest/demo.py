@@ -15,7 +15,7 @@ from rich.panel import Panel
 from loadtest.common.guard import inherited_settings
 from loadtest.measure.stack import GatewayDied, PortTaken, Stack, StackConfig, free_port
 
-#: Where people look for them. Where another program has one, any free port will do.
+#: Default ports; one that is in use is replaced by any free port.
 PAGE_PORT: Final = 8080
 ADMIN_PORT: Final = 9090
 SIM_PORT: Final = 8090
@@ -24,7 +24,7 @@ SIM_PORT: Final = 8090
 def with_ports(
     config: StackConfig, console: Console, *, port: int | None, admin_port: int | None, sim_port: int | None
 ) -> StackConfig:
-    """Return the configuration with these ports; for None the usual one, or any other (and say so) if it is in use.
+    """Return the configuration with these ports; None: the default port, or any free one (with a message) if in use.
 
     Raises: OSError: no port is free.
     """
@@ -86,11 +86,11 @@ def _welcome(stack: Stack) -> Panel:
     forwarded = " ".join(f"-L {port}:127.0.0.1:{port}" for port in (stack.port, urlsplit(stack.sim.url).port))
     return Panel.fit(
         f"Softphone  [bold]{stack.url}/[/bold]   log in as {keys}\n"
-        f"Simulated WhatsApp user  [bold]{stack.sim.url}/[/bold]   press “Call the business”, then answer above\n"
+        f"Simulated WhatsApp user  [bold]{stack.sim.url}/[/bold]   press “Call the business”, answer in the softphone\n"
         f"Health and metrics  {stack.admin_url}/readyz   API key  {stack.config.api_key}\n"
-        "From another machine: browsers give the microphone only to localhost and HTTPS, so open these there after\n"
+        "From another machine (browsers allow the microphone only on localhost and HTTPS) open these after\n"
         f"  [bold]ssh {forwarded} {getpass.getuser()}@{socket.gethostname()}[/bold]\n"
-        "Audio is UDP and does not go through ssh: the browser has to reach this machine's own address for it.\n"
+        "Audio is UDP and does not go through ssh: the browser must reach this machine's own address.\n"
         "Ctrl-C stops everything.",
         title="Everything runs on this machine",
     )

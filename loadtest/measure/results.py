@@ -122,7 +122,7 @@ def read_report(path: Path) -> Report:
 
 
 def is_comparison(path: Path) -> bool:
-    """Tell whether the file looks like the report of a comparison, and not like that of a load run."""
+    """Return whether the file looks like the report of a comparison rather than of a load run."""
     try:
         data = msgspec.json.decode(path.read_bytes())
     except (OSError, msgspec.DecodeError, UnicodeDecodeError):

@@ -345,9 +345,9 @@ def operators(count: int) -> dict[str, str]:
 
 
 def free_port(first: int | None = None) -> int:
-    """Return a TCP port of loopback that is free now, and is none that the system gives to connections meanwhile.
+    """Return a loopback TCP port that is free and outside the range from which the system assigns ports.
 
-    `first` is tried before any other. Raises: OSError: a hundred of them are taken.
+    `first` is tried before any other. Raises: OSError: none of a hundred ports was free.
     """
     if first is not None:
         with contextlib.suppress(OSError):
