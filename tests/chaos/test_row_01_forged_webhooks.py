@@ -129,6 +129,7 @@ async def a_door(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Sender,
     monkeypatch.setattr(orjson, "loads", spied)
     async with a_world() as world, doors(world) as opened:
         sender = Sender(int(opened.server.port or 0))
+        counted.clear()  # the settings are JSON too
         yield sender, counted
         await sender.close()
 

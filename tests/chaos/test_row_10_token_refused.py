@@ -95,8 +95,8 @@ async def test_a_token_is_revoked_over_http(chaos: Chaos, database: str, monkeyp
     pause_s = chaos.size(test=0.5, short=6.0, long=30.0)
     monkeypatch.setattr(health, "TOKEN_PAUSE_S", pause_s)
     monkeypatch.setattr("gateway.numbers.monitor.TROUBLE_S", pause_s)
+    monkeypatch.setattr("gateway.numbers.monitor.LOOK_S", pause_s / 5)
     async with running(database, sim={"silent": True}, media_engine="null") as run:
-        run.gateway.parts.monitor.look_s = pause_s / 5
         run.sim.faults.order([GraphFault(fault=Fault.FAIL, code=190, times=1_000_000)], None)
         already = len(run.sim.world.requests)
         asked = await reconcile(run)
