@@ -16,7 +16,7 @@ from gateway.callflow.call import Timeouts
 from gateway.calls.context import CallContext
 from gateway.calls.overflow import Overflow
 from gateway.calls.owed_hangups import OwedHangups
-from gateway.calls.recovery import LeftOver
+from gateway.calls.recovery import CrashRecovery
 from gateway.calls.refusals import MetaRefusals
 from gateway.calls.registry import Registry
 from gateway.calls.starter import CallStarter
@@ -81,7 +81,7 @@ class Parts:
     admission: Admission
     inbox: Inbox
     media_events: MediaEvents
-    left_over: LeftOver
+    recovery: CrashRecovery
 
 
 def wire(
@@ -174,7 +174,7 @@ def wire(
         metrics=metrics,
         clock=clock,
     )
-    left_over = LeftOver(
+    recovery = CrashRecovery(
         store=store,
         owed_hangups=owed_hangups,
         registry=registry,
@@ -200,7 +200,7 @@ def wire(
         admission=admission,
         inbox=inbox,
         media_events=MediaEvents(registry=registry, hub=hub, metrics=metrics),
-        left_over=left_over,
+        recovery=recovery,
     )
 
 
