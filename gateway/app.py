@@ -1,6 +1,6 @@
-"""The life of one gateway: opens what it stands on, serves, drains, and leaves nothing behind.
+"""Run one gateway: open its ports, serve, drain, and close everything.
 
-The parts are made and handed to each other in `wiring`.
+The parts are made and connected in `wiring`.
 """
 
 import asyncio
@@ -36,18 +36,18 @@ from media.engine import MediaEngine, NullEngine, WorkerPool
 
 log = structlog.get_logger()
 
-#: Idle connections are closed after this; with a runner, aiohttp's own default is an hour.
+#: Idle connections are closed after this; with an AppRunner, aiohttp's default is an hour.
 KEEPALIVE_S: Final = 15.0
-#: How long the rest of a body that nobody wants may still come in before its connection is closed.
+#: How long the rest of a refused body is still read before its connection is closed.
 LINGER_S: Final = 2.0
 #: How long live calls may take to be ended at Meta when the gateway stops.
 STOP_S: Final = 5.0
 
 
 class Gateway:
-    """One running gateway. `run` is the whole life; `ready` is called with it once it serves."""
+    """One gateway. `run` is its whole life."""
 
-    ports: Ports  #: from the start of `run` on, as are `parts`
+    ports: Ports  #: set when `run` starts, as is `parts`
     parts: Parts
 
     def __init__(self, settings: Settings, *, clock: Clock | None = None) -> None:
@@ -61,7 +61,7 @@ class Gateway:
             max_lag_s=settings.max_loop_lag_ms / 1_000,
             jitter=random.random,
         )
-        self.lag = LoopLag(self.metrics, on_sample=self._lag_sampled)
+        self.lag = LoopLag(self.metrics, on_sample=self._on_lag_sample)
         self.port = 0
         self.admin_port = 0
         self._spool = Spool(settings.data_dir, max_bytes=settings.spool_max_mb * 1_000_000)
@@ -69,31 +69,34 @@ class Gateway:
 
     @property
     def calls(self) -> int:
-        """The calls that live."""
+        """Return the number of live calls."""
         return len(self.parts.calls)
 
     # --- life --------------------------------------------------------------------------------------
 
     async def run(self, stop: Stop, ready: Callable[["Gateway"], None] = lambda gateway: None) -> None:
-        """Serve until `stop` is asked and the last call has ended, then leave nothing behind. Raises: GatewayError."""
+        """Serve until `stop` is asked and the last call has ended, then close everything. Raises: GatewayError.
+
+        `ready` is called with this gateway once it serves.
+        """
         async with AsyncExitStack() as stack:
             self.ports = await self._open_ports(stack)
             self.parts = wire(self.settings, self.ports, overload=self.overload)
             self.ports.health.show_in(self.metrics, self.parts.numbers.ids)
             stack.callback(self.parts.slot_feed.close)
-            self._start(stack, self.lag.run())
+            self._start_task(stack, self.lag.run())
             stack.push_async_callback(self.media.aclose)
             await self.media.start(self.parts.media_events.take)
             self.metrics.media_workers_alive.set(len(self.media.workers))
-            preload_numbering_plans()  # before the ports open: it holds the loop for some 85 ms
+            preload_numbering_plans()  # before the ports open, because it blocks the loop for about 85 ms
             await self._take_over(stack)
             doors = wire_doors(self.settings, self.ports, self.parts, self._spool)
             await self._listen(stack, doors)
             if self.settings.media_engine == "null":
-                log.warning("no_audio", cause="media_engine=null carries none: only for measuring signalling")
+                log.warning("no_audio", cause="media_engine=null carries no audio: use it only to measure signalling")
             gc.collect()
-            gc.freeze()  # what lives from here on is calls; a full collection need not walk the program
-            gc.set_threshold(5_000, 10, 400)  # and nearly all of it dies young, without the collector
+            gc.freeze()  # later objects belong to calls; a full collection need not walk the program's own
+            gc.set_threshold(5_000, 10, 400)  # nearly all of them are freed early, by reference counting
             numbers = len(self.parts.numbers.ids)
             log.info("gateway_ready", port=self.port, admin_port=self.admin_port, numbers=numbers)
             ready(self)
@@ -105,12 +108,12 @@ class Gateway:
             doors.softphones.close_all()
 
     async def _open_ports(self, stack: AsyncExitStack) -> Ports:
-        """Open store, spool and the way to Meta, and make room for work in the background."""
+        """Open the store, the spool, the Graph client and the background tasks."""
         settings = self.settings
         store = await stack.enter_async_context(self._open_store())
         await self._spool.start()
         stack.push_async_callback(self._spool.aclose)
-        # Asked for several times a call: the settings look through all numbers.
+        # Looked up once here, because tokens are needed several times per call and the settings search all numbers.
         ids = [PhoneNumberId(number.phone_number_id) for number in settings.numbers]
         tokens = {number_id: settings.access_token_for(number_id) for number_id in ids}
         health = MetaHealth(token_for=tokens.__getitem__, clock=self.clock)
@@ -148,25 +151,25 @@ class Gateway:
             yield store
 
     async def _take_over(self, stack: AsyncExitStack) -> None:
-        """Take over what an earlier process left and begin what goes on in the background."""
+        """Take over what an earlier process left, and start the background tasks."""
         ports, parts = self.ports, self.parts
         stack.callback(parts.reconciler.close)
         stack.callback(parts.owed_hangups.close)
         stack.push_async_callback(parts.overflow.aclose)
         parts.inbox.remember(await ports.store.recent_event_keys(self.clock.now() - REMEMBERED))
-        await parts.left_over.find()
-        parts.left_over.close()
-        self._start(stack, Retention(ports.store, self.clock).run())
-        self._start(stack, wire_replay(ports, parts, self._spool).run())
+        await parts.recovery.find()
+        parts.recovery.close()
+        self._start_task(stack, Retention(ports.store, self.clock).run())
+        self._start_task(stack, wire_replay(ports, parts, self._spool).run())
         await parts.monitor.load(parts.numbers)
-        self._start(stack, parts.monitor.run(parts.numbers))
+        self._start_task(stack, parts.monitor.run(parts.numbers))
 
-    def _start(self, stack: AsyncExitStack, work: Coroutine[None, None, None]) -> None:
-        """Run something until the stack unwinds."""
+    def _start_task(self, stack: AsyncExitStack, work: Coroutine[None, None, None]) -> None:
+        """Run a task until the stack unwinds."""
         stack.callback(self.background.start(work).cancel)
 
     async def _listen(self, stack: AsyncExitStack, doors: Doors) -> None:
-        """Open both ports."""
+        """Listen on the public and the private port."""
         settings = self.settings
         admin = admin_app(
             metrics=self.metrics,
@@ -176,14 +179,14 @@ class Gateway:
             degraded=self._degraded,
             calls_left=self._calls_left,
             spool_problem=self._spool_problem,
-            sample=self._sample,
+            sample=self._sample_metrics,
         )
         public = doors.api.app(doors.webhook, doors.softphones)
         self.port = await _listen(stack, public, settings.host, settings.port)
         self.admin_port = await _listen(stack, admin, settings.admin_host, settings.admin_port)
 
     async def _drain(self, stop: Stop) -> None:
-        """Take no more calls and wait until those that live have ended, or nobody wants to wait any longer."""
+        """Take no more calls, and wait until all live calls have ended, a second stop is asked, or the time is up."""
         self.parts.gate.draining = True
         self.parts.hub.tell_all(msg.Notice(level="warning", code="draining"))
         log.info("gateway_draining", calls=self.calls)
@@ -193,9 +196,9 @@ class Gateway:
         except TimeoutError:
             log.warning("drain_given_up", calls=self.calls)
 
-    # --- figures -----------------------------------------------------------------------------------
+    # --- metrics and health ------------------------------------------------------------------------
 
-    def _lag_sampled(self, delay_s: float) -> None:
+    def _on_lag_sample(self, delay_s: float) -> None:
         if self.overload.sampled(delay_s, now=asyncio.get_running_loop().time()):
             level = self.overload.level
             self.metrics.overload_level.set(level)
@@ -213,8 +216,8 @@ class Gateway:
     def _spool_problem(self) -> str | None:
         return self._spool.problem
 
-    def _sample(self) -> None:
-        """Take the figures that nobody tells."""
+    def _sample_metrics(self) -> None:
+        """Update the metrics that are not updated where they change."""
         metrics, store = self.metrics, self._store
         metrics.store_backlog.set(store.backlog)
         metrics.store_dropped_total.inc(store.dropped - self._dropped)
@@ -234,11 +237,11 @@ def _media_engine(settings: Settings) -> MediaEngine:
 
 
 async def _listen(stack: AsyncExitStack, app: web.Application, host: str, port: int) -> int:
-    """Serve `app` and return the port, which may have been 0. Raises: GatewayError if it is taken."""
+    """Serve `app` and return its port (a free one if `port` is 0). Raises: GatewayError if the port is in use."""
     runner = web.AppRunner(
         app,
         access_log=None,
-        auto_decompress=False,  # see `api.problems`
+        auto_decompress=False,  # see `http.api.problems`
         keepalive_timeout=KEEPALIVE_S,
         lingering_time=LINGER_S,
         shutdown_timeout=1.0,

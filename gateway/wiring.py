@@ -1,7 +1,7 @@
-"""Makes the parts of a gateway and hands them to each other, once. Nothing else happens here.
+"""Make the parts of a gateway and connect them. Nothing else happens here.
 
-The program (`app`) and the tests use the same wiring: they differ only in the `Ports` that they bring. Parts are made
-from the bottom up, so that each is complete when it is made: nothing is set on a part afterwards.
+The program (`app`) and the tests use the same wiring; they differ only in their `Ports`. Parts are made from the bottom
+up, so that each is complete when it is made: nothing is set on a part afterwards.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from gateway.callflow.call import Timeouts
 from gateway.calls.context import CallContext
 from gateway.calls.overflow import Overflow
 from gateway.calls.owed_hangups import OwedHangups
-from gateway.calls.recovery import LeftOver
+from gateway.calls.recovery import CrashRecovery
 from gateway.calls.refusals import MetaRefusals
 from gateway.calls.registry import Registry
 from gateway.calls.starter import CallStarter
@@ -40,7 +40,7 @@ from gateway.numbers.number import Number, Numbers
 from gateway.operators.hub import Hub
 from gateway.operators.media_events import MediaEvents
 from gateway.operators.slot_feed import SlotFeed
-from gateway.softphone.server import Softphones
+from gateway.softphone.server import SoftphoneServer
 from gateway.softphone.tickets import Tickets
 from gateway.store.store import Store
 from media.engine import MediaEngine
@@ -49,7 +49,7 @@ from policy.pack import Pack
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ports:
-    """The outside of a gateway: real in the program, fakes in the tests."""
+    """What a gateway needs from outside: real in the program, fakes in the tests."""
 
     graph: Graph
     health: MetaHealth
@@ -63,7 +63,7 @@ class Ports:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """The inside of a gateway, from the bottom up."""
+    """The parts of a gateway, from the bottom up."""
 
     engagements: Engagements
     registry: Registry
@@ -81,13 +81,13 @@ class Parts:
     admission: Admission
     inbox: Inbox
     media_events: MediaEvents
-    left_over: LeftOver
+    recovery: CrashRecovery
 
 
 def wire(
     settings: Settings, ports: Ports, *, overload: Overload, pack_of: Callable[[NumberSettings], Pack] | None = None
 ) -> Parts:
-    """Make all parts but the doors. `pack_of` reads a number's rules; without it from where its settings say."""
+    """Make all parts except `Doors`. `pack_of` reads a number's rules; by default they are read as its settings say."""
     graph, health, media, store = ports.graph, ports.health, ports.media, ports.store
     metrics, clock, start = ports.metrics, ports.clock, ports.start
     timeouts = Timeouts(ring_s=settings.outgoing_ring_timeout_s)
@@ -174,7 +174,7 @@ def wire(
         metrics=metrics,
         clock=clock,
     )
-    left_over = LeftOver(
+    recovery = CrashRecovery(
         store=store,
         owed_hangups=owed_hangups,
         registry=registry,
@@ -200,17 +200,17 @@ def wire(
         admission=admission,
         inbox=inbox,
         media_events=MediaEvents(registry=registry, hub=hub, metrics=metrics),
-        left_over=left_over,
+        recovery=recovery,
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Doors:
-    """What of a gateway is served to others."""
+    """The parts that serve requests from outside."""
 
     tickets: Tickets
     webhook: Webhook
-    softphones: Softphones
+    softphones: SoftphoneServer
     api: Api
 
 
@@ -223,7 +223,7 @@ def wire_doors(settings: Settings, ports: Ports, parts: Parts, spool: Spool) -> 
         app_secrets=settings.app_secret_texts(),
         verify_token=settings.verify_token_text(),
     )
-    softphones = Softphones(
+    softphones = SoftphoneServer(
         hub=parts.hub,
         gate=parts.gate,
         admission=parts.admission,
@@ -250,7 +250,7 @@ def wire_doors(settings: Settings, ports: Ports, parts: Parts, spool: Spool) -> 
 
 
 def wire_replay(ports: Ports, parts: Parts, spool: Spool) -> Replay:
-    """Make what hands the spool's deliveries to the inbox."""
+    """Make the replay, which delivers the spool to the inbox."""
     return Replay(
         spool=spool,
         inbox=parts.inbox,

@@ -1,7 +1,7 @@
-"""Who gets in: the gate's question, the decision that is kept, and room for one more call.
+"""Admission: every call and every permission request is checked here before it begins.
 
-1. `admission.py`: the one door to calls and permission requests.
-2. `gate.py`: asks `policy.gate` with what this process knows, and tells operators what it answers.
-3. `overload.py`: whether the gateway as a whole can take on more.
-4. `permission_requests.py`: sends what was allowed, once. `decision_log.py`: keeps each answer with its figures.
+1. `admission.py`: the single entrance for calls and permission requests.
+2. `gate.py`: asks `policy.gate` with what this process knows, and tells operators the answer.
+3. `overload.py`: decides whether the gateway as a whole can take on more work.
+4. `permission_requests.py`: sends an allowed request once. `decision_log.py`: records each answer with its figures.
 """

@@ -1,7 +1,7 @@
-"""Who gets in: every call and every permission request passes here, through the gate and a slot, before it begins.
+"""Admit or refuse every call and every permission request.
 
-Responsible for the order: gate, decision log, slot, then the call or the request begins. What the gate is asked is in
-`gate`, the rules are in `policy.gate`.
+The order is: gate, slot, decision log; then the call or the request begins. `gate` collects what the rules need to
+know; the rules are in `policy.gate`.
 """
 
 import asyncio
@@ -40,20 +40,20 @@ from policy.request import PlaceCall, Request
 
 log = structlog.get_logger()
 
-#: A `connect` older than this is acknowledged and never rung. Source: Meta, Calling API FAQ, read 2026-11-22.
+#: A `connect` older than this is acknowledged but never rings. Source: Meta, Calling API FAQ, read 2026-11-22.
 STALE_AFTER: Final = timedelta(seconds=60)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reconciled:
-    """What the gate says of a contact after Meta was asked, and in what Meta had contradicted us."""
+    """What the gate says about a contact after Meta was asked, and where Meta's records differed from ours."""
 
     checked: Checked
     drifts: tuple[Drift, ...]
 
 
 class Admission:
-    """The one door to calls and permission requests."""
+    """The single entrance for calls and permission requests."""
 
     def __init__(
         self,
@@ -89,10 +89,10 @@ class Admission:
     # --- user-initiated ----------------------------------------------------------------------------
 
     async def incoming(self, event: CallOffered, ended: CallTerminated | None) -> None:
-        """Take or refuse a user's call; `ended` is its `terminate`, if that came first.
+        """Accept or refuse a user's call; `ended` is its `terminate`, if that came first.
 
-        Never suspends, and nothing waits between the webhook and this: no `connect` grows old on its way here. One that
-        was kept on disk over a crash has its age in its timestamp.
+        Never suspends, and there is no queue between the webhook and this method, so a `connect` does not get stale on
+        its way here. One that was spooled to disk over a crash is stale by its own timestamp.
         """
         number, now = self._numbers.get(event.number_id), self._clock.now()
         if number is None or now - event.at > STALE_AFTER:
@@ -112,12 +112,12 @@ class Admission:
     async def _admit_incoming(
         self, number: Number, event: CallOffered, now: datetime
     ) -> tuple[CallInput, Lease | None] | None:
-        """Return how the call begins; None: it was turned away."""
+        """Return the call's first input and its slot; None if the call was turned away."""
         contact, request = self._contacts.peek(number.id, event.user), self._gate.receive_request()
         decision = self._gate.answer(number, contact, request, now=now)
-        slot = decision if isinstance(decision, Refusal) else await self._room(number.incoming, Work.INCOMING)
+        slot = decision if isinstance(decision, Refusal) else await self._take_room(number.incoming, Work.INCOMING)
         answer = slot if isinstance(slot, Refusal) else decision
-        self._keep(number, event.user, request, answer, asked_by="meta", now=now)
+        self._log_decision(number, event.user, request, answer, asked_by="meta", now=now)
         if not isinstance(slot, Refusal):
             return CallInput(kind=InputKind.START, sdp=event.sdp), slot
         if slot.reason in NO_ROOM:
@@ -135,22 +135,22 @@ class Admission:
     # --- business-initiated ------------------------------------------------------------------------
 
     async def check(self, number_id: str, to: str) -> Checked | Refusal:
-        """Say what the gate would answer, without keeping a decision. Raises: StoreDown."""
-        found = self._find(number_id, to, Work.LOOK_UP)
+        """Return what the gate would answer, without logging a decision. Raises: StoreDown."""
+        found = self._number_and_user(number_id, to, Work.LOOK_UP)
         if isinstance(found, Refusal):
             return found
         number, user = found
         contact = await self._contacts.get(number, user)
-        return self._gate.overview(number, await self._known_better(number, contact))
+        return self._gate.overview(number, await self._ask_meta_if_unpermitted(number, contact))
 
     async def look_up(self, number_id: str, to: str) -> Contact | Refusal:
-        """Find a contact and ask nobody about it. Raises: StoreDown."""
-        found = self._find(number_id, to, Work.LOOK_UP)
+        """Find a contact without asking Meta about it. Raises: StoreDown."""
+        found = self._number_and_user(number_id, to, Work.LOOK_UP)
         return found if isinstance(found, Refusal) else await self._contacts.get(*found)
 
     async def reconcile(self, number_id: str, to: str) -> Reconciled | Refusal:
-        """Ask Meta about a contact and take over what differs. Raises: TooOften, StoreDown, GraphError."""
-        found = self._find(number_id, to, Work.LOOK_UP)
+        """Ask Meta about a contact and take over differences. Raises: TooOften, StoreDown, GraphError."""
+        found = self._number_and_user(number_id, to, Work.LOOK_UP)
         if isinstance(found, Refusal):
             return found
         number, user = found
@@ -159,29 +159,29 @@ class Admission:
         return Reconciled(checked=checked, drifts=drifts)
 
     async def place(self, number_id: str, to: str, *, operator: OperatorId) -> CallDriver | Refusal:
-        """Start a call to a contact for an operator who is logged in, or say why not.
+        """Start a call to a contact for an operator who is logged in, or return why not.
 
         Raises: CannotDial, StoreDown.
         """
-        found = self._find(number_id, to)
+        found = self._number_and_user(number_id, to)
         if isinstance(found, Refusal):
             return found
         number, user = found
         overloaded = self.overloaded(Work.OUTGOING)
-        if overloaded is not None:  # said before anybody is asked, and said again below once there is a slot
-            self._keep(number, user, PlaceCall(), overloaded, asked_by=operator, now=self._clock.now())
+        if overloaded is not None:  # checked before Meta is asked, and again below when a slot is taken
+            self._log_decision(number, user, PlaceCall(), overloaded, asked_by=operator, now=self._clock.now())
             return overloaded
-        contact = await self._load(number, user)
+        contact = await self._load_contact(number, user)
         if isinstance(contact, Refusal):
             return contact
-        contact = await self._known_better(number, contact)
-        # From here on nothing suspends until the call is registered: two dials at once cannot both pass.
+        contact = await self._ask_meta_if_unpermitted(number, contact)
+        # From here on nothing suspends until the call is registered, so two concurrent dials cannot both pass.
         phone, worker = self._hub.ready_phone(operator, best=self._free_worker())
         request, now = self._gate.place_request(number, contact), self._clock.now()
         decision = self._gate.answer(number, contact, request, now=now)
-        slot = decision if isinstance(decision, Refusal) else await self._room(number.outgoing, Work.OUTGOING)
+        slot = decision if isinstance(decision, Refusal) else await self._take_room(number.outgoing, Work.OUTGOING)
         answer = slot if isinstance(slot, Refusal) else decision
-        self._keep(number, contact.user, request, answer, asked_by=operator, now=now)
+        self._log_decision(number, contact.user, request, answer, asked_by=operator, now=now)
         if isinstance(slot, Refusal):
             return slot
         return self._calls.business_initiated(
@@ -195,11 +195,11 @@ class Admission:
 
         Raises: StoreDown, GraphError.
         """
-        found = self._find(number_id, to, Work.LOOK_UP)
+        found = self._number_and_user(number_id, to, Work.LOOK_UP)
         if isinstance(found, Refusal):
             return found
         number, user = found
-        contact = await self._load(number, user)
+        contact = await self._load_contact(number, user)
         if isinstance(contact, Refusal):
             return contact
         sent = self._requests.on_its_way(contact, asked_by=asked_by)
@@ -207,7 +207,7 @@ class Admission:
             return await sent
         request, now = self._gate.permission_request(contact), self._clock.now()
         decision = self._gate.answer(number, contact, request, now=now)
-        self._keep(number, contact.user, request, decision, asked_by=asked_by, now=now)
+        self._log_decision(number, contact.user, request, decision, asked_by=asked_by, now=now)
         if isinstance(decision, Refusal):
             return decision
         form = choose_form(number.pack, contact.state, now=now)
@@ -220,12 +220,12 @@ class Admission:
     # --- room --------------------------------------------------------------------------------------
 
     def overloaded(self, work: Work) -> Refusal | None:
-        """Say whether there is too much to do for such work now."""
+        """Return a refusal if the gateway is too busy for this kind of work now."""
         refused = self._overload.refusal(work, now=asyncio.get_running_loop().time())
         return None if refused is None else refused.refusal(now=self._clock.now())
 
-    async def _room(self, slots: Slots, work: Work) -> Lease | Refusal:
-        """Take a slot of the number and a set-up of the gateway's, or say which there is none of. Never suspends."""
+    async def _take_room(self, slots: Slots, work: Work) -> Lease | Refusal:
+        """Take a slot of the number and a call set-up of the gateway, or return the refusal. Never suspends."""
         if slots.in_use < slots.limit:
             refused = self._overload.take(work, now=asyncio.get_running_loop().time())
             if refused is not None:
@@ -234,7 +234,7 @@ class Admission:
 
     # --- shared ------------------------------------------------------------------------------------
 
-    def _find(self, number_id: str, to: str, work: Work | None = None) -> tuple[Number, UserRef] | Refusal:
+    def _number_and_user(self, number_id: str, to: str, work: Work | None = None) -> tuple[Number, UserRef] | Refusal:
         number = self._numbers.get(number_id)
         if number is None:
             return Refusal(reason=Reason.UNKNOWN_NUMBER, rule="number/known", remedy=Remedy.FIX_INPUT)
@@ -244,14 +244,14 @@ class Admission:
         overloaded = self.overloaded(work) if work is not None else None
         return overloaded or (number, user)
 
-    async def _load(self, number: Number, user: UserRef) -> Contact | Refusal:
-        """Load the contact; no new outbound action without a store that can count it."""
+    async def _load_contact(self, number: Number, user: UserRef) -> Contact | Refusal:
+        """Load the contact; refuse if the store cannot count a new outbound action."""
         if not self._gate.can_count:
             return Refusal(reason=Reason.STORE_DOWN, rule="gateway/store", remedy=Remedy.TRY_AGAIN_SOON)
         return await self._contacts.get(number, user)
 
-    async def _known_better(self, number: Number, contact: Contact) -> Contact:
-        """Before a stranger is refused for want of permission: Meta may know better. Never raises but StoreDown."""
+    async def _ask_meta_if_unpermitted(self, number: Number, contact: Contact) -> Contact:
+        """Ask Meta about the contact if the gate knows no permission: Meta may know one. Raises only StoreDown."""
         request = self._gate.place_request(number, contact)
         decision = self._gate.answer(number, contact, request, now=self._clock.now())
         if not isinstance(decision, Refusal) or decision.reason is not Reason.NO_PERMISSION:
@@ -259,7 +259,7 @@ class Admission:
         await self._reconciler.learn(number, contact)
         return await self._contacts.get(number, contact.user)
 
-    def _keep(
+    def _log_decision(
         self, number: Number, user: UserRef, request: Request, decision: Decision, *, asked_by: str, now: datetime
     ) -> None:
         self._decisions.keep(number, user, request, decision, asked_by=asked_by, now=now)

@@ -1,4 +1,4 @@
-"""Keeps each answer of the gate: counted, logged, and stored with its figures."""
+"""Record each answer of the gate: count it, log it, and store it with its figures."""
 
 import uuid
 from datetime import datetime
@@ -26,7 +26,7 @@ _NAMES: Final[dict[type[Request], str]] = {
 
 
 class DecisionLog:
-    """One for all numbers."""
+    """Records decisions; one instance for all numbers."""
 
     def __init__(self, store: Store, metrics: Metrics) -> None:
         self._store = store
@@ -35,7 +35,7 @@ class DecisionLog:
     def keep(
         self, number: Number, user: UserRef, request: Request, decision: Decision, *, asked_by: str, now: datetime
     ) -> None:
-        """Keep what was answered to `asked_by`, who is an operator, "meta" or "api"."""
+        """Record a decision. `asked_by` is an operator's name, "meta" or "api"."""
         refused = decision if isinstance(decision, Refusal) else None
         self._metrics.gate_decisions_total.labels(
             decision="refuse" if refused else "allow", reason=refused.reason.value if refused else ""

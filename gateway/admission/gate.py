@@ -1,7 +1,7 @@
-"""Asks the policy gate with what this process knows, and shows operators what it answers.
+"""Ask the policy gate with what this process knows, and show operators the answer.
 
-Responsible for what only the running gateway can tell the rules: calls and requests in flight, calls placed today,
-whether Meta and the store are there, whether we drain. The rules are in `policy.gate`.
+Only the running gateway can tell the rules which calls and requests are in flight, how many calls were placed today,
+whether Meta and the store are available, and whether it is draining. The rules are in `policy.gate`.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,7 @@ from policy.request import AskPermission, PlaceCall, ReceiveCall, Request
 
 
 class Spooled(Protocol):
-    """Deliveries that were acknowledged and are not counted yet. `intake.spool.Spool` is one."""
+    """Deliveries that were acknowledged and are not counted yet. Implemented by `intake.spool.Spool`."""
 
     @property
     def is_empty(self) -> bool: ...
@@ -44,7 +44,7 @@ class Checked:
 
 
 class Gate:
-    """One for all numbers. A `ContactListener`."""
+    """Asks `policy.gate`; one instance for all numbers. Implements `contacts.directory.ContactListener`."""
 
     def __init__(
         self,
@@ -56,29 +56,29 @@ class Gate:
         clock: Clock,
         tell: Callable[[msg.Push], None],
     ) -> None:
-        """`meta_pauses`: until when Meta is not asked for something (see `meta.health`); `tell` reaches operators."""
+        """`meta_pauses`: how long requests to Meta are paused (see `meta.health`); `tell`: push to operators."""
         self._engagements = engagements
         self._store = store
         self._spool = spool
         self._meta_pauses = meta_pauses
         self._clock = clock
         self._tell = tell
-        #: Set once: the gateway takes no new calls because it is about to end.
+        #: Set once, when the gateway drains before it stops: it takes no new calls.
         self.draining = False
 
     @property
     def can_count(self) -> bool:
-        """Whether what is done now can be counted, and all that was done before is."""
+        """Tell whether a new action can be counted and all earlier ones have been."""
         return self._store.up and self._spool.is_empty
 
-    # --- what is asked -----------------------------------------------------------------------------
+    # --- requests ----------------------------------------------------------------------------------
 
     def receive_request(self) -> ReceiveCall:
-        """A user calls."""
+        """Return the question: may this user's call be taken?"""
         return ReceiveCall(draining=self.draining)
 
     def place_request(self, number: Number, contact: Contact) -> PlaceCall:
-        """An operator wants to call this contact."""
+        """Return the question: may an operator call this contact?"""
         keys, now = contact_keys(number.id, contact.user), self._clock.now()
         return PlaceCall(
             in_flight=self._engagements.calls_that_may_connect(keys),
@@ -91,7 +91,7 @@ class Gate:
         )
 
     def permission_request(self, contact: Contact) -> AskPermission:
-        """Somebody wants to ask this contact for permission."""
+        """Return the question: may this contact be asked for permission?"""
         return AskPermission(
             in_flight=self._engagements.requests_to(contact),
             **self._meta_pauses("request_template", contact.number_id),
@@ -99,14 +99,14 @@ class Gate:
             draining=self.draining,
         )
 
-    # --- what is answered --------------------------------------------------------------------------
+    # --- answers -----------------------------------------------------------------------------------
 
     def answer(self, number: Number, contact: Contact | None, request: Request, *, now: datetime) -> Decision:
-        """Return the gate's answer; None is a contact that nothing is known of."""
+        """Return the gate's answer; `contact` is None if nothing is known about it."""
         return evaluate(number.pack, number.state, contact.state if contact else EMPTY, request, now=now)
 
     def overview(self, number: Number, contact: Contact) -> Checked:
-        """Say what would be answered to every request about a contact now."""
+        """Return what the gate would answer to every request about a contact now."""
         found = overview(
             number.pack,
             number.state,
@@ -124,7 +124,7 @@ class Gate:
         )
 
     def contact_changed(self, number: Number, contact: Contact) -> None:
-        """Tell every operator what the gate says about a contact now."""
+        """Push what the gate now says about a contact to every operator."""
         contact = contact.current
         checked = self.overview(number, contact)
         self._tell(

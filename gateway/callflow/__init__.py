@@ -5,5 +5,5 @@
 3. `effects.py`: what a step can ask for.
 4. `outcome.py`: how a call ends, in the words of records, metrics and pages.
 
-Nothing here waits, sends or reads a clock. `calls` runs what this room decides.
+Nothing here waits, sends or reads a clock. `calls` carries out what this package decides.
 """

@@ -1,12 +1,10 @@
-"""The life of one call as tables: which input moves which state, and what is asked for then. [P]
-
-Responsible for every decision about the order of things in a call. Not responsible for performing them (see
-`driver`), nor for whether a call is allowed at all (see `policy.gate`, `slots`).
+"""The life of one call as tables: which input moves a call from which state to which. [P]
 
 Theory of operation
 -------------------
-A call is a frozen `Call`, and all that is known of it is in there. `step` takes it and one input and returns the next
-`Call` and a tuple of effects; `claim` reserves it for the first operator who answers. Nothing else changes a call.
+A call is a frozen `Call`, which holds everything that is known about it. `step` takes a call and one input and returns
+the next `Call` and a tuple of effects; `claim` reserves a call for the first operator who answers. Nothing else
+changes a call.
 
 A user-initiated call::
 
@@ -18,22 +16,22 @@ A business-initiated call::
 
     PREPARING -MEDIA_READY-> REQUESTING -CONNECTED-> REQUESTED -META_RINGING-> RINGING -META_ACCEPTED-> ACTIVE
                                  |
-                                 +-CONNECT_UNKNOWN-> UNCONFIRMED (Meta's webhooks tell)
+                                 +-CONNECT_UNKNOWN-> UNCONFIRMED (Meta's webhooks will settle it)
                                  +-OPERATOR_HANGUP-> CANCELLING (terminate as soon as the call's id is known)
 
-Both end as ``… -> ENDING -META_TERMINATE-> ENDED``. ENDING: we have asked Meta to end the call (or Meta told us that
-the user declined) and wait for the `terminate` webhook; when it does not come, the deadline ends the call. The slot is
-given back at ENDED, because until then Meta counts the call.
+Both end as ``… -> ENDING -META_TERMINATE-> ENDED``. In ENDING we have asked Meta to end the call (or Meta told us that
+the user declined) and wait for the `terminate` webhook. If it does not come, the deadline ends the call. The slot is
+released at ENDED, because Meta counts the call until then.
 
 * `connect` with an SDP answer (META_ANSWER) is not the pick-up; `ACCEPTED` is.
   Source: Meta, business-initiated calls, read 2026-11-22.
 * Every (state, input) pair is in TRANSITIONS, in NOTED or in IGNORED. Webhooks come at least once and in any order, so
-  what a peer sends never raises: it moves the call, fills in what is not known yet, or changes nothing.
-* One `deadline_at` per call; its meaning depends on the state. A user-initiated call keeps the deadline it was born
-  with until it is ACTIVE: Meta's patience is counted from the event's own timestamp.
-* When the user hangs up, the end of the media path, or Meta's "already ended" to a request of ours, often overtakes
-  the `terminate` webhook. META_CLOSING decides nothing by itself: it only sets a short deadline, in case the webhook
-  is lost.
+  input from a peer never raises: it moves the call, fills in a value that was unknown, or changes nothing.
+* There is one `deadline_at` per call; its meaning depends on the state. A user-initiated call keeps its first deadline
+  until it is ACTIVE, because Meta's time limit runs from the event's own timestamp.
+* When the user hangs up, the end of the media path, or Meta's answer "already ended" to one of our requests, often
+  arrives before the `terminate` webhook. META_CLOSING decides nothing by itself: it only sets a short deadline, in
+  case the webhook is lost.
 """
 
 from collections.abc import Mapping
@@ -73,7 +71,7 @@ class InputKind(StrEnum):
     # from the media engine
     MEDIA_READY = "media_ready"
     MEDIA_FAILED = "media_failed"
-    MEDIA_CLOSED = "media_closed"  #: the Meta leg is closed; what it counted
+    MEDIA_CLOSED = "media_closed"  #: the Meta leg is closed; brings its statistics
     # answers of the Graph API
     PRE_ACCEPTED = "pre_accepted"
     ACCEPTED = "accepted"
@@ -87,7 +85,7 @@ class InputKind(StrEnum):
     ALL_DECLINED = "all_declined"
     OPERATOR_HOLD = "operator_hold"
     # from the REST API
-    API_HANGUP = "api_hangup"  #: ends a call that an operator has as well as one that still rings
+    API_HANGUP = "api_hangup"  #: ends a call in any live state, answered or still ringing
     # webhooks
     META_ANSWER = "meta_answer"
     META_RINGING = "meta_ringing"
@@ -95,7 +93,7 @@ class InputKind(StrEnum):
     META_REJECTED = "meta_rejected"
     META_CLOSING = "meta_closing"  #: Meta closed the media path, or said that the call is over
     META_TERMINATE = "meta_terminate"
-    # from ourselves
+    # from the gateway itself
     START = "start"
     REFUSED = "refused"
     DEADLINE = "deadline"
@@ -104,16 +102,16 @@ class InputKind(StrEnum):
 
 
 class MetaEnd(msgspec.Struct, frozen=True, kw_only=True):
-    """What Meta's `terminate` says of a call: the truth about its length."""
+    """What Meta's `terminate` says about a call; it is authoritative for the call's length."""
 
     status: str | None  #: COMPLETED, FAILED, …
-    start_at: datetime | None = None  #: there if people talked
+    start_at: datetime | None = None  #: set if people talked
     end_at: datetime | None = None
     duration_s: int | None = None
 
 
 class CallInput(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing that happened; only the fields of its kind are set."""
+    """One thing that happened to a call; only the fields of its kind are set."""
 
     kind: InputKind
     sdp: str | None = None  #: START (Meta's offer), MEDIA_READY (ours), META_ANSWER
@@ -131,11 +129,11 @@ class Timeouts:
     """How long a state may last, in seconds of loop time."""
 
     prepare_s: float = 10.0
-    connect_s: float = 8.0  #: longer than the Graph client's own limit, which speaks first
-    ring_s: float = 60.0  #: business-initiated: Meta documents none; ours
+    connect_s: float = 8.0  #: longer than the Graph client's own timeout, so that one fires first
+    ring_s: float = 60.0  #: for business-initiated calls; our choice, Meta documents no limit
     unconfirmed_s: float = 60.0
     ending_s: float = 10.0
-    closed_s: float = 3.0  #: from Meta's end of the media path to its `terminate`
+    closed_s: float = 3.0  #: from the moment Meta ends the media path to its `terminate`
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):
@@ -150,7 +148,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     sdp: str | None = None  #: our SDP: the answer of pre_accept and accept, or the offer of connect
     answer_applied: bool = False
     held: bool = False
-    claimed_by: OperatorId | None = None  #: the first who answered; the OPERATOR_ACCEPT is on its way
+    claimed_by: OperatorId | None = None  #: the first operator who answered; OPERATOR_ACCEPT is queued
     created_at: datetime  #: this and the next three: aware UTC
     ringing_at: datetime | None = None
     accepted_at: datetime | None = None
@@ -163,7 +161,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
 
 S, IN = CallState, InputKind
 
-#: A call that is up; shared by both directions.
+#: A call in progress; shared by both directions.
 _ACTIVE: Final = {
     IN.OPERATOR_HANGUP: S.ENDING,
     IN.OPERATOR_GONE: S.ENDING,
@@ -172,7 +170,7 @@ _ACTIVE: Final = {
     IN.MEDIA_FAILED: S.ENDING,
     IN.META_CLOSING: S.ACTIVE,
     IN.META_TERMINATE: S.ENDED,
-    IN.DEADLINE: S.ENDING,  # there is one only after META_CLOSING
+    IN.DEADLINE: S.ENDING,  # only META_CLOSING sets one
     IN.SHUTDOWN: S.ENDING,
     IN.BROKEN: S.ENDING,
 }
@@ -295,7 +293,7 @@ BUSINESS_INITIATED: Final[Mapping[CallState, Mapping[InputKind, CallState]]] = {
         IN.SHUTDOWN: S.CANCELLING,
         IN.BROKEN: S.CANCELLING,
     },
-    S.UNCONFIRMED: {  # nobody knows whether Meta has the call; its webhooks settle it
+    S.UNCONFIRMED: {  # unknown whether Meta has the call; its webhooks settle it
         IN.CONNECTED: S.REQUESTED,
         IN.GRAPH_FAILED: S.ENDED,
         IN.META_ANSWER: S.REQUESTED,
@@ -311,7 +309,7 @@ BUSINESS_INITIATED: Final[Mapping[CallState, Mapping[InputKind, CallState]]] = {
         IN.SHUTDOWN: S.CANCELLING,
         IN.BROKEN: S.CANCELLING,
     },
-    S.CANCELLING: {  # given up before the id was known
+    S.CANCELLING: {  # cancelled before Meta's id was known
         IN.CONNECTED: S.ENDING,
         IN.GRAPH_FAILED: S.ENDED,
         IN.META_ANSWER: S.ENDING,
@@ -333,7 +331,7 @@ TRANSITIONS: Final = {
     Direction.BUSINESS_INITIATED: BUSINESS_INITIATED,
 }
 
-#: Moves nothing and asks for nothing; fills in what is not known yet, however late it comes.
+#: Moves no state and causes no effect; fills in a value that was unknown, however late it comes.
 NOTED: Final[Mapping[Direction, Mapping[CallState, frozenset[InputKind]]]] = {
     Direction.USER_INITIATED: {
         state: frozenset({IN.MEDIA_CLOSED} | ({IN.META_TERMINATE} if state is S.ENDED else set()))
@@ -349,7 +347,7 @@ NOTED: Final[Mapping[Direction, Mapping[CallState, frozenset[InputKind]]]] = {
     },
 }
 
-#: What belongs to the other direction: expected nowhere, harmless everywhere.
+#: Inputs of the other direction: never expected, ignored in every state.
 _FOREIGN: Final = {
     Direction.USER_INITIATED: frozenset(
         {
@@ -363,19 +361,19 @@ _FOREIGN: Final = {
     ),
     Direction.BUSINESS_INITIATED: frozenset({IN.PRE_ACCEPTED, IN.ACCEPTED, IN.OPERATOR_ACCEPT, IN.ALL_DECLINED}),
 }
-_BEGUN: Final = frozenset({IN.START, IN.REFUSED, IN.MEDIA_READY})  #: once is enough
-_TOO_EARLY: Final = frozenset({IN.PRE_ACCEPTED, IN.ACCEPTED, IN.GRAPH_FAILED})  #: nothing was asked yet
-_NO_CLAIM: Final = frozenset({IN.OPERATOR_HANGUP, IN.OPERATOR_GONE, IN.OPERATOR_HOLD})  #: nobody has the call
-_TAKEN: Final = frozenset({IN.OPERATOR_ACCEPT, IN.ALL_DECLINED})  #: somebody has it already
-_CONFIRMED: Final = frozenset({IN.CONNECTED, IN.CONNECT_UNKNOWN, IN.GRAPH_FAILED})  #: a webhook was faster
+_BEGUN: Final = frozenset({IN.START, IN.REFUSED, IN.MEDIA_READY})  #: repeated: the call has begun already
+_TOO_EARLY: Final = frozenset({IN.PRE_ACCEPTED, IN.ACCEPTED, IN.GRAPH_FAILED})  #: answers to a request not sent yet
+_NO_CLAIM: Final = frozenset({IN.OPERATOR_HANGUP, IN.OPERATOR_GONE, IN.OPERATOR_HOLD})  #: no operator has the call
+_TAKEN: Final = frozenset({IN.OPERATOR_ACCEPT, IN.ALL_DECLINED})  #: an operator has the call already
+_CONFIRMED: Final = frozenset({IN.CONNECTED, IN.CONNECT_UNKNOWN, IN.GRAPH_FAILED})  #: a webhook came first
 
 
-def _rest(direction: Direction, state: CallState) -> frozenset[InputKind]:
-    """Return all inputs of a direction that neither move nor are noted in a state."""
+def _other_inputs(direction: Direction, state: CallState) -> frozenset[InputKind]:
+    """Return all inputs of a direction that neither move a state nor are noted in it."""
     return frozenset(IN) - TRANSITIONS[direction][state].keys() - NOTED[direction][state] - _FOREIGN[direction]
 
 
-#: Expected, and changes nothing: replies that come late, webhooks again, an operator who was a moment too late.
+#: Expected, and changes nothing: late answers, repeated webhooks, an operator who answers too late.
 IGNORED: Final[Mapping[Direction, Mapping[CallState, frozenset[InputKind]]]] = {
     Direction.USER_INITIATED: {
         S.OFFERED: _TOO_EARLY | _NO_CLAIM | {IN.OPERATOR_ACCEPT, IN.META_CLOSING},
@@ -384,8 +382,8 @@ IGNORED: Final[Mapping[Direction, Mapping[CallState, frozenset[InputKind]]]] = {
         S.RINGING: _BEGUN | _NO_CLAIM | _TOO_EARLY,
         S.ACCEPTING: _BEGUN | _TAKEN | {IN.PRE_ACCEPTED, IN.OPERATOR_HOLD},
         S.ACTIVE: _BEGUN | _TAKEN | _TOO_EARLY,
-        S.ENDING: _rest(Direction.USER_INITIATED, S.ENDING),
-        S.ENDED: _rest(Direction.USER_INITIATED, S.ENDED),
+        S.ENDING: _other_inputs(Direction.USER_INITIATED, S.ENDING),
+        S.ENDED: _other_inputs(Direction.USER_INITIATED, S.ENDED),
     },
     Direction.BUSINESS_INITIATED: {
         S.PREPARING: _CONFIRMED
@@ -400,8 +398,8 @@ IGNORED: Final[Mapping[Direction, Mapping[CallState, frozenset[InputKind]]]] = {
         S.REQUESTED: _BEGUN | _CONFIRMED | {IN.OPERATOR_HOLD},
         S.RINGING: _BEGUN | _CONFIRMED | {IN.OPERATOR_HOLD},
         S.ACTIVE: _BEGUN | _CONFIRMED | {IN.META_RINGING, IN.META_ACCEPTED, IN.META_REJECTED},
-        S.ENDING: _rest(Direction.BUSINESS_INITIATED, S.ENDING),
-        S.ENDED: _rest(Direction.BUSINESS_INITIATED, S.ENDED),
+        S.ENDING: _other_inputs(Direction.BUSINESS_INITIATED, S.ENDING),
+        S.ENDED: _other_inputs(Direction.BUSINESS_INITIATED, S.ENDED),
     },
 }
 
@@ -415,7 +413,7 @@ def new_call(
     meta_call_id: MetaCallId | None = None,
     operator: OperatorId | None = None,
 ) -> Call:
-    """Return a call before its START. One that an operator places is theirs from the beginning."""
+    """Return a call before its START. A call that an operator places is claimed by them from the beginning."""
     born = S.OFFERED if direction is Direction.USER_INITIATED else S.PREPARING
     return Call(
         call_id=call_id,

@@ -1,4 +1,4 @@
-"""What a step of a call can ask for: values, performed by the driver, safe to repeat. [P]"""
+"""The effects that a step of a call can ask for: values, performed by `calls.driver`, safe to repeat. [P]"""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -44,7 +44,7 @@ class SendPreAccept:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SendAccept:
-    """`sdp` is the very string that went out with `pre_accept`."""
+    """Accept the call; `sdp` is exactly the string that was sent with `pre_accept`."""
 
     meta_call_id: MetaCallId
     sdp: str
@@ -52,7 +52,7 @@ class SendAccept:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SendConnect:
-    """Place the call. The one effect that is never sent twice: it would ring twice."""
+    """Place the call. The only effect that is never repeated: the user's phone would ring twice."""
 
     sdp: str
 
@@ -75,13 +75,13 @@ class Ring:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StopRinging:
     reason: StopReason
-    but: OperatorId | None = None  #: the one who answered
-    detail: str | None = None  #: safe to show, such as what Meta said
+    but: OperatorId | None = None  #: except this operator, who answered
+    detail: str | None = None  #: safe to show, e.g. Meta's error text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlayRingback:
-    """Let the operator hear that the user's phone rings."""
+    """Play ringback to the operator while the user's phone rings."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,19 +91,19 @@ class Join:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hold:
-    """Part the legs and play hold audio to the user, or join them again."""
+    """Separate the legs and play hold audio to the user, or join the legs again."""
 
     on: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CloseMedia:
-    """Close the Meta leg; the operator's warm leg stays."""
+    """Close the Meta leg; the operator's warm leg stays open."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finish:
-    """The call is over: give the slot back, close the record. Always the last effect of a call."""
+    """Release the slot and close the record. Always the last effect of a call."""
 
     outcome: Outcome
 

@@ -11,13 +11,13 @@ class Result(StrEnum):
     REFUSED = "refused"  #: our gate or our slots said no
     USER = "user"  #: the WhatsApp user ended it before a conversation
     OPERATOR = "operator"  #: the operator's side ended it before a conversation
-    GATEWAY = "gateway"  #: something of ours broke
+    GATEWAY = "gateway"  #: the gateway or its media failed, or it was shut down
     META = "meta"  #: Meta refused or failed
     INDETERMINATE = "indeterminate"  #: a `connect` may or may not have reached Meta
 
 
 class EndReason(StrEnum):
-    """The fixed word behind a result; a metric label, never renamed."""
+    """The reason behind a result; a metric label, never renamed."""
 
     HUNG_UP_BY_USER = "hung_up_by_user"
     HUNG_UP_BY_OPERATOR = "hung_up_by_operator"
@@ -43,7 +43,7 @@ class EndReason(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """Set once for each call."""
+    """How a call ended; set once for each call."""
 
     result: Result
     reason: EndReason

@@ -1,6 +1,6 @@
-"""One step of a call: the next state, its deadline, the outcome, and what is asked for. [P]
+"""One step of a call: the next state, its deadline, its outcome and its effects. [P]
 
-Responsible for the effects and outcomes that belong to each move of the tables in `call`.
+`call` holds the tables; this module adds the effects and outcomes that belong to each move.
 """
 
 from datetime import datetime
@@ -18,7 +18,7 @@ from policy.facts import Direction
 S, IN = CallState, InputKind
 
 
-#: Nobody picked up. Whoever declined did not fail to answer, whichever webhook came first.
+#: The user did not answer. If a `REJECTED` webhook arrives later, the outcome becomes DECLINED.
 MISSED: Final = Outcome(result=Result.USER, reason=EndReason.NOT_ANSWERED)
 DECLINED: Final = Outcome(result=Result.USER, reason=EndReason.DECLINED)
 
@@ -26,13 +26,13 @@ DECLINED: Final = Outcome(result=Result.USER, reason=EndReason.DECLINED)
 def step(
     call: Call, received: CallInput, *, now: float, at: datetime, timeouts: Timeouts
 ) -> tuple[Call, tuple[Effect, ...]]:
-    """Apply one input. An ignored input returns the call itself and no effects.
+    """Apply one input to a call. For an ignored input, return the same call and no effects.
 
-    `now` is loop time in seconds, `at` the same instant as aware UTC. After DEADLINE the deadline has moved or is gone,
+    `now` is loop time in seconds, `at` the same instant as aware UTC. After DEADLINE the deadline has moved or is None,
     so the driver's timer cannot spin.
     """
     if received.kind in NOTED[call.direction][call.state]:
-        return _noted(call, received), ()
+        return _fill_in(call, received), ()
     after_state = TRANSITIONS[call.direction][call.state].get(received.kind)
     if after_state is None:
         return call, ()
@@ -57,14 +57,17 @@ def step(
 
 
 def claim(call: Call, operator: OperatorId) -> Call | None:
-    """Reserve a ringing call for the first operator who answers; None for everybody after."""
+    """Reserve a ringing call for the first operator who answers; return None for every later one."""
     if call.claimed_by is not None or call.state not in (S.PRE_ACCEPTING, S.RINGING):
         return None
     return replace(call, claimed_by=operator)
 
 
 def broken(call: Call, *, at: datetime) -> Call:
-    """End a call that a bug has stopped. One whose `connect` left, and whose id is not known, may ring all the same."""
+    """End a call that a bug has stopped.
+
+    A call whose `connect` was sent and whose Meta id is unknown may still ring: its result is INDETERMINATE.
+    """
     left = call.direction is Direction.BUSINESS_INITIATED and call.state is not S.PREPARING
     result = Result.INDETERMINATE if left and call.meta_call_id is None else Result.GATEWAY
     return replace(
@@ -77,7 +80,7 @@ def broken(call: Call, *, at: datetime) -> Call:
     )
 
 
-def _noted(call: Call, received: CallInput) -> Call:
+def _fill_in(call: Call, received: CallInput) -> Call:
     match received.kind:
         case IN.MEDIA_CLOSED if call.leg_stats is None:
             return replace(call, leg_stats=received.leg_stats, version=call.version + 1)
@@ -116,7 +119,7 @@ def _deadline(call: Call, kind: InputKind, after: CallState, *, now: float, time
 
 
 def _outcome(call: Call, received: CallInput, after: CallState) -> Outcome | None:
-    """Name the end, once, at the first step towards it."""
+    """Return the outcome if this step is one towards the end; `step` keeps the first."""
     if after not in (S.ENDING, S.ENDED, S.CANCELLING):
         return None
     talked = call.state is S.ACTIVE
@@ -124,7 +127,7 @@ def _outcome(call: Call, received: CallInput, after: CallState) -> Outcome | Non
         case IN.REFUSED:
             return Outcome(result=Result.REFUSED, reason=received.reason or EndReason.POLICY, detail=received.detail)
         case IN.META_TERMINATE:
-            return _terminated(call, received, talked=talked)
+            return _outcome_of_terminate(call, received, talked=talked)
         case IN.META_REJECTED:
             return DECLINED
         case IN.OPERATOR_HANGUP | IN.API_HANGUP if talked:
@@ -148,14 +151,14 @@ def _outcome(call: Call, received: CallInput, after: CallState) -> Outcome | Non
                 detail=received.detail,
             )
         case IN.DEADLINE:
-            return _too_late(call)
+            return _outcome_of_deadline(call)
         case IN.SHUTDOWN:
             return Outcome(result=Result.GATEWAY, reason=EndReason.DRAINED)
         case _:
             return Outcome(result=Result.GATEWAY, reason=EndReason.INTERNAL)
 
 
-def _terminated(call: Call, received: CallInput, *, talked: bool) -> Outcome:
+def _outcome_of_terminate(call: Call, received: CallInput, *, talked: bool) -> Outcome:
     end = received.meta_end
     if end is not None and end.status == "FAILED":
         return Outcome(result=Result.META, reason=EndReason.META_FAILED, detail=received.detail)
@@ -166,7 +169,7 @@ def _terminated(call: Call, received: CallInput, *, talked: bool) -> Outcome:
     return MISSED
 
 
-def _too_late(call: Call) -> Outcome:
+def _outcome_of_deadline(call: Call) -> Outcome:
     match call.state:
         case S.REQUESTED | S.RINGING if call.direction is Direction.BUSINESS_INITIATED:
             return MISSED
@@ -204,15 +207,15 @@ def _effects(before: Call, after: Call, received: CallInput) -> list[Effect]:
 
 
 def _entry_effects(call: Call) -> list[Effect]:
-    """What entering a state on the way up asks for."""
+    """Return the effects of entering a state on the way to ACTIVE."""
     meta_call_id, sdp = call.meta_call_id or MetaCallId(""), call.sdp or ""
     match call.state:
         case S.PRE_ACCEPTING:
             return [fx.SendPreAccept(meta_call_id=meta_call_id, sdp=sdp), fx.Ring()]
         case S.CLAIMED:
-            return [_taken(call)]
+            return [_stop_other_phones(call)]
         case S.ACCEPTING:
-            return [_taken(call), fx.SendAccept(meta_call_id=meta_call_id, sdp=sdp)]
+            return [_stop_other_phones(call), fx.SendAccept(meta_call_id=meta_call_id, sdp=sdp)]
         case S.REQUESTING:
             return [fx.SendConnect(sdp=sdp)]
         case S.RINGING if call.direction is Direction.BUSINESS_INITIATED:
@@ -223,7 +226,7 @@ def _entry_effects(call: Call) -> list[Effect]:
             return []
 
 
-def _taken(call: Call) -> Effect:
+def _stop_other_phones(call: Call) -> Effect:
     return fx.StopRinging(reason=StopReason.ANSWERED_ELSEWHERE, but=call.operator)
 
 
@@ -235,7 +238,7 @@ def _ending_effects(before: Call, after: Call, received: CallInput) -> list[Effe
             fx.CloseMedia(),
         ]
     if after.state is S.ENDING and received.kind is not IN.META_REJECTED and after.meta_call_id:
-        # Before pre_accept the caller is rejected, after it terminated.
+        # Before pre_accept a call is ended with `reject`, after it with `terminate`.
         # Source: Meta, user-initiated calls and SIP troubleshooting, read 2026-11-22.
         if before.state is S.OFFERED:
             asked.append(fx.SendReject(meta_call_id=after.meta_call_id))

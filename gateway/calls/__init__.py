@@ -1,14 +1,14 @@
-"""Live calls: each has one driver, which feeds it inputs and performs what it asks for.
+"""Live calls: each has one driver, which feeds it inputs and performs its effects.
 
-1. `starter.py`: begins calls. `context.py`: what each is given.
-2. `driver.py`: one call's loop, timer, record and slot. `performer.py`: its effects as requests to Meta and media.
-3. `registry.py`: who is alive, who has ended, and which webhooks wait for a call that is not known yet.
-4. `refusals.py`: what a refusal of Meta's teaches.
+1. `starter.py`: begins calls. `context.py`: what each call is given.
+2. `driver.py`: one call's loop, timer, record and slot. `performer.py`: its effects as requests to Meta and to media.
+3. `registry.py`: which calls are alive, which have ended, and which webhooks wait for a call that is not known yet.
+4. `refusals.py`: what a refusal by Meta tells about a contact.
 
-Calls that no driver runs:
+Calls that have no driver:
 
-5. `overflow.py`: those that there was no room for.
-6. `owed_hangups.py`: those that Meta may still think alive. `recovery.py`: those that a crash left.
+5. `overflow.py`: calls that there was no room for.
+6. `owed_hangups.py`: calls that Meta may still consider alive. `recovery.py`: calls that a crash left.
 
 What a call does next is decided in `callflow`.
 """

@@ -1,6 +1,6 @@
-"""What a call is given when it is born: the ports that every call uses, and what is known of this one.
+"""What a call is given when it begins: the ports that all calls share, and what is known about this one.
 
-Values and interfaces only. `wiring` makes the ports, `starter` the rest.
+Values and interfaces only. `wiring` makes the ports, `starter` makes the rest.
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from media.engine import LegId, MediaEngine, WorkerId
 
 
 class Phones(Protocol):
-    """What a call needs of the softphones. `operators.hub.Hub` is one."""
+    """What a call needs from the softphones. Implemented by `operators.hub.Hub`."""
 
     def ring(self, call_id: CallId, view: CallView) -> None: ...
     def stop_ringing(
@@ -36,7 +36,7 @@ class Phones(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallContext:
-    """The ports of a call: Meta, media, softphones and what is kept. All calls share one."""
+    """The ports of a call: Meta, media, softphones, store. All calls share one `CallContext`."""
 
     graph: Graph
     media: MediaEngine
@@ -54,11 +54,11 @@ class CallContext:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
-    """What is known of a call when it is born and never changes."""
+    """What is known about a call when it begins and never changes."""
 
     number: Number
     user: UserRef
     user_name: str | None
     contact_keys: frozenset[str]  #: one for each name of the user (see `engagements`)
-    worker: WorkerId | None  #: None only where no media will be made
+    worker: WorkerId | None  #: None if the call will have no media
     first: CallInput  #: START or REFUSED

@@ -1,8 +1,8 @@
-"""Runs one call: feeds it one input at a time, performs what it asks for, keeps its one timer.
+"""Run one call: feed it one input at a time, perform its effects, keep its one timer.
 
-Responsible for the order of a call's inputs and for its resources: the Meta leg, the slot, its tasks. Not responsible
-for any decision (see `call`, `step`). All tasks of a call live in its TaskGroup; a bug in one ends this call, gives
-its slot back and touches no other.
+The driver keeps the order of a call's inputs and owns its resources: the Meta leg, the slot, its tasks. Every decision
+is made in `callflow`. All tasks of a call live in its TaskGroup; a bug in one of them ends this call, releases its slot
+and affects no other call.
 """
 
 import asyncio
@@ -34,9 +34,9 @@ from policy.facts import Direction, Fact
 
 log = structlog.get_logger()
 
-#: What a call has asked for may take so long after its end; then it is cut.
+#: How long requests of a call may still run after its end; then they are cancelled.
 LINGER_S: Final = 15.0
-#: States that who runs the gateway reads of; `call_finished` says how it went on. The others only help to find a fault.
+#: States logged at level info, for those who run the gateway; `call_finished` tells the end. Others are for debugging.
 _TOLD: Final = frozenset({CallState.RINGING, CallState.ACTIVE, CallState.UNCONFIRMED, CallState.CANCELLING})
 
 
@@ -62,13 +62,13 @@ class CallDriver:
         self.meta_leg = LegId(f"{call.call_id}/meta")
         self._context = context
         self._lease = lease
-        self._inputs: asyncio.Queue[CallInput | float] = asyncio.Queue()  # a float: that deadline has come
+        self._inputs: asyncio.Queue[CallInput | float] = asyncio.Queue()  # a float: this deadline has expired
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at: float | None = None
         self._tasks: asyncio.TaskGroup  # from the start of `run` on
         self._begun = 0.0
         self._setup_s: float | None = None  #: from the first input to the conversation
-        self._kept: asyncio.Task[StoreError | None] | None = None
+        self._record_written: asyncio.Task[StoreError | None] | None = None
         self._finished = False
         self._performer = Performer(self, context)
 
@@ -100,13 +100,13 @@ class CallDriver:
         return self.origin.worker
 
     def known(self) -> KnownCall:
-        """Return what an event about this call may leave open."""
+        """Return the user and direction of this call, which an event about it may omit."""
         return KnownCall(user=self.origin.user, direction=self.call.direction)
 
     def feed(self, received: CallInput) -> None:
-        """Hand the call an input; it is applied after those that came before. An ended call has no loop: at once."""
+        """Queue an input; it is applied after those that came before. An ended call has no loop: apply it at once."""
         if self.call.state is CallState.ENDED:
-            safely(lambda: self._apply(received))
+            safely(lambda: self._apply_input(received))
         else:
             self._inputs.put_nowait(received)
 
@@ -121,7 +121,7 @@ class CallDriver:
                 self.feed(terminated(event))
 
     def claim(self, operator: OperatorId) -> bool:
-        """Give the call to the first operator who answers; False for everybody after."""
+        """Give the call to the first operator who answers; return False for every later one."""
         claimed = claim(self.call, operator)
         if claimed is None:
             return False
@@ -130,7 +130,7 @@ class CallDriver:
         return True
 
     def shown_by(self, take: Callable[[], None]) -> None:
-        """Let the operator's phone take the call; a call that no phone can end would never end."""
+        """Let the operator's phone take the call. If `take` fails, end the call: no phone could hang it up."""
         try:
             take()
         except BaseException:
@@ -138,20 +138,25 @@ class CallDriver:
             raise
 
     def operator_leg_changed(self) -> None:
-        """The operator's browser lost its leg, or made a new one: the user hears hold audio, or the operator."""
+        """Join the legs anew: the operator's browser lost its leg (the user hears hold audio) or made a new one."""
         if self.call.state is CallState.ACTIVE and not self.call.held:
             self.feed(CallInput(kind=InputKind.OPERATOR_HOLD, hold=False))
 
     async def until_kept(self) -> None:
-        """Wait until a restart would find this call: before that nothing leaves for Meta. Raises: StoreError."""
-        error = await self._kept if self._kept is not None else None
+        """Wait until the record is durable; nothing is sent to Meta before, so a restart finds the call.
+
+        Raises: StoreError.
+        """
+        error = await self._record_written if self._record_written is not None else None
         if error is not None:
             raise error
 
     def view(self) -> CallView:
+        """Return the call as softphones and the API are shown it."""
         return views.call_view(self.record(), worker=self.worker)
 
     def record(self) -> CallRecord:
+        """Return the call as it is stored."""
         call, ended, origin, outcome = self.call, self.call.meta_end, self.origin, self.call.outcome
         return CallRecord(
             call_id=call.call_id,
@@ -180,14 +185,14 @@ class CallDriver:
     # --- the loop ----------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Live until ENDED. Never raises but for cancellation."""
+        """Run the call until it is ENDED. Never raises, except on cancellation."""
         call = self.call
         with structlog.contextvars.bound_contextvars(
             call_id=call.call_id, number_id=self.origin.number.id, direction=call.direction.value
         ):
-            await self._run()
+            await self._run_loop()
 
-    async def _run(self) -> None:
+    async def _run_loop(self) -> None:
         loop = asyncio.get_running_loop()
         self._begun = loop.time()
         try:
@@ -195,15 +200,15 @@ class CallDriver:
                 self.feed(self.origin.first)
                 self._tasks = tasks
                 while self.call.state is not CallState.ENDED:
-                    self._apply(await self._next())
-                while not self._inputs.empty():  # what stood in line may still fill in what is not known
+                    self._apply_input(await self._next_input())
+                while not self._inputs.empty():  # inputs still queued may fill in values that are unknown
                     late = self._inputs.get_nowait()
                     if isinstance(late, CallInput):
-                        self._apply(late)
+                        self._apply_input(late)
                 lingering.reschedule(loop.time() + LINGER_S)
-        except TimeoutError:  # what a peer never answered is cut; the call has ended
+        except TimeoutError:  # the call has ended, but a peer never answered: cancel those requests
             log.error("call_lingered", seconds=LINGER_S)
-            safely(self._owe_end)
+            safely(self._owe_hangup)
         except (Exception, asyncio.CancelledError) as error:
             if was_cancelled(error):
                 raise
@@ -214,19 +219,19 @@ class CallDriver:
                 self._timer.cancel()
             self._finish(self.call.outcome or Outcome(result=Result.GATEWAY, reason=EndReason.INTERNAL))
 
-    async def _next(self) -> CallInput:
-        """Wait for the next input, or for the deadline; what came before the deadline counts first."""
-        self._wind_up()
+    async def _next_input(self) -> CallInput:
+        """Wait for the next input or the deadline; an input that came before the deadline is returned first."""
+        self._set_timer()
         while True:
             received = await self._inputs.get()
             if not isinstance(received, float):
                 return received
-            if received == self.call.deadline_at:  # else it was put off while it stood in line
+            if received == self.call.deadline_at:  # otherwise the deadline moved while this was queued
                 self._timer_at = None
                 return CallInput(kind=InputKind.DEADLINE)
 
-    def _wind_up(self) -> None:
-        """Have the one timer run for the deadline of now."""
+    def _set_timer(self) -> None:
+        """Set the timer to the current deadline, if that has changed."""
         deadline_at = self.call.deadline_at
         if deadline_at == self._timer_at:
             return
@@ -236,7 +241,8 @@ class CallDriver:
         if deadline_at is not None:
             self._timer = asyncio.get_running_loop().call_at(deadline_at, self._inputs.put_nowait, deadline_at)
 
-    def _apply(self, received: CallInput) -> None:
+    def _apply_input(self, received: CallInput) -> None:
+        """Take one step with an input and perform its effects."""
         loop_time = asyncio.get_running_loop().time()
         # A timer that fires early must not step back in time.
         now = max(loop_time, self.call.deadline_at or 0.0) if received.kind is InputKind.DEADLINE else loop_time
@@ -247,12 +253,12 @@ class CallDriver:
         if self.call is before:
             log.debug("input_ignored", state=before.state.value, input=received.kind.value)
             return
-        self._moved(before, received)
+        self._publish_change(before, received)
         for effect in effects:
-            self._perform(effect)
+            self._perform_effect(effect)
 
-    def _moved(self, before: Call, received: CallInput) -> None:
-        """Note, store and show what a step changed."""
+    def _publish_change(self, before: Call, received: CallInput) -> None:
+        """Log and store what a step changed, and show it to the operator."""
         call, context = self.call, self._context
         if call.meta_call_id is not None and before.meta_call_id is None:
             context.registry.learn_meta_id(self, call.meta_call_id)
@@ -269,8 +275,8 @@ class CallDriver:
 
     # --- effects -----------------------------------------------------------------------------------
 
-    def _perform(self, effect: Effect) -> None:
-        """Do what needs no waiting at once, the rest in a task of its own."""
+    def _perform_effect(self, effect: Effect) -> None:
+        """Perform at once what need not wait, and the rest in a task of its own."""
         phones, tasks = self._context.phones, self._tasks
         match effect:
             case fx.Ring():
@@ -278,13 +284,13 @@ class CallDriver:
             case fx.StopRinging(reason=reason, but=but, detail=detail):
                 phones.stop_ringing(self.call.call_id, reason, but=but, detail=detail)
             case fx.Finish(outcome=outcome):
-                self._note(self._given_up_fact())
+                self._note_fact(self._given_up_fact())
                 self._finish(outcome)
             case fx.MakeOffer():
-                self._kept = tasks.create_task(self._keep())
+                self._record_written = tasks.create_task(self._write_record())
                 tasks.create_task(self._performer.perform(effect))
             case fx.Join():
-                self._note(self._picked_up_fact())
+                self._note_fact(self._picked_up_fact())
                 tasks.create_task(self._performer.perform(effect))
             case _:
                 tasks.create_task(self._performer.perform(effect))
@@ -292,7 +298,7 @@ class CallDriver:
     # --- the end -----------------------------------------------------------------------------------
 
     def _finish(self, outcome: Outcome) -> None:
-        """Give back the slot, close the record, count. Once; a bug in one of these does not keep the others."""
+        """Release slot and phone, leave the registry, report the end. Idempotent; a failed step skips no other."""
         if self._finished:
             return
         self._finished = True
@@ -301,27 +307,28 @@ class CallDriver:
             safely(self._lease.release)
         safely(lambda: context.registry.remove(self))
         operator = self.call.claimed_by
-        if operator is not None:  # also one who picked up a moment too late
+        if operator is not None:  # also an operator who answered a moment too late
             safely(lambda: context.phones.release(operator, self.call.call_id))
         if self.is_business_initiated:
             safely(lambda: self._settle_dial(outcome))
-        safely(lambda: self._report(outcome))
+        safely(lambda: self._report_end(outcome))
 
     def never_began(self) -> None:
-        """Give back what was taken for a call that could not be started."""
+        """Release everything that was taken for a call that could not be started."""
         self._finish(Outcome(result=Result.GATEWAY, reason=EndReason.INTERNAL))
 
     def _settle_dial(self, outcome: Outcome) -> None:
+        """Correct the count of placed calls, and watch for a call that Meta may have placed without answering."""
         if not self._may_have_been_placed(outcome):
             self.origin.number.placed.take_back(self.call.created_at)
         elif self.call.meta_call_id is None:
             self._context.owed_hangups.expect(self.origin.number.id, self.call.call_id, self.known())
         if outcome.reason is EndReason.GRAPH_ERROR:
             contact = self._context.contacts.peek(self.origin.number.id, self.origin.user)
-            if contact is not None:  # Meta's refusal may have changed the gate's answer
+            if contact is not None:  # a refusal by Meta may have changed the gate's answer
                 self._context.contact_listener.contact_changed(self.origin.number, contact)
 
-    def _report(self, outcome: Outcome) -> None:
+    def _report_end(self, outcome: Outcome) -> None:
         self._context.metrics.calls_ended_total.labels(
             direction=self.call.direction.value, result=outcome.result.value, reason=outcome.reason.value
         ).inc()
@@ -338,14 +345,14 @@ class CallDriver:
         )
 
     def _may_have_been_placed(self, outcome: Outcome) -> bool:
-        """Tell whether Meta counts this call as one that the number placed (see also `placed_calls` of the store)."""
+        """Tell whether Meta counts this call as placed by the number (see also `placed_calls` of the store)."""
         return self.call.meta_call_id is not None or outcome.result is Result.INDETERMINATE
 
     async def _abandon(self) -> None:
-        """After a bug: leave nothing behind that Meta or the media worker might keep alive."""
+        """Clean up after a bug: leave nothing that Meta or the media worker might keep alive."""
         context = self._context
         call = self.call = broken(self.call, at=context.clock.now())
-        safely(self._owe_end)
+        safely(self._owe_hangup)
         safely(lambda: context.phones.stop_ringing(call.call_id, StopReason.FAILED))
         safely(lambda: context.store.write_soon(self.record()))
         if call.operator is not None:
@@ -359,13 +366,14 @@ class CallDriver:
                 raise
             log.exception("call_media_not_closed")
 
-    def _owe_end(self) -> None:
+    def _owe_hangup(self) -> None:
+        """Have the call ended at Meta, unless Meta has confirmed its end."""
         call = self.call
         if call.meta_call_id is not None and call.meta_end is None:
             self._context.owed_hangups.keep_trying(self.origin.number.id, call.meta_call_id, call.call_id)
 
-    async def _keep(self) -> StoreError | None:
-        """Make the record durable; while the offer is made, so that it costs no time."""
+    async def _write_record(self) -> StoreError | None:
+        """Make the record durable. Runs while the offer is made, so that the call does not wait for it."""
         try:
             await self._context.store.write(self.record())
         except StoreError as error:
@@ -375,14 +383,17 @@ class CallDriver:
     # --- facts for the gate ------------------------------------------------------------------------
 
     def _picked_up_fact(self) -> Fact | None:
-        """Return that we picked up. What Meta tells by webhook, with its own instant, becomes a fact in `inbox`."""
+        """Return the fact that an operator picked up a user's call; None for other calls.
+
+        What Meta tells by webhook, with Meta's own instant, becomes a fact in `intake.inbox`.
+        """
         call = self.call
         if self.is_business_initiated or call.meta_call_id is None:
             return None
         return webhook_facts.connected(call.meta_call_id, call.direction, at=self._context.clock.now())
 
     def _given_up_fact(self) -> Fact | None:
-        """Return that a call of ours was not answered, where no `terminate` says so."""
+        """Return the fact that a user did not answer our call, if no `terminate` has told it."""
         call = self.call
         if not self.is_business_initiated or call.meta_call_id is None or self.was_accepted or call.meta_end:
             return None
@@ -390,22 +401,22 @@ class CallDriver:
             return None
         return webhook_facts.unanswered(call.meta_call_id, at=call.ended_at or self._context.clock.now())
 
-    def _note(self, fact: Fact | None) -> None:
-        """Apply a fact now if the contact is in memory, so that the next decision counts it; else in a task."""
+    def _note_fact(self, fact: Fact | None) -> None:
+        """Apply a fact: now if the contact is in memory, so that the next decision counts it; otherwise in a task."""
         if fact is None:
             return
         contact = self._context.contacts.peek(self.origin.number.id, self.origin.user)
         if contact is not None:
             self._write_fact(contact, fact)
         else:
-            self._tasks.create_task(self._load_and_note(fact))
+            self._tasks.create_task(self._load_contact_and_note(fact))
 
-    async def _load_and_note(self, fact: Fact) -> None:
+    async def _load_contact_and_note(self, fact: Fact) -> None:
         origin = self.origin
         try:
             contact = await self._context.contacts.get(origin.number, origin.user, origin.user_name)
             self._write_fact(contact, fact)
-        except GatewayError as error:  # a store that is away must not end the call
+        except GatewayError as error:  # an unavailable store must not end the call
             log.warning("fact_not_kept", fact=type(fact).__name__, detail=error.public)
 
     def _write_fact(self, contact: Contact, fact: Fact) -> None:

@@ -1,17 +1,17 @@
-"""Tells Meta to end calls that nobody runs any more, again and again until that is confirmed.
+"""Ask Meta to end calls that have no driver any more, until Meta confirms the end.
 
-Responsible for every call that Meta may still think alive, and bill, while no driver has it: what a crash left, what
-Meta did not hear when its driver was done, what was placed without an answer. Not responsible for live calls (see
-`driver`, `performer`) nor for closing records (see `recovery`).
+Meta may still consider such a call alive, and bill it: a crash left it, or Meta could not be reached when its driver
+ended, or its `connect` was never answered. Live calls end through `driver` and `performer`; `recovery` closes the
+records of calls that a crash left.
 
-Theory of operation. A call that is *owed* an end is marked in the store (`EndOwed`) before Meta is asked, and the mark
-goes only when the end is confirmed: Meta's 200, Meta's "already ended", or its `terminate` webhook. So a crash in
-between costs a pause and nothing else. Between two tries the pause grows; few requests run at once, so that a thousand
-endings leave room for new calls.
+Theory of operation. A call that is *owed* a hang-up is marked in the store (`EndOwed`) before Meta is asked. The mark
+is removed only when the end is confirmed: by Meta's 200, Meta's "already ended", or its `terminate` webhook. So a crash
+in between costs a delay and nothing else. The pause between attempts grows, and only a few requests run at once, so
+that a thousand hang-ups leave room for new calls.
 
-A call whose `connect` was never answered cannot be ended yet: Meta's id for it is not known. It is *expected* for a
-while: whatever webhook comes with our own id in it (`biz_opaque_callback_data`) tells Meta's id, and then the call is
-owed its end. When none comes in that time there was no such call.
+A call whose `connect` was never answered cannot be ended yet, because Meta's id for it is unknown. It is *expected* for
+`EXPECT_S`: the first webhook that carries our own id (`biz_opaque_callback_data`) tells Meta's id, and from then on the
+call is owed a hang-up. If no such webhook comes in that time, Meta never placed the call.
 """
 
 import asyncio
@@ -38,13 +38,13 @@ from gateway.store.store import Store
 
 log = structlog.get_logger()
 
-#: Requests to Meta under way at once: with Meta at 200 ms a thousand calls are ended in 5 s, and new calls find room.
+#: Concurrent requests to Meta: if each takes 200 ms, a thousand calls end in 5 s, and there is room for new calls.
 AT_A_TIME: Final = 40
-#: Between two tries; no two calls keep step with each other.
+#: The pauses between two attempts; random, so that calls do not retry in step.
 PAUSES: Final = Backoff((2.0, 4.0, 8.0, 16.0, 32.0, 60.0), jitter=0.2)
-#: Nobody talks to a party without audio for so long: then the call is forgotten, with an error in the log.
+#: After this the call is forgotten, with an error in the log: no user stays so long in a call without audio.
 GIVE_UP_S: Final = 2 * 3600.0
-#: How long a webhook may take to tell Meta's id of a call whose `connect` was not answered.
+#: How long to wait for a webhook with Meta's id of a call whose `connect` was not answered.
 EXPECT_S: Final = 600.0
 
 OnDone = Callable[[], None]
@@ -52,11 +52,11 @@ OnDone = Callable[[], None]
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class _Owed:
-    """One call at Meta, until its end is confirmed."""
+    """A call at Meta whose end is not confirmed yet."""
 
     number_id: PhoneNumberId
     meta_call_id: MetaCallId
-    calls: set[CallId] = field(default_factory=set)  #: ours; two if one of our numbers called another
+    calls: set[CallId] = field(default_factory=set)  #: our ids; two if one of our numbers called another
     then: list[OnDone] = field(default_factory=list)
     confirmed: asyncio.Event = field(default_factory=asyncio.Event)
     task: "asyncio.Task[None] | None" = None
@@ -64,7 +64,7 @@ class _Owed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Expected:
-    """A call that may be at Meta, under an id that we do not know."""
+    """A call that Meta may have placed, under an id that is not known yet."""
 
     number_id: PhoneNumberId
     known: KnownCall
@@ -73,7 +73,7 @@ class _Expected:
 
 
 class OwedHangups:
-    """Every end that Meta still has to hear of."""
+    """All hang-ups that Meta has not confirmed."""
 
     def __init__(self, *, graph: Graph, store: Store, registry: Registry, metrics: Metrics, start: Start) -> None:
         self._graph = graph
@@ -86,7 +86,7 @@ class OwedHangups:
         self._turns = asyncio.Semaphore(AT_A_TIME)
 
     def __len__(self) -> int:
-        """Count the calls that Meta may still think alive."""
+        """Return the number of calls that Meta may still consider alive."""
         return len(self._owed) + len(self._expected)
 
     # --- what others ask ---------------------------------------------------------------------------
@@ -100,9 +100,10 @@ class OwedHangups:
         after_s: float = 0.0,
         then: OnDone | None = None,
     ) -> None:
-        """End a call at Meta from here on, until it is confirmed; `then` is called when it is, or nobody tries on.
+        """Ask Meta to end a call, repeatedly until the end is confirmed.
 
-        `after_s`: whoever has just failed waits before the next try. To ask for the same call again changes nothing.
+        `then` is called when the end is confirmed or the attempts are given up. `after_s`: wait this long before the
+        first attempt, because one has just failed. A second request for the same call starts no second series.
         """
         owed = self._owed.get(meta_call_id)
         is_new = owed is None
@@ -114,11 +115,11 @@ class OwedHangups:
             owed.calls.add(call_id)
             self._store.write_soon(EndOwed(call_id=call_id, owed=True, meta_call_id=meta_call_id))
         if is_new:
-            self._count()
+            self._update_gauge()
             owed.task = self._start(self._until_confirmed(owed, after_s))
 
     def confirmed(self, meta_call_id: MetaCallId) -> None:
-        """Meta said by webhook that this call is over, whether or not anybody was trying to end it."""
+        """Note that a webhook reported the end of this call, whether or not a hang-up was owed."""
         owed = self._owed.get(meta_call_id)
         if owed is not None:
             owed.confirmed.set()
@@ -126,16 +127,19 @@ class OwedHangups:
     def expect(
         self, number_id: PhoneNumberId, call_id: CallId, known: KnownCall, *, then: OnDone = lambda: None
     ) -> None:
-        """Watch for webhooks of a call that may be at Meta under an id that we do not know."""
+        """Wait for a webhook about a call that Meta may have placed under an unknown id.
+
+        `then` is called when its hang-up is settled, or when no webhook comes.
+        """
         if call_id in self._expected:
             return
-        expiry = asyncio.get_running_loop().call_later(EXPECT_S, self._never_came, call_id)
+        expiry = asyncio.get_running_loop().call_later(EXPECT_S, self._give_up_expecting, call_id)
         self._expected[call_id] = _Expected(number_id=number_id, known=known, then=then, expiry=expiry)
         self._store.write_soon(EndOwed(call_id=call_id, owed=True))
-        self._count()
+        self._update_gauge()
 
     def turned_up(self, call_id: CallId, meta_call_id: MetaCallId, *, over: bool) -> bool:
-        """Take what a webhook says of a call that nobody runs; False: it is none that was expected.
+        """Take Meta's id of an expected call from a webhook; return False if the call was not expected.
 
         The call is ended at Meta at once, unless the webhook says that it is `over`.
         """
@@ -147,21 +151,21 @@ class OwedHangups:
         self._registry.bury(meta_call_id, expected.known)
         if over:
             self._store.write_soon(EndOwed(call_id=call_id, owed=False, meta_call_id=meta_call_id))
-            _tell([expected.then])
+            _call_all([expected.then])
         else:
             self.keep_trying(expected.number_id, meta_call_id, call_id, then=expected.then)
-        self._count()
+        self._update_gauge()
         return True
 
     def close(self) -> None:
-        """Stop; what is owed stays marked in the store, for the next start."""
+        """Stop. Owed hang-ups stay marked in the store, for the next start."""
         for expected in self._expected.values():
             expected.expiry.cancel()
         for owed in self._owed.values():
             if owed.task is not None:
                 owed.task.cancel()
 
-    # --- the work ----------------------------------------------------------------------------------
+    # --- asking Meta -------------------------------------------------------------------------------
 
     async def _until_confirmed(self, owed: _Owed, after_s: float) -> None:
         loop = asyncio.get_running_loop()
@@ -169,7 +173,7 @@ class OwedHangups:
         try:
             await _pause(owed, after_s)
             for failures in count():
-                if owed.confirmed.is_set() or await self._try(owed):
+                if owed.confirmed.is_set() or await self._ask_once(owed):
                     break
                 pause_s = PAUSES.pause_s(failures, chance=random.random())
                 if loop.time() + pause_s > give_up_at:
@@ -178,11 +182,11 @@ class OwedHangups:
                 await _pause(owed, pause_s)
             for call_id in owed.calls:
                 self._store.write_soon(EndOwed(call_id=call_id, owed=False, meta_call_id=owed.meta_call_id))
-        finally:  # also where the gateway stops: the store remembers
+        finally:  # also when the gateway stops: then the mark stays in the store
             self._forget(owed)
 
-    async def _try(self, owed: _Owed) -> bool:
-        """Ask once (the Graph client repeats by itself); True: Meta has heard."""
+    async def _ask_once(self, owed: _Owed) -> bool:
+        """Ask once (the Graph client retries by itself); return whether Meta confirmed the end."""
         async with self._turns:
             if owed.confirmed.is_set():
                 return True
@@ -193,7 +197,7 @@ class OwedHangups:
                 if not over:
                     log.warning("call_end_not_delivered", call_ids=sorted(owed.calls), detail=error.public)
                 return over
-            except (Exception, asyncio.CancelledError) as error:  # a bug is no reason to forget a call
+            except (Exception, asyncio.CancelledError) as error:  # a bug must not make us forget a call
                 if was_cancelled(error):
                     raise
                 log.exception("ending_broken", call_ids=sorted(owed.calls))
@@ -202,21 +206,21 @@ class OwedHangups:
 
     def _forget(self, owed: _Owed) -> None:
         if self._owed.pop(owed.meta_call_id, None) is not None:
-            self._count()
-            _tell(owed.then)
+            self._update_gauge()
+            _call_all(owed.then)
 
-    def _never_came(self, call_id: CallId) -> None:
+    def _give_up_expecting(self, call_id: CallId) -> None:
         expected = self._expected.pop(call_id)
         self._store.write_soon(EndOwed(call_id=call_id, owed=False))
-        self._count()
-        _tell([expected.then])
+        self._update_gauge()
+        _call_all([expected.then])
 
-    def _count(self) -> None:
+    def _update_gauge(self) -> None:
         self._metrics.calls_unconfirmed.set(len(self))
 
 
 async def _pause(owed: _Owed, seconds: float) -> None:
-    """Wait, but no longer than until the end is confirmed."""
+    """Wait for some seconds, or until the end is confirmed."""
     if seconds <= 0:
         return
     try:
@@ -226,6 +230,6 @@ async def _pause(owed: _Owed, seconds: float) -> None:
         return
 
 
-def _tell(whom: list[OnDone]) -> None:
-    for then in whom:
+def _call_all(callbacks: list[OnDone]) -> None:
+    for then in callbacks:
         then()

@@ -1,7 +1,6 @@
-"""Performs what a call asks of Meta and of the media engine, and feeds back what came of it.
+"""Perform the effects of a call at Meta and in the media engine, and feed the results back as inputs.
 
-Responsible for turning effects into requests and every failure into an input. Not responsible for which effects (see
-`step`) nor for when (see `driver`).
+Every failure becomes an input, too. `callflow.step` decides which effects there are, `driver` when they are performed.
 """
 
 import asyncio
@@ -27,12 +26,12 @@ from policy.request import PlaceCall
 
 log = structlog.get_logger()
 
-#: After a round of telling Meta to end a call that it did not hear; each round retries by itself.
+#: The pause before Meta is asked again to end a call. The request that failed had its own retries.
 END_AGAIN_S: Final = 2.0
 
 
 class Subject(Protocol):
-    """The call that is performed for (see `driver.CallDriver`)."""
+    """The call whose effects are performed. Implemented by `driver.CallDriver`."""
 
     @property
     def call(self) -> Call: ...
@@ -47,22 +46,22 @@ class Subject(Protocol):
 
 
 class Performer:
-    """The hands of one call."""
+    """Performs the effects of one call."""
 
     def __init__(self, call: Subject, context: CallContext) -> None:
         self._call = call
         self._context = context
         self._number_id = call.origin.number.id
-        self._media_order = asyncio.Lock()  # media requests of a call happen one after the other, in order
+        self._media_order = asyncio.Lock()  # media requests of a call run one after the other, in order
 
     async def perform(self, effect: Effect) -> None:
-        """Do one effect. Never raises: what a peer did wrong, and a bug of ours, becomes an input of the call."""
+        """Perform one effect. Never raises: a peer's error, or a bug of ours, becomes an input of the call."""
         try:
-            await self._work(effect)
+            await self._perform_effect(effect)
         except GraphError as error:
             if isinstance(effect, fx.SendConnect):
                 self._call.origin.number.meta_refused(error, now=self._context.clock.now())
-                await self._contradicted(error)
+                await self._learn_from_refusal(error)
             self._call.feed(_graph_failed(error))
         except MediaError as error:
             self._call.feed(_media_failed(error))
@@ -72,12 +71,12 @@ class Performer:
             if was_cancelled(error):
                 raise
             log.exception("effect_broken")
-            if isinstance(effect, fx.SendReject | fx.SendTerminate):  # a bug is no reason to leave it ringing
-                self._owe_end(effect.meta_call_id)
+            if isinstance(effect, fx.SendReject | fx.SendTerminate):  # even so the call must not go on at Meta
+                self._owe_hangup(effect.meta_call_id)
             self._call.feed(CallInput(kind=InputKind.BROKEN))
 
-    async def _contradicted(self, error: GraphError) -> None:
-        """Meta refused what the gate let through: whatever that says of the contact counts from the next dial on."""
+    async def _learn_from_refusal(self, error: GraphError) -> None:
+        """Take over what Meta's refusal of a call that the gate allowed says about the contact, for the next dial."""
         origin = self._call.origin
         try:
             contact = await self._context.contacts.get(origin.number, origin.user)
@@ -86,7 +85,7 @@ class Performer:
             return
         self._context.refusals.take_over(origin.number, contact, error, PlaceCall())
 
-    def _work(self, effect: Effect) -> Awaitable[None]:
+    def _perform_effect(self, effect: Effect) -> Awaitable[None]:
         match effect:
             case fx.SendPreAccept() | fx.SendAccept() | fx.SendConnect():
                 return self._ask_meta(effect)
@@ -95,7 +94,7 @@ class Performer:
             case fx.SendTerminate(meta_call_id=meta_call_id):
                 return self._end_at_meta(self._context.graph.terminate, meta_call_id)
             case _:
-                return self._media(effect)
+                return self._perform_media(effect)
 
     async def _ask_meta(self, effect: fx.SendPreAccept | fx.SendAccept | fx.SendConnect) -> None:
         graph, number_id = self._context.graph, self._number_id
@@ -114,21 +113,21 @@ class Performer:
     async def _end_at_meta(
         self, ask: Callable[[PhoneNumberId, MetaCallId], Awaitable[None]], meta_call_id: MetaCallId
     ) -> None:
-        """Tell Meta that the call is over; its `terminate` webhook closes the call.
+        """Ask Meta to end the call; Meta's `terminate` webhook then closes it.
 
-        What Meta does not hear now, or does not want to hear, it is told until it confirms, also after this call.
+        If Meta cannot be reached or refuses, the request is repeated until Meta confirms, even after the call's end.
         """
         try:
             await ask(self._number_id, meta_call_id)
         except GraphError as error:
             log.warning("call_end_not_delivered", code=error.code, detail=error.public)
-            self._owe_end(meta_call_id)
+            self._owe_hangup(meta_call_id)
 
-    def _owe_end(self, meta_call_id: MetaCallId) -> None:
+    def _owe_hangup(self, meta_call_id: MetaCallId) -> None:
         call_id = self._call.call.call_id
         self._context.owed_hangups.keep_trying(self._number_id, meta_call_id, call_id, after_s=END_AGAIN_S)
 
-    async def _media(self, effect: Effect) -> None:
+    async def _perform_media(self, effect: Effect) -> None:
         async with self._media_order:
             media, worker = self._context.media, self._call.origin.worker
             match effect:
@@ -144,19 +143,19 @@ class Performer:
                 case fx.PlayRingback():
                     await self._play_to_operator(Tone.RINGBACK)
                 case fx.Join():
-                    await self._join()
+                    await self._join_legs()
                 case fx.Hold(on=True):
                     await media.part(self._call.meta_leg)
                     await media.play(self._call.meta_leg, Tone.HOLD)
                 case fx.Hold(on=False):
-                    await self._join()
+                    await self._join_legs()
                 case fx.CloseMedia():
                     await self.close_media()
                 case _:
                     raise WorkerGone("no media worker was free")
 
-    async def _join(self) -> None:
-        """Join the legs; while the operator's is missing (a reload), the user hears hold audio."""
+    async def _join_legs(self) -> None:
+        """Join the legs; while the operator's leg is missing (page reload), the user hears hold audio."""
         media, leg = self._context.media, self._operator_leg()
         if leg is None:
             await media.play(self._call.meta_leg, Tone.HOLD)
@@ -176,7 +175,7 @@ class Performer:
         return self._context.phones.leg_of(self._call.call.operator, self._call.origin.worker)
 
     async def close_media(self) -> None:
-        """Close the Meta leg and keep its statistics; a ringback stops with the call."""
+        """Close the Meta leg, keep its statistics, and stop the ringback, if any."""
         try:
             stats = await self._context.media.close(self._call.meta_leg)
             if stats is not None:

@@ -1,11 +1,8 @@
-"""After a start: the calls that an earlier process left are closed here and ended at Meta.
+"""After a start: close the calls that an earlier process left, and have them ended at Meta (see `owed_hangups`).
 
-Responsible for what a crash left, until Meta has confirmed it (see `owed_hangups`). Not responsible for calls of this
-process.
-
-A left-over call keeps its contact busy and takes one of its number's slots, because until its end Meta counts it
-(guide R14), but no longer than a live call would be waited for: nobody can talk on it, its media died with its process.
-Its record is closed at once. One whose `connect` had no answer yet may have been carried out: it counts as placed.
+A left-over call keeps its contact busy and takes a slot of its number, because Meta counts it until its end (guide
+R14). It does so no longer than we would wait for a live call: its media died with its process, so no one can talk on
+it. Its record is closed at once. A call whose `connect` had no answer yet may have been placed, so it counts as placed.
 """
 
 import asyncio
@@ -34,13 +31,13 @@ log = structlog.get_logger()
 
 #: Records in one transaction.
 CHUNK: Final = 64
-#: A call that no webhook has told of in this time was never placed.
+#: If no webhook about a call comes in this time, it was never placed.
 EXPECTED_FOR: Final = timedelta(seconds=EXPECT_S)
 RESTARTED: Final = "The gateway was restarted during this call."
 
 
-class Held:
-    """What a left-over call keeps from new ones, given back once: its contact is busy, and a slot is taken."""
+class Occupied:
+    """What a left-over call keeps occupied until `release`: its contact, and a slot if one was free."""
 
     def __init__(self, call: CallRecord, engagements: Engagements, lease: Lease | None) -> None:
         #: Until Meta has been told to end the call, it may still be picked up.
@@ -56,8 +53,8 @@ class Held:
             self._lease.release()
 
 
-class LeftOver:
-    """Calls without a process."""
+class CrashRecovery:
+    """The calls that an earlier process left."""
 
     def __init__(
         self,
@@ -70,7 +67,7 @@ class LeftOver:
         clock: Clock,
         hold_s: float,
     ) -> None:
-        """`hold_s`: how long at most a left-over call counts against new ones."""
+        """`hold_s`: how long at most a left-over call occupies its contact and its slot."""
         self._store = store
         self._owed_hangups = owed_hangups
         self._registry = registry
@@ -78,37 +75,37 @@ class LeftOver:
         self._numbers = numbers
         self._clock = clock
         self._hold_s = hold_s
-        self._calls: list[tuple[CallRecord, Held]] = []
+        self._calls: list[tuple[CallRecord, Occupied]] = []
 
     async def find(self) -> None:
-        """Read what was left and remember it as ended, so that none of it rings again. Raises: StoreDown."""
+        """Read the calls that were left and remember them as ended, so that none rings again. Raises: StoreDown."""
         for call in await self._store.unfinished_calls():
-            held = Held(call, self._engagements, await self._slot(call))
+            held = Occupied(call, self._engagements, await self._take_slot(call))
             self._calls.append((call, held))
             if call.meta_call_id is not None:
                 self._registry.bury(call.meta_call_id, _known(call))
         if self._calls:
             log.warning("left_over_calls_found", calls=len(self._calls))
 
-    async def _slot(self, call: CallRecord) -> Lease | None:
-        """Take the slot that Meta still counts; with fewer slots than before there may be none."""
+    async def _take_slot(self, call: CallRecord) -> Lease | None:
+        """Take the slot that Meta still counts; None if none is free (fewer slots than before the restart)."""
         number = self._numbers.get(call.phone_number_id)
         if number is None:
             return None
-        slot = await _slots(number, call.direction).try_acquire()
+        slot = await _slots_for(number, call.direction).try_acquire()
         return None if isinstance(slot, Refusal) else slot
 
     def close(self) -> None:
-        """Close the records and have every call ended; nothing here waits for Meta."""
+        """Close the records and have every call ended at Meta, without waiting for Meta."""
         loop = asyncio.get_running_loop()
         for call, held in self._calls:
             loop.call_later(self._hold_s, held.release)
             self._end_at_meta(call, held)
         for first in range(0, len(self._calls), CHUNK):
-            self._store.write_soon(*self._closed(call for call, _ in self._calls[first : first + CHUNK]))
+            self._store.write_soon(*self._closed_records(call for call, _ in self._calls[first : first + CHUNK]))
         self._calls.clear()
 
-    def _end_at_meta(self, call: CallRecord, held: Held) -> None:
+    def _end_at_meta(self, call: CallRecord, held: Occupied) -> None:
         if self._numbers.get(call.phone_number_id) is None:
             log.error("left_over_call_of_no_number", call_id=call.call_id, number_id=call.phone_number_id)
             held.release()
@@ -120,7 +117,7 @@ class LeftOver:
         else:
             self._owed_hangups.keep_trying(call.phone_number_id, call.meta_call_id, call.call_id, then=held.release)
 
-    def _closed(self, calls: Iterable[CallRecord]) -> list[Change]:
+    def _closed_records(self, calls: Iterable[CallRecord]) -> list[Change]:
         now = self._clock.now()
         return [
             replace(
@@ -128,7 +125,7 @@ class LeftOver:
                 version=call.version + 1,
                 state=CallState.ENDED.value,
                 ended_at=now,
-                result=call.result or _result(call),
+                result=call.result or _result_of(call),
                 reason=call.reason or EndReason.INTERNAL,
                 detail=call.detail or RESTARTED,
             )
@@ -137,12 +134,12 @@ class LeftOver:
         ]
 
 
-def _slots(number: Number, direction: Direction) -> Slots:
+def _slots_for(number: Number, direction: Direction) -> Slots:
     return number.incoming if direction is Direction.USER_INITIATED else number.outgoing
 
 
-def _result(call: CallRecord) -> Result:
-    """A call that Meta never named may have been placed all the same."""
+def _result_of(call: CallRecord) -> Result:
+    """Return INDETERMINATE for a call without Meta's id: Meta may have placed it."""
     return Result.INDETERMINATE if call.meta_call_id is None else Result.GATEWAY
 
 

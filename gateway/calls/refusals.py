@@ -1,7 +1,7 @@
-"""Takes over what Meta's refusal says about a contact: Meta knew better than the gate, whose next answer is right.
+"""Take over what a refusal by Meta says about a contact, so that the gate's next answer agrees with Meta.
 
-Responsible for the fact, the count, the log line, and for the gate's new answer beside Meta's. What an error means is
-in `contacts.refusal_facts`.
+Records the fact, counts and logs the contradiction, and notes the gate's new answer on the error. What an error code
+means is in `contacts.refusal_facts`.
 """
 
 import structlog
@@ -22,7 +22,7 @@ log = structlog.get_logger()
 
 
 class MetaRefusals:
-    """One for all numbers."""
+    """Takes over refusals; one instance for all numbers."""
 
     def __init__(
         self, *, contacts: Contacts, reconciler: Reconciler, store: Store, metrics: Metrics, clock: Clock
@@ -34,7 +34,7 @@ class MetaRefusals:
         self._clock = clock
 
     def take_over(self, number: Number, contact: Contact, error: GraphError, request: Request) -> None:
-        """Record what a refusal says, and note on the error what the gate answers to the same request now."""
+        """Record what a refusal says about the contact; note on the error what the gate now answers to `request`."""
         if not isinstance(error, GraphRefused):
             return
         contact, now = contact.current, self._clock.now()

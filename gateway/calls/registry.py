@@ -1,8 +1,8 @@
-"""The live calls, found by our id or by Meta's; the webhooks that wait for a call; what is remembered of ended ones.
+"""The live calls, by our id and by Meta's; the webhooks that wait for a call; the ids of ended calls.
 
-Webhooks overtake each other and the answer to `connect`. One that speaks of a call which is not known yet is parked,
-and handed to the call as soon as that is known by Meta's id. One that comes after the end finds a tombstone, so that it
-is not taken for a new call.
+Webhooks overtake each other, and may come before the answer to `connect`. An event about a call that is not known yet
+is parked, and handed to the call as soon as its Meta id is known. An event that comes after the end finds a tombstone,
+so that it is not taken for a new call.
 """
 
 from collections import OrderedDict
@@ -22,24 +22,24 @@ from media.engine import WorkerId
 
 log = structlog.get_logger()
 
-#: Ended calls remembered.
+#: How many ended calls are remembered.
 TOMBSTONES: Final = 20_000
-#: Calls of which events may wait because the call itself is not known yet, and for how long.
+#: For how many unknown calls events may wait, and for how long.
 PARKED: Final = 1_000
 PARK_FOR: Final = timedelta(seconds=60)
 
 
 class LiveCall(Protocol):
-    """What others may ask of a live call. `driver.CallDriver` is one."""
+    """What others may ask of a live call. Implemented by `driver.CallDriver`."""
 
     @property
     def call(self) -> Call:
-        """Its state now."""
+        """Return its state now."""
         ...
 
     @property
     def contact_keys(self) -> frozenset[str]:
-        """A key for each name of its user (see `engagements`)."""
+        """Return a key for each name of its user (see `contacts.engagements`)."""
         ...
 
     @property
@@ -49,20 +49,20 @@ class LiveCall(Protocol):
 
     @property
     def worker(self) -> WorkerId | None:
-        """The media worker of its legs; None: it has no media."""
+        """Return the media worker of its legs; None if it has no media."""
         ...
 
     @property
     def is_over(self) -> bool:
-        """Whether it has ended and given everything back."""
+        """Tell whether it has ended and released everything."""
         ...
 
     def known(self) -> KnownCall:
-        """Return what an event about this call may leave open."""
+        """Return the user and direction of this call, which an event about it may omit."""
         ...
 
     def feed(self, received: CallInput) -> None:
-        """Hand the call an input; it is applied after those that came before."""
+        """Queue an input; it is applied after those that came before."""
         ...
 
     def told(self, event: CallEvent) -> None:
@@ -70,24 +70,24 @@ class LiveCall(Protocol):
         ...
 
     def claim(self, operator: OperatorId) -> bool:
-        """Give the call to the first operator who answers; False for everybody after."""
+        """Give the call to the first operator who answers; return False for every later one."""
         ...
 
     def shown_by(self, take: Callable[[], None]) -> None:
-        """Let the operator's phone take the call; a call that no phone can end would never end."""
+        """Let the operator's phone take the call. If `take` fails, end the call: no phone could hang it up."""
         ...
 
     def operator_leg_changed(self) -> None:
-        """The operator's browser lost its leg, or made a new one."""
+        """Join the legs anew: the operator's browser lost its leg or made a new one."""
         ...
 
     def view(self) -> CallView:
-        """Return what softphones and the API are shown."""
+        """Return the call as softphones and the API are shown it."""
         ...
 
 
 class Registry:
-    """Every call that is alive in this process."""
+    """All live calls of this process."""
 
     def __init__(self, engagements: Engagements) -> None:
         self._engagements = engagements
@@ -113,21 +113,21 @@ class Registry:
     # --- a call's life -----------------------------------------------------------------------------
 
     def add(self, call: LiveCall) -> None:
-        """Take in a new call; its contact is busy from now on."""
+        """Add a new call; its contact is busy from now on."""
         self._calls[call.call.call_id] = call
         self._engagements.engage(call.contact_keys, call)
         if call.call.meta_call_id is not None:
             self.learn_meta_id(call, call.call.meta_call_id)
 
     def learn_meta_id(self, call: LiveCall, meta_call_id: MetaCallId) -> None:
-        """Find the call by this id from now on, and hand it what was parked under it."""
+        """Make the call known by Meta's id, and hand it the events that were parked under that id."""
         if meta_call_id not in self._by_meta_id:
             self._by_meta_id[meta_call_id] = call
             for event in self.take_parked(meta_call_id):
                 call.told(event)
 
     def remove(self, call: LiveCall) -> None:
-        """Forget a call that has ended, but for its tombstone."""
+        """Remove a call that has ended; only its tombstone stays."""
         if self._calls.pop(call.call.call_id, None) is None:
             return
         self._engagements.release(call.contact_keys, call)
@@ -148,7 +148,7 @@ class Registry:
         return meta_call_id in self._ended
 
     def known(self, meta_call_id: MetaCallId) -> KnownCall | None:
-        """Return what is known of a call, alive or not."""
+        """Return what is known about a call, live or ended."""
         call = self._by_meta_id.get(meta_call_id)
         return call.known() if call is not None else self._ended.get(meta_call_id)
 
@@ -165,6 +165,6 @@ class Registry:
         log.info("event_parked", kind=event.kind, number_id=event.number_id)
 
     def take_parked(self, meta_call_id: MetaCallId) -> list[CallEvent]:
-        """Return the events that wait for this call, in the order in which they came; they wait no more."""
+        """Remove and return the events that wait for this call, in the order in which they came."""
         _, waiting = self._parked.pop(meta_call_id, (None, []))
         return waiting

@@ -1,7 +1,6 @@
-"""Begins calls and keeps their tasks: each gets its id, its deadline and its driver, and is registered before it runs.
+"""Begin calls and keep their tasks. Each call gets an id, a deadline and a driver, and is registered before it runs.
 
-Responsible for the tasks of all live calls, from the first to the last. Whether a call may begin is `admission`'s
-decision.
+`admission` decides whether a call may begin.
 """
 
 import asyncio
@@ -25,7 +24,7 @@ from policy.facts import Direction
 
 
 class CallStarter:
-    """One for all numbers."""
+    """Begins calls and keeps their tasks; one instance for all numbers."""
 
     def __init__(self, context: CallContext, start: Start) -> None:
         self._context = context
@@ -50,9 +49,9 @@ class CallStarter:
         call = self._new_call(Direction.USER_INITIATED, left_s, meta_call_id=event.meta_call_id)
         origin = self._origin(number, event.user, event.user_name, worker, first)
         driver = CallDriver(call, origin, self._context, lease=lease)
-        # In line before the event that it came with: whatever was acknowledged has a record. One that we place is made
-        # durable before it leaves.
-        self._begin(driver, record=driver.record())
+        # The record is queued for writing before the event that began the call, so an acknowledged call has a record.
+        # A business-initiated call writes its own before `connect` (see `CallDriver.until_kept`).
+        self._register_and_start(driver, record=driver.record())
         return driver
 
     def business_initiated(
@@ -70,7 +69,7 @@ class CallStarter:
         origin = self._origin(number, contact.user, contact.name, worker, CallInput(kind=InputKind.START))
         driver = CallDriver(call, origin, self._context, lease=lease)
         number.placed.add(call.created_at)
-        self._begin(driver)
+        self._register_and_start(driver)
         driver.shown_by(lambda: show(call.call_id))
         return driver
 
@@ -86,7 +85,7 @@ class CallStarter:
     def _origin(
         self, number: Number, user: UserRef, user_name: str | None, worker: WorkerId | None, first: CallInput
     ) -> Origin:
-        """Name the contact by all that we know, whether the event or the operator named a number, a BSUID or both."""
+        """Return the origin, with a key for each known name of the user (number, BSUID), not only the one given."""
         known = self._context.contacts.peek(number.id, user)
         return Origin(
             number=number,
@@ -97,21 +96,21 @@ class CallStarter:
             first=first,
         )
 
-    def _begin(self, driver: CallDriver, *, record: CallRecord | None = None) -> None:
-        """Register the call before anything else can happen, then let it run."""
+    def _register_and_start(self, driver: CallDriver, *, record: CallRecord | None = None) -> None:
+        """Register the call before anything else can happen to it, then start its task."""
         try:
             self._context.registry.add(driver)
             if record is not None:
                 self._context.store.write_soon(record)
-            self._run(driver)
+            self._start_task(driver)
         except BaseException:
             driver.never_began()
             raise
 
-    def _run(self, driver: CallDriver) -> None:
+    def _start_task(self, driver: CallDriver) -> None:
         direction, number_id = driver.call.direction.value, driver.origin.number.id
         alive = self._context.metrics.calls_active.labels(direction=direction, number=number_id)
-        alive.inc()  # what can break comes before the task
+        alive.inc()  # whatever can fail comes before the task is started
         task = self._start(driver.run())
         self._tasks.add(task)
         self._none_left.clear()
@@ -124,18 +123,18 @@ class CallStarter:
 
         task.add_done_callback(ended)
 
-    # --- all that live -----------------------------------------------------------------------------
+    # --- all live calls ----------------------------------------------------------------------------
 
     def __len__(self) -> int:
-        """Count the calls that live."""
+        """Return the number of live calls."""
         return len(self._tasks)
 
     async def until_none_left(self) -> None:
-        """Wait until no call lives."""
+        """Wait until there is no live call."""
         await self._none_left.wait()
 
     async def end_all(self, *, within_s: float) -> None:
-        """End the calls that live at Meta; what takes longer is cut."""
+        """End all live calls at Meta; those that take longer than `within_s` are cancelled."""
         for call in self._context.registry:
             call.feed(CallInput(kind=InputKind.SHUTDOWN))
         if self._tasks:

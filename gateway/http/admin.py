@@ -1,6 +1,6 @@
-"""The private port: is it alive, is it ready, what are its figures.
+"""Serve the private port: health, readiness, metrics and version.
 
-Never on the public port. `/healthz` never touches the database; `/readyz` says in words why not.
+These routes are never on the public port. `/healthz` never touches the database; `/readyz` lists problems in words.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from gateway.common.metrics import CONTENT_TYPE, Metrics
 from gateway.store.store import Store
 from media.engine import MediaEngine
 
-#: A loop that lags more than this is not healthy.
+#: An event loop that lags more than this is unhealthy.
 MAX_LAG_S: Final = 1.0
 
 
@@ -30,25 +30,30 @@ def admin_app(
     spool_problem: Callable[[], str | None] = lambda: "the spool is not open",
     sample: Callable[[], None] = lambda: None,
 ) -> web.Application:
-    """Return the application of the private port. `calls_left` is None unless the gateway drains.
+    """Return the application of the private port.
 
-    `degraded` says what does not work though the gateway should go on being sent webhooks and operators. So does a
-    database that is away as long as the spool takes webhooks, and a spool that takes none as long as the database does:
-    not ready is who can keep nothing. `sample` is called before the figures are shown.
+    `lag_s`: the event loop's lag. `calls_left`: the number of live calls while the gateway drains, otherwise None.
+    `degraded`: what does not work, in words, although webhooks and operators should still be sent here. `sample` is
+    called before the metrics are shown.
+
+    If only one of database and spool works, the gateway is degraded: it can still keep webhooks. If neither works, it
+    is not ready.
     """
 
     async def healthz(request: web.Request) -> web.Response:
         lag = lag_s()
-        return _json({"status": "ok" if lag < MAX_LAG_S else "lagging", "loop_lag_s": round(lag, 4)}, lag < MAX_LAG_S)
+        return _json_response(
+            {"status": "ok" if lag < MAX_LAG_S else "lagging", "loop_lag_s": round(lag, 4)}, lag < MAX_LAG_S
+        )
 
     async def readyz(request: web.Request) -> web.Response:
         problems, worries = [], degraded()
         left = calls_left()
         if left is not None:
-            problems.append(f"draining: {left} calls left, no new ones are taken")
+            problems.append(f"draining: {left} calls left, no new calls are taken")
         spool = spool_problem()
         if not await store.healthy():
-            away = "the database does not answer, or its schema is not the program's: no calls to users"
+            away = "the database does not answer, or its schema does not match this program: no calls to users"
             problems += [away, spool] if spool is not None else []
             worries += [away] if spool is None else []
         elif spool is not None:
@@ -56,7 +61,7 @@ def admin_app(
         if not media.workers:
             problems.append("no media worker is alive")
         status = "not ready" if problems else "ready"
-        return _json({"status": status, "problems": problems, "degraded": worries}, not problems)
+        return _json_response({"status": status, "problems": problems, "degraded": worries}, not problems)
 
     async def show_metrics(request: web.Request) -> web.Response:
         sample()
@@ -66,7 +71,7 @@ def admin_app(
         return web.Response(body=await metrics.render(), headers={"Content-Type": CONTENT_TYPE})
 
     async def show_version(request: web.Request) -> web.Response:
-        return _json({"version": program_version()}, True)
+        return _json_response({"version": program_version()}, True)
 
     app = web.Application()
     app.add_routes(
@@ -83,9 +88,9 @@ def admin_app(
 def program_version() -> str:
     try:
         return version("whatsapp-call-gateway")
-    except PackageNotFoundError:  # run from a checkout that is not installed
+    except PackageNotFoundError:  # the program runs from a checkout that is not installed
         return "0+checkout"
 
 
-def _json(data: object, good: bool) -> web.Response:
+def _json_response(data: object, good: bool) -> web.Response:
     return web.Response(body=msgspec.json.encode(data), status=200 if good else 503, content_type="application/json")

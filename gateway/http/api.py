@@ -1,7 +1,7 @@
-"""The HTTP API under `/v1`, the softphone page, and Meta's callback URL: routes, keys, and answers.
+"""Serve the public port: the HTTP API under `/v1`, the softphone page, and Meta's callback URL.
 
-Responsible for who may ask and in what shape. Not responsible for what the answers say (see `admission`, `store`) nor
-for the WebSocket (see `softphone`).
+This module has the routes, checks the API key, and reads and writes bodies. What the answers say comes from `admission`
+and `store`.
 """
 
 import asyncio
@@ -31,8 +31,7 @@ from gateway.contacts.reconciler import TooOften
 from gateway.http import openapi
 from gateway.http.admin import program_version
 from gateway.http.auth import Doorkeeper
-from gateway.http.idempotency import Once
-from gateway.http.idempotency import Work as Doing
+from gateway.http.idempotency import IdempotencyKeys, Perform
 from gateway.http.openapi import (
     DialRequest,
     DriftView,
@@ -45,7 +44,7 @@ from gateway.http.problems import Problem, refused
 from gateway.intake.webhook import BODY_S, Webhook
 from gateway.numbers.number import Number, Numbers
 from gateway.numbers.views import number_view
-from gateway.softphone.server import Softphones
+from gateway.softphone.server import SoftphoneServer
 from gateway.softphone.tickets import TICKET_S, Tickets
 from gateway.store.records import DecisionRecord
 from gateway.store.store import Store
@@ -60,15 +59,15 @@ log = structlog.get_logger()
 
 MAX_BODY_BYTES: Final = 65_536
 CALL_ID: Final = re.compile(r"[0-9a-f]{32}\Z")
-#: What a client should know where Meta gave no clear answer.
-MAYBE_SENT: Final = "Meta may have got the request all the same; a permission request counts as sent."
-#: Facts that tell of permission requests and their replies.
+#: The detail of a problem if Meta gave no clear answer.
+MAYBE_SENT: Final = "Meta may have received the request all the same; a permission request counts as sent."
+#: The kinds of facts about permission requests and their replies.
 _ABOUT_REQUESTS: Final = frozenset({"permission_requested", "permission_granted", "permission_declined"})
 STATIC: Final = Path(str(files("gateway.softphone") / "page"))
 
-#: Answers hold tickets and people's numbers.
+#: Answers contain tickets and people's phone numbers.
 PRIVATE: Final = {"Cache-Control": "no-store"}
-#: The page runs nothing but its own files.
+#: The page may load and run only its own files.
 PAGE_HEADERS: Final = {
     "Content-Security-Policy": "default-src 'self'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src 'self' data:; media-src 'self' blob:; object-src 'none'; base-uri 'none'; form-action 'self'; "
@@ -107,9 +106,10 @@ class Api:
         self._clock = clock
         self._refresh = refresh
         self.body_s = BODY_S
-        self._keys = Once(store, clock)
+        self._idempotency = IdempotencyKeys(store, clock)
 
-    def app(self, webhook: Webhook, softphones: Softphones) -> web.Application:
+    def app(self, webhook: Webhook, softphones: SoftphoneServer) -> web.Application:
+        """Return the application of the public port."""
         app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[problems])
         number = "/v1/numbers/{number_id}"
         app.add_routes(
@@ -121,7 +121,7 @@ class Api:
                 web.get("/v1/numbers", self._keyed(self.list_numbers)),
                 web.get(number, self._keyed(self.show_number)),
                 web.post(number + "/refresh", self._keyed(self.refresh_number)),
-                web.post(number + "/calls", self._keyed(self.dial, None)),  # admission says no, and keeps it
+                web.post(number + "/calls", self._keyed(self.dial, None)),  # admission refuses, and logs it
                 web.get(number + "/contacts/{user}", self._keyed(self.show_contact)),
                 web.post(number + "/contacts/{user}/reconcile", self._keyed(self.reconcile)),
                 web.post(number + "/contacts/{user}/permission-requests", self._keyed(self.ask_permission)),
@@ -129,8 +129,8 @@ class Api:
                 web.get("/v1/calls", self._keyed(self.list_calls, Work.REPORT)),
                 web.get("/v1/calls/{call_id}", self._keyed(self.show_call)),
                 web.delete("/v1/calls/{call_id}", self._keyed(self.end_call, None)),
-                web.get("/v1/softphone.schema.json", _show_wire),
-                web.get("/openapi.json", _show_api),
+                web.get("/v1/softphone.schema.json", _show_wire_schema),
+                web.get("/openapi.json", _show_openapi),
                 web.get("/", _page),
                 web.get("/static/{name}", _static),
             ]
@@ -138,7 +138,7 @@ class Api:
         return app
 
     def _keyed(self, handler: Handler, work: Work | None = Work.LOOK_UP) -> Handler:
-        """Let only holders of the API key through, and nobody while there is too much to do for such work."""
+        """Require the API key, and refuse while the gateway is too busy for this kind of work."""
 
         async def checked(request: web.Request) -> web.StreamResponse:
             if not self._door.has_api_key(request):
@@ -150,8 +150,8 @@ class Api:
 
         return checked
 
-    async def _body(self, request: web.Request) -> bytes:
-        """Return the body. A sender who never ends it must not hold a task for good. Raises: Problem."""
+    async def _read_body(self, request: web.Request) -> bytes:
+        """Return the body, if it arrives in time: an endless body must not keep a task for ever. Raises: Problem."""
         try:
             async with asyncio.timeout(self.body_s):
                 return await request.read()
@@ -161,8 +161,8 @@ class Api:
     # --- tickets -----------------------------------------------------------------------------------
 
     async def make_ticket(self, request: web.Request) -> web.StreamResponse:
-        """Issue a one-time ticket: to the operator with their key, to anybody with the API key."""
-        wanted = _read(await self._body(request), TicketRequest)
+        """Issue a one-time ticket to an operator with their access key, or for any operator with the API key."""
+        wanted = _parse_body(await self._read_body(request), TicketRequest)
         operator = self._door.operator(request, wanted)
         if operator is None:
             raise Problem(401, "unauthorized", "The operator name and the access key do not match.")
@@ -170,46 +170,46 @@ class Api:
         if ticket is None:
             raise Problem(429, "too_many", "Too many tickets are open.", retry_after_s=int(TICKET_S))
         device = self._door.device(operator, wanted.device) if wanted.key is not None else None
-        return _json(TicketReply(ticket=ticket, expires_in_s=int(TICKET_S), device=device), status=201)
+        return _json_response(TicketReply(ticket=ticket, expires_in_s=int(TICKET_S), device=device), status=201)
 
     # --- numbers and contacts ------------------------------------------------------------------------
 
     async def list_numbers(self, request: web.Request) -> web.StreamResponse:
-        return _json([number_view(number, now=self._clock.now()) for number in self._numbers])
+        return _json_response([number_view(number, now=self._clock.now()) for number in self._numbers])
 
     async def show_number(self, request: web.Request) -> web.StreamResponse:
-        return _json(number_view(self._number(request), now=self._clock.now()))
+        return _json_response(number_view(self._number(request), now=self._clock.now()))
 
     async def refresh_number(self, request: web.Request) -> web.StreamResponse:
-        """Read the number from Meta anew: somebody has paid, changed the settings, or been restored."""
+        """Read the number from Meta again, e.g. after a payment, a change of settings, or a lifted restriction."""
         number = self._number(request)
         await self._refresh(number)
-        return _json(number_view(number, now=self._clock.now()))
+        return _json_response(number_view(number, now=self._clock.now()))
 
     async def show_contact(self, request: web.Request) -> web.StreamResponse:
-        """Say what the gate would answer about a contact now."""
-        checked = await self._admission.check(_path(request, "number_id"), _path(request, "user"))
+        """Show what the gate would answer about a contact now."""
+        checked = await self._admission.check(_path_part(request, "number_id"), _path_part(request, "user"))
         if isinstance(checked, Refusal):
             raise refused(checked, now=self._clock.now())
-        return _json(await self._contact(self._number(request), checked))
+        return _json_response(await self._contact_view(self._number(request), checked))
 
     async def reconcile(self, request: web.Request) -> web.StreamResponse:
-        """Ask Meta what it knows of a contact, take that over, and say in what it differed."""
-        done = await self._admission.reconcile(_path(request, "number_id"), _path(request, "user"))
+        """Ask Meta what it knows about a contact, take that over, and show where it differed from our record."""
+        done = await self._admission.reconcile(_path_part(request, "number_id"), _path_part(request, "user"))
         if isinstance(done, Refusal):
             raise refused(done, now=self._clock.now())
-        contact = await self._contact(self._number(request), done.checked)
-        return _json(ReconcileReply(contact=contact, drift=[_drift_view(drift) for drift in done.drifts]))
+        contact = await self._contact_view(self._number(request), done.checked)
+        return _json_response(ReconcileReply(contact=contact, drift=[_drift_view(drift) for drift in done.drifts]))
 
-    async def _contact(self, number: Number, checked: Checked) -> ContactView:
+    async def _contact_view(self, number: Number, checked: Checked) -> ContactView:
         stored = await self._store.facts(checked.contact_id)
         facts = [fact_from_dict(row.fact) for row in stored if row.fact.get("kind") in _ABOUT_REQUESTS]
-        # What was recorded a moment ago may not have reached the database yet.
+        # The latest facts may not be in the database yet.
         requests = request_views(number.pack, [*facts, *facts_of(checked.state)], now=checked.overview.at)
         return views.contact_view(checked.user, checked.name, checked.overview, requests)
 
     async def ask_permission(self, request: web.Request) -> web.StreamResponse:
-        number_id, user = _path(request, "number_id"), _path(request, "user")
+        number_id, user = _path_part(request, "number_id"), _path_part(request, "user")
 
         async def ask() -> tuple[int, Any]:
             asked = await self._admission.ask_permission(number_id, user, asked_by="api")
@@ -217,26 +217,30 @@ class Api:
                 raise refused(asked, now=self._clock.now())
             return 201, PermissionRequestReply(form=asked.form.value, message_id=asked.message_id)
 
-        return await self._once(request, b"", ask)
+        return await self._perform_once(request, b"", ask)
 
     async def list_decisions(self, request: web.Request) -> web.StreamResponse:
         number, limit = self._number(request), _limit(request, default=50)
         if "user" not in request.query:
-            return _json([views.decided_view(each) for each in await self._store.decisions(number.id, limit=limit)])
+            return _json_response(
+                [views.decided_view(each) for each in await self._store.decisions(number.id, limit=limit)]
+            )
         contact = await self._admission.look_up(number.id, request.query["user"])
         if isinstance(contact, Refusal):
             raise refused(contact, now=self._clock.now())
-        return _json([views.decided_view(each) for each in await self._decisions_about(number, contact.user, limit)])
+        return _json_response(
+            [views.decided_view(each) for each in await self._decisions_about(number, contact.user, limit)]
+        )
 
     async def _decisions_about(self, number: Number, user: UserRef, limit: int) -> list[DecisionRecord]:
-        """Find a contact's decisions under both names: the BSUID may have become known later than the number."""
+        """Return a contact's decisions under its BSUID and its number: either may have become known later."""
         found: list[DecisionRecord] = []
         for name in filter(None, (user.user_id, user.wa_id)):
             found += await self._store.decisions(number.id, user_key=name, limit=limit)
         return sorted(found, key=lambda decision: decision.at, reverse=True)[:limit]
 
     def _number(self, request: web.Request) -> Number:
-        number = self._numbers.get(_path(request, "number_id"))
+        number = self._numbers.get(_path_part(request, "number_id"))
         if number is None:
             raise Problem(404, "unknown_number", "This gateway does not serve that number.")
         return number
@@ -244,8 +248,8 @@ class Api:
     # --- calls ---------------------------------------------------------------------------------------
 
     async def dial(self, request: web.Request) -> web.StreamResponse:
-        number_id, body = _path(request, "number_id"), await self._body(request)
-        wanted = _read(body, DialRequest)
+        number_id, body = _path_part(request, "number_id"), await self._read_body(request)
+        wanted = _parse_body(body, DialRequest)
 
         async def place() -> tuple[int, Any]:
             placed = await self._admission.place(number_id, wanted.to, operator=OperatorId(wanted.operator))
@@ -253,32 +257,32 @@ class Api:
                 raise refused(placed, now=self._clock.now())
             return 201, placed.view()
 
-        return await self._once(request, body, place)
+        return await self._perform_once(request, body, place)
 
     async def list_calls(self, request: web.Request) -> web.StreamResponse:
         calls = await self._store.recent_calls(phone_number_ids=self._numbers.ids, limit=_limit(request, default=50))
-        return _json([views.call_view(call) for call in calls])
+        return _json_response([views.call_view(call) for call in calls])
 
     async def show_call(self, request: web.Request) -> web.StreamResponse:
         call_id = _call_id(request)
-        driver = self._registry.get(call_id)
-        if driver is not None:
-            return _json(driver.view())
+        call = self._registry.get(call_id)
+        if call is not None:
+            return _json_response(call.view())
         record = await self._store.call(call_id)
         if record is None:
             raise Problem(404, "unknown_call", "There is no such call.")
-        return _json(views.call_view(record))
+        return _json_response(views.call_view(record))
 
     async def end_call(self, request: web.Request) -> web.StreamResponse:
-        driver = self._registry.get(_call_id(request))
-        if driver is None:
+        call = self._registry.get(_call_id(request))
+        if call is None:
             raise Problem(404, "unknown_call", "There is no such live call.")
-        driver.feed(CallInput(kind=InputKind.API_HANGUP))
+        call.feed(CallInput(kind=InputKind.API_HANGUP))
         return web.Response(status=202)
 
-    async def _once(self, request: web.Request, body: bytes, work: Doing) -> web.StreamResponse:
-        status, answer = await self._keys.do(request.headers.get("Idempotency-Key"), request.path, body, work)
-        return _json(answer, status=status)
+    async def _perform_once(self, request: web.Request, body: bytes, perform: Perform) -> web.StreamResponse:
+        status, answer = await self._idempotency.do(request.headers.get("Idempotency-Key"), request.path, body, perform)
+        return _json_response(answer, status=status)
 
 
 # --- shape -------------------------------------------------------------------------------------------
@@ -286,10 +290,10 @@ class Api:
 
 @web.middleware
 async def problems(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Turn every error into a problem; a bug of ours is logged and shown without its text."""
+    """Turn every error into a problem. A bug is logged, and its text is not shown."""
     try:
         if request.headers.get(hdrs.CONTENT_ENCODING, "identity") != "identity":
-            raise Problem(415, "unsupported_encoding", "Send the body as it is, not compressed.")
+            raise Problem(415, "unsupported_encoding", "Send the body uncompressed.")
         return await handler(request)
     except Problem as problem:
         return problem.response()
@@ -300,7 +304,7 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
             response.headers["Allow"] = error.headers["Allow"]
         return response
     except web.RequestPayloadError:
-        return Problem(400, "bad_request", "The body did not arrive whole.").response()
+        return Problem(400, "bad_request", "The body is incomplete.").response()
     except CannotDial as error:
         return Problem(409, error.reason, error.public).response()
     except StoreDown as error:
@@ -320,13 +324,13 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
 
 _HTTP: Final = {
     404: ("not_found", "There is nothing at this address."),
-    405: ("method_not_allowed", "This address does not take that method."),
+    405: ("method_not_allowed", "This address does not support that method."),
     413: ("too_large", "The body is larger than 64 kB."),
 }
 
 
 def _graph_problem(error: GraphError) -> Problem:
-    """Say what Meta said; and where it knew better than the gate, what the gate answers from now on."""
+    """Return Meta's error as a problem, with the gate's new answer if the error has changed it."""
     refusal = error.refusal if isinstance(error, GraphRefused | GraphPaused) else None
     members = {"refusal": msgspec.to_builtins(views.refusal_view(refusal))} if refusal is not None else None
     if isinstance(error, GraphPaused):
@@ -336,26 +340,26 @@ def _graph_problem(error: GraphError) -> Problem:
     return Problem(502, "graph_error", error.public, detail=detail, members=members)
 
 
-def _json(data: Any, *, status: int = 200) -> web.Response:
+def _json_response(data: Any, *, status: int = 200) -> web.Response:
     return web.Response(body=msgspec.json.encode(data), status=status, content_type="application/json", headers=PRIVATE)
 
 
-def _read(body: bytes, shape: type[T]) -> T:
+def _parse_body(body: bytes, shape: type[T]) -> T:
     """Read a JSON body. Raises: Problem."""
     try:
         return msgspec.convert(orjson.loads(body), shape)
     except orjson.JSONDecodeError as error:
         raise Problem(400, "bad_json", "The body is not JSON.", detail=mask_text(str(error))) from error
     except msgspec.ValidationError as error:
-        raise Problem(422, "bad_request", "The body does not fit.", detail=mask_text(str(error))) from error
+        raise Problem(422, "bad_request", "The body does not fit the schema.", detail=mask_text(str(error))) from error
 
 
-def _path(request: web.Request, name: str) -> str:
+def _path_part(request: web.Request, name: str) -> str:
     return request.match_info[name][:128]
 
 
 def _call_id(request: web.Request) -> CallId:
-    found = _path(request, "call_id")
+    found = _path_part(request, "call_id")
     if not CALL_ID.match(found):
         raise Problem(404, "unknown_call", "There is no such call.")
     return CallId(found)
@@ -372,11 +376,11 @@ def _drift_view(drift: Drift) -> DriftView:
     return DriftView(rule=drift.rule, ours=drift.ours, metas=drift.metas)
 
 
-async def _show_api(request: web.Request) -> web.StreamResponse:
+async def _show_openapi(request: web.Request) -> web.StreamResponse:
     return web.Response(body=openapi.api_document(program_version()), content_type="application/json")
 
 
-async def _show_wire(request: web.Request) -> web.StreamResponse:
+async def _show_wire_schema(request: web.Request) -> web.StreamResponse:
     return web.Response(body=openapi.wire_document(), content_type="application/schema+json")
 
 
@@ -385,7 +389,7 @@ async def _page(request: web.Request) -> web.StreamResponse:
 
 
 async def _static(request: web.Request) -> web.StreamResponse:
-    name = _path(request, "name")
+    name = _path_part(request, "name")
     path = STATIC / name
     if name.startswith(".") or path.parent != STATIC or not path.is_file():
         raise web.HTTPNotFound

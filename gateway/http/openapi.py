@@ -1,6 +1,6 @@
-"""The HTTP API described: the shapes of its bodies, and `/openapi.json` made from them and a table of its routes.
+"""Describe the HTTP API: the types of its bodies, and `/openapi.json`, made from them and a table of the routes.
 
-A test holds the table against the routes of `api`. Not responsible for what the routes do (see `api`).
+A test compares the table with the routes of `api`.
 """
 
 from collections.abc import Mapping
@@ -19,9 +19,9 @@ Name = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
 
 
 class TicketRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`key` is the operator's; without it the request needs the API key.
+    """Ask for a ticket. `key` is the operator's access key; without it the request needs the API key.
 
-    `device`: what an earlier reply gave; with it a stranger's wrong keys do not make this operator wait.
+    `device`: the value from an earlier reply. With it, this operator need not wait because of a stranger's wrong keys.
     """
 
     operator: Name
@@ -30,15 +30,15 @@ class TicketRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class TicketReply(msgspec.Struct, frozen=True):
-    """For the `hello` of `/v1/softphone`; good once."""
+    """A ticket for the `hello` message of `/v1/softphone`; valid once."""
 
     ticket: str
     expires_in_s: int
-    device: str | None = None  #: for the next request from the same device, after the operator's own key
+    device: str | None = None  #: for the next request from this device; set if the operator's own key was sent
 
 
 class DialRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Ring a contact for an operator who is logged in at a softphone."""
+    """Call a contact for an operator who is logged in at a softphone."""
 
     to: Name
     operator: Name
@@ -50,7 +50,7 @@ class PermissionRequestReply(msgspec.Struct, frozen=True):
 
 
 class DriftView(msgspec.Struct, frozen=True):
-    """One contradiction between Meta's records and ours; Meta's word holds from now on."""
+    """A contradiction between Meta's records and ours. Meta's value counts from now on."""
 
     rule: str
     ours: str
@@ -63,7 +63,7 @@ class ReconcileReply(msgspec.Struct, frozen=True):
 
 
 class ProblemBody(msgspec.Struct, frozen=True, omit_defaults=True):
-    """RFC 9457. `code` is stable: branch on it."""
+    """An RFC 9457 problem. `code` is stable: branch on it."""
 
     type: str
     title: str
@@ -78,7 +78,7 @@ class ProblemBody(msgspec.Struct, frozen=True, omit_defaults=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
-    """One method of one path. An answer is a struct, a media type, or None for an empty body."""
+    """One method of one path. An answer is a type, a media type as text, or None for an empty body."""
 
     method: str
     path: str
@@ -99,13 +99,13 @@ def _keyed(method: str, path: str, summary: str, answers: Mapping[int, Any], *pr
 _NUMBER: Final = "/v1/numbers/{number_id}"
 _LIMIT: Final = {"limit": {"type": "integer", "minimum": 1, "maximum": 500, "default": 50}}
 _TEXT: Final = {"type": "string"}
-_PLACES: Final = (400, 403, 404, 409, 422, 429, 502)  #: what may become of a dial or a permission request
+_PLACES: Final = (400, 403, 404, 409, 422, 429, 502)  #: the error statuses of a dial and of a permission request
 
 OPERATIONS: Final = (
     Operation(
         method="POST",
         path="/v1/tickets",
-        summary="Make a one-time ticket to log in at the softphone",
+        summary="Create a one-time ticket to log in at a softphone",
         body=TicketRequest,
         answers={201: TicketReply},
         problems=(400, 401, 408, 413, 415, 422, 429),
@@ -113,7 +113,7 @@ OPERATIONS: Final = (
     _keyed("GET", "/v1/numbers", "List the business numbers", {200: list[msg.NumberView]}),
     _keyed("GET", _NUMBER, "Show a business number: slots, restrictions, what it may do", {200: msg.NumberView}, 404),
     _keyed(
-        "POST", _NUMBER + "/refresh", "Read a business number from Meta anew", {200: msg.NumberView}, 404, 502
+        "POST", _NUMBER + "/refresh", "Read a business number from Meta again", {200: msg.NumberView}, 404, 502
     ),
     _keyed(
         "POST",
@@ -124,7 +124,7 @@ OPERATIONS: Final = (
         body=DialRequest,
         idempotent=True,
     ),
-    _keyed("GET", _NUMBER + "/contacts/{user}", "May this contact be called?", {200: msg.ContactView}, 404, 422),
+    _keyed("GET", _NUMBER + "/contacts/{user}", "Show if a contact may be called", {200: msg.ContactView}, 404, 422),
     _keyed(
         "POST",
         _NUMBER + "/contacts/{user}/permission-requests",
@@ -136,25 +136,25 @@ OPERATIONS: Final = (
     _keyed(
         "POST",
         _NUMBER + "/contacts/{user}/reconcile",
-        "Ask Meta what it has on record about a contact, and take that over",
+        "Ask Meta for its record of a contact, and adopt it",
         {200: ReconcileReply},
         *(404, 422, 429, 502),
     ),
     _keyed(
         "GET",
         _NUMBER + "/decisions",
-        "List what the policy gate answered, the latest first",
+        "List the decisions of the policy gate, latest first",
         {200: list[msg.DecidedView]},
         *(400, 404, 422),
         query={**_LIMIT, "user": _TEXT},
     ),
-    _keyed("GET", "/v1/calls", "List calls, the latest first", {200: list[msg.CallView]}, 400, query=_LIMIT),
+    _keyed("GET", "/v1/calls", "List calls, latest first", {200: list[msg.CallView]}, 400, query=_LIMIT),
     _keyed("GET", "/v1/calls/{call_id}", "Show a call", {200: msg.CallView}, 404),
     _keyed("DELETE", "/v1/calls/{call_id}", "End a live call", {202: None}, 404),
     Operation(
         method="GET",
         path="/v1/softphone",
-        summary="WebSocket of a softphone, subprotocol calls.v1; its messages: /v1/softphone.schema.json",
+        summary="WebSocket of a softphone, subprotocol calls.v1; for its messages see /v1/softphone.schema.json",
         answers={101: None, 403: "text/plain"},
         problems=(400,),
     ),
@@ -170,14 +170,14 @@ OPERATIONS: Final = (
     Operation(
         method="GET",
         path="/webhooks/meta",
-        summary="Meta's check of the callback URL",
+        summary="Meta's verification of the callback URL",
         answers={200: "text/plain", 403: None},
         query={"hub.mode": _TEXT, "hub.verify_token": _TEXT, "hub.challenge": _TEXT},
     ),
     Operation(
         method="POST",
         path="/webhooks/meta",
-        summary="Meta's events, signed with X-Hub-Signature-256; 200 when they are kept",
+        summary="Meta's events, signed with X-Hub-Signature-256; 200 when they are stored",
         answers={200: None, 400: None, 401: None, 408: None, 413: None, 503: None},
     ),
     Operation(method="GET", path="/", summary="The softphone page", answers={200: "text/html"}),
@@ -197,7 +197,7 @@ def api_document(version: str) -> bytes:
     refs = dict(zip(map(repr, types), schemas, strict=True))
     paths: dict[str, dict[str, Any]] = {}
     for operation in OPERATIONS:
-        paths.setdefault(operation.path, {})[operation.method.lower()] = _described(operation, refs)
+        paths.setdefault(operation.path, {})[operation.method.lower()] = _operation_object(operation, refs)
     return msgspec.json.encode(
         {
             "openapi": "3.1.0",
@@ -213,7 +213,7 @@ def api_document(version: str) -> bytes:
 
 @cache
 def wire_document() -> bytes:
-    """Return `/v1/softphone.schema.json`: what a softphone may send, and what it may get."""
+    """Return `/v1/softphone.schema.json`: the messages that a softphone may send and receive."""
     types = (msg.Request, msg.Push, msg.Ok, msg.Failed, msg.Welcome, msg.LegAnswer)
     (request, push, ok, failed, _, _), definitions = msgspec.json.schema_components(
         types, ref_template="#/$defs/{name}"
@@ -232,11 +232,11 @@ def _is_type(answer: object) -> bool:
     return answer is not None and not isinstance(answer, str)
 
 
-def _described(operation: Operation, refs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    responses = {str(status): _response(status, answer, refs) for status, answer in operation.answers.items()}
+def _operation_object(operation: Operation, refs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    responses = {str(status): _answer_object(status, answer, refs) for status, answer in operation.answers.items()}
     for status in operation.problems:
         schema = {"schema": refs[repr(ProblemBody)]}
-        responses[str(status)] = _said(status, {"application/problem+json": schema})
+        responses[str(status)] = _response_object(status, {"application/problem+json": schema})
     described: dict[str, Any] = {
         "summary": operation.summary,
         "parameters": _parameters(operation),
@@ -250,15 +250,15 @@ def _described(operation: Operation, refs: Mapping[str, Mapping[str, Any]]) -> d
     return described
 
 
-def _response(status: int, answer: Any, refs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def _answer_object(status: int, answer: Any, refs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     if answer is None:
-        return _said(status)
+        return _response_object(status)
     if isinstance(answer, str):
-        return _said(status, {answer: {}})
-    return _said(status, {"application/json": {"schema": refs[repr(answer)]}})
+        return _response_object(status, {answer: {}})
+    return _response_object(status, {"application/json": {"schema": refs[repr(answer)]}})
 
 
-def _said(status: int, content: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def _response_object(status: int, content: Mapping[str, Any] | None = None) -> dict[str, Any]:
     return {"description": HTTPStatus(status).phrase, **({"content": content} if content else {})}
 
 

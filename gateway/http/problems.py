@@ -1,6 +1,6 @@
-"""RFC 9457 problems: every "no" of the HTTP API in one shape. [P]
+"""RFC 9457 problems: the form of every error of the HTTP API. [P]
 
-`code` is stable and is what clients branch on; a refusal of the gate carries its figures beside it.
+Clients branch on `code`, which is stable. A refusal by the gate also carries its figures, in `refusal`.
 """
 
 from collections.abc import Mapping
@@ -31,12 +31,12 @@ _STATUS: Final[Mapping[Reason, int]] = {
     Reason.USER_BUSY: 409,
     Reason.PERMISSION_EXISTS: 409,
 }
-#: Where no instant is known, a client may ask again after this.
+#: When a client may ask again, if the exact instant is unknown.
 _SOON_S: Final = 5
 
 
 class Problem(Exception):
-    """Ends a request with this problem."""
+    """Ends a request with this problem as its answer."""
 
     def __init__(
         self,
@@ -79,7 +79,7 @@ class Problem(Exception):
 
 
 def refused(refusal: Refusal, *, now: datetime) -> Problem:
-    """Return the gate's no as a problem; `Retry-After` is exact where the gate knows the instant."""
+    """Return a refusal by the gate as a problem, with an exact `Retry-After` if the gate knows the instant."""
     view = views.refusal_view(refusal)
     seconds = max(0, ceil((refusal.retry_at - now).total_seconds())) if refusal.retry_at else None
     return Problem(

@@ -1,6 +1,6 @@
-"""Which events have taken effect lately, in bounded memory.
+"""Remember which events have taken effect recently, in bounded memory.
 
-Not responsible for what came before a restart or long ago (see `inbox`, which asks the journal).
+For older events, `inbox` asks the journal in the database.
 """
 
 from hashlib import blake2b
@@ -9,12 +9,12 @@ from typing import Final
 _DIGEST_BYTES: Final = 16
 
 
-class Seen:
-    """Dedupe keys, and whether each event is durable, too. Remembers the last `most` keys, and up to twice as many."""
+class SeenEvents:
+    """Dedupe keys of events, and whether each is durable: at least the last `most` keys, at most twice as many."""
 
     def __init__(self, most: int) -> None:
         self._most = most
-        # Digests: keys are long, and of most of them nobody ever hears again.
+        # Digests, because keys are long and most of them never come again.
         self._young: dict[bytes, bool] = {}
         self._old: dict[bytes, bool] = {}
 
@@ -23,7 +23,7 @@ class Seen:
         return digest in self._young or digest in self._old
 
     def add(self, key: str, *, durable: bool) -> None:
-        """Remember an event, or that it is durable now."""
+        """Remember an event, or that an event is durable now."""
         self._young[_digest(key)] = durable
         if len(self._young) >= self._most:
             self._old, self._young = self._young, {}

@@ -1,14 +1,14 @@
-"""Hands each webhook event to its call, turns it into facts, and makes it durable.
+"""Hand each webhook event to its call, turn it into facts, and make it durable.
 
-Responsible for: each event takes effect once; events that overtake their call are parked; late ones of ended calls
-only fill the record; nothing is acknowledged before it is kept. Not responsible for reading JSON (see `events`), for
-starting calls (see `admission`) nor for what an event does to a call (see `call`).
+Each event takes effect once. Events that overtake their call are parked; late events of ended calls only complete the
+record. Nothing is acknowledged before it is durable. `meta.events` reads the JSON, `admission` starts calls, and
+`callflow` says what an event does to a call.
 
-Theory of operation. Meta repeats events for up to seven days. Keys of the last minutes are in memory, also over a
-restart. An event that is older by its own timestamp and not in memory is looked up in the journal, which keeps eight
-days: what is there took effect already, with its facts in the same transaction. A live call is fed without that: it
-knows by itself what is news. Nothing waits in a queue between receipt and call: an event reaches its call in the same
-turn of the loop in which its delivery was read.
+Theory of operation. Meta repeats events for up to seven days. The keys of the last minutes are in memory, and are read
+back after a restart. An event that is older by its own timestamp and not in memory is looked up in the journal, which
+keeps eight days: an event that is there took effect already, and its facts were written in the same transaction. Events
+for a live call skip that look-up, because the call itself ignores repeats. There is no queue between receipt and call:
+an event reaches its call in the same turn of the loop in which its delivery was read.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ from gateway.common.metrics import Metrics
 from gateway.common.shielding import was_cancelled
 from gateway.contacts.directory import Contact, ContactListener, Contacts
 from gateway.contacts.webhook_facts import Said, said_by
-from gateway.intake.dedupe import Seen
+from gateway.intake.dedupe import SeenEvents
 from gateway.meta import events as ev
 from gateway.meta import number_events as ne
 from gateway.numbers.number import Number, Numbers
@@ -39,17 +39,17 @@ from policy.facts import Fact
 
 log = structlog.get_logger()
 
-#: Keys of events that have taken effect, kept in memory: as many as come in the time below at 500 webhooks/s, or more.
+#: How many keys of applied events are kept in memory: those of `REMEMBERED` at 500 webhooks/s.
 SEEN: Final = 150_000
-#: Events younger than this by Meta's timestamp are in memory if they came before; a start reads so many from the store.
+#: An event younger than this by Meta's timestamp is in memory if it was applied; a start reads these from the store.
 REMEMBERED: Final = timedelta(minutes=5)
 
-#: An event, and the fact that it is about a contact.
-About = tuple[ev.Event, tuple[Contact, Fact] | None]
+#: An event, and the contact and fact that it is about, if any.
+EventFact = tuple[ev.Event, tuple[Contact, Fact] | None]
 
 
 class Inbox:
-    """Every event of every number comes through here."""
+    """Applies every event of every number."""
 
     def __init__(
         self,
@@ -73,10 +73,10 @@ class Inbox:
         self._store = store
         self._metrics = metrics
         self._clock = clock
-        self._seen = Seen(SEEN)
+        self._seen = SeenEvents(SEEN)
 
     def remember(self, keys: Iterable[str]) -> None:
-        """Take over the keys of events that took effect before a restart."""
+        """Add the keys of events that are durable, such as those from before a restart."""
         for key in keys:
             self._seen.add(key, durable=True)
 
@@ -85,47 +85,51 @@ class Inbox:
     ) -> None:
         """Apply the events in order, then return when all of them are durable.
 
-        Calls are served before anything is written: a ringing user does not wait for a disk. An event that comes again
-        takes no effect again, but is written again unless its first write is known to have succeeded. What is said
-        about contacts in memory counts at once, whatever becomes of the database; about others, when the delivery is
-        handed in again.
+        Calls get their events before anything is written, so that a ringing user does not wait for a disk. A repeated
+        event takes no effect again, but is written again unless its first write is known to have succeeded. Facts about
+        contacts in memory count at once, whether or not the database is up; facts about other contacts count when the
+        delivery is delivered again.
 
-        `received_at`: if it came earlier than now. `within_s`: the database has so long, or is taken to be away.
-        Raises: StoreDown: hand all of it in again. StoreError: some of it will never be kept, the rest is
+        `received_at`: when the delivery was received, if not now. `within_s`: how long the database may take; after
+        that it counts as down.
+
+        Raises:
+            StoreDown: deliver all events again.
+            StoreError: some events can never be written; all others are durable.
         """
         now = self._clock.now()
         until = None if within_s is None else asyncio.get_running_loop().time() + within_s
-        events = self._not_kept(events)
+        events = self._without_durable(events)
         late: list[ev.Event] = []
         news: list[ev.Event] = []
         for event in events:
             (late if self._may_be_known(event, now) else news).append(event)
         for event in news:
-            await self._take(event, now)
+            await self._apply_once(event, now)
         down: StoreDown | None = None
         if late:
             try:
-                async with self._reading(until):
+                async with self._reading_store(until):
                     late = await self._not_in_journal(late)
             except StoreDown as error:
                 late, down = [], error
             for event in late:
-                await self._take(event, now)
-        said, down, unreadable = await self._all_said((*news, *late), until, down)
-        await self._keep(said, received_at or now, until=until, down=down)
+                await self._apply_once(event, now)
+        said, down, unreadable = await self._find_facts((*news, *late), until, down)
+        await self._write_events(said, received_at or now, until=until, down=down)
         if unreadable is not None:
             raise unreadable
 
-    def _not_kept(self, events: Sequence[ev.Event]) -> Sequence[ev.Event]:
-        """Leave out what took effect and is durable."""
+    def _without_durable(self, events: Sequence[ev.Event]) -> Sequence[ev.Event]:
+        """Return the events without those that took effect and are durable."""
         left = [event for event in events if not self._seen.is_durable(event.dedupe_key)]
         if len(left) < len(events):
-            self._count("repeated", len(events) - len(left))
+            self._count_events("repeated", len(events) - len(left))
         return left
 
     @asynccontextmanager
-    async def _reading(self, until: float | None) -> AsyncIterator[None]:
-        """Read from the store, while it is there and until that instant of the loop's. Raises: StoreDown"""
+    async def _reading_store(self, until: float | None) -> AsyncIterator[None]:
+        """Run a read of the store, if it is up, until this instant of loop time at the latest. Raises: StoreDown."""
         if not self._store.up:
             raise StoreDown
         try:
@@ -135,7 +139,7 @@ class Inbox:
             raise StoreDown("no answer in time") from error
 
     def _may_be_known(self, event: ev.Event, now: datetime) -> bool:
-        """Tell whether only the journal knows if an event has come before."""
+        """Tell whether only the journal can say if an event took effect before."""
         if event.at is None or now - event.at < REMEMBERED or event.dedupe_key in self._seen:
             return False
         if isinstance(event, ev.CallAnswered | ev.CallStatus | ev.CallTerminated):
@@ -143,7 +147,7 @@ class Inbox:
         return True
 
     async def _not_in_journal(self, events: Sequence[ev.Event]) -> list[ev.Event]:
-        """Return those that never took effect. Raises: StoreDown."""
+        """Return the events that never took effect. Raises: StoreDown."""
         keys: dict[str, list[str]] = {}
         for event in events:
             keys.setdefault(event.number_id, []).append(event.dedupe_key)
@@ -153,39 +157,42 @@ class Inbox:
             for key in await self._store.known_events(number_id, asked)
         }
         if known:
-            self._count("repeated", len(known))
+            self._count_events("repeated", len(known))
             self.remember(key for _, key in known)
         return [event for event in events if (event.number_id, event.dedupe_key) not in known]
 
-    async def _take(self, event: ev.Event, now: datetime) -> None:
-        """Let an event take effect, once. A bug in that harms no other event and keeps none from being kept."""
-        if not self._first_time(event):
-            self._count("repeated")
+    async def _apply_once(self, event: ev.Event, now: datetime) -> None:
+        """Apply an event if it has not taken effect yet. A bug in that affects no other event and no write."""
+        if not self._remember_if_new(event):
+            self._count_events("repeated")
             return
         try:
-            await self._apply(event, now)
-            self._count(event.kind)
+            await self._apply_event(event, now)
+            self._count_events(event.kind)
         except (Exception, asyncio.CancelledError) as error:
             if was_cancelled(error):
                 raise
             log.exception("event_broken", kind=event.kind, number_id=event.number_id)
             if isinstance(event, ev.CallOffered) and self._registry.by_meta_id(event.meta_call_id) is None:
-                # Nobody will answer: the user need not listen to that.
+                # No operator will answer this call: end it, so that the user does not wait in vain.
                 call_id = CallId(f"broken/{event.meta_call_id}")
                 self._owed_hangups.keep_trying(event.number_id, event.meta_call_id, call_id)
 
-    async def _keep(
-        self, said: Sequence[About], received_at: datetime, *, until: float | None, down: StoreDown | None
+    async def _write_events(
+        self, said: Sequence[EventFact], received_at: datetime, *, until: float | None, down: StoreDown | None
     ) -> None:
-        """Fold facts and hand them over for writing in one breath: what is written last must have been folded last."""
-        rows = [row for each in said for row in self._fold(each, received_at)]
+        """Apply the facts and write the events.
+
+        Nothing suspends between the two: what is written last must have been applied last.
+        """
+        rows = [row for each in said for row in self._apply_fact(each, received_at)]
         for event, about in said:
             if isinstance(event, ev.PermissionReply) and about is not None:
-                self._show(event, about[0])
+                self._announce_reply(event, about[0])
         try:
-            if down is not None:  # not all is known yet: it is written when it is handed in again, and then as a whole
+            if down is not None:  # some contacts are unread: all is written when the delivery is delivered again
                 raise down
-            await self._write(rows, until)
+            await self._write_rows(rows, until)
             for event, _ in said:
                 self._seen.add(event.dedupe_key, durable=True)
         except StoreDown:
@@ -194,14 +201,14 @@ class Inbox:
         except StoreError:
             if len(said) == 1:
                 raise
-            await self._keep_each(said, received_at, until=until)
+            await self._write_each_event(said, received_at, until=until)
 
-    async def _keep_each(self, said: Sequence[About], received_at: datetime, *, until: float | None) -> None:
-        """Write each event by itself: one that cannot be kept must not cost the others. Raises as `deliver` does."""
+    async def _write_each_event(self, said: Sequence[EventFact], received_at: datetime, *, until: float | None) -> None:
+        """Write each event by itself, so that one that cannot be written spoils no other. Raises as `deliver` does."""
         refused: StoreError | None = None
         for each in said:
             try:
-                await self._keep([each], received_at, until=until, down=None)
+                await self._write_events([each], received_at, until=until, down=None)
             except StoreDown:
                 raise
             except StoreError as error:
@@ -209,12 +216,12 @@ class Inbox:
         if refused is not None:
             raise refused
 
-    def _fold(self, said: About, received_at: datetime) -> list[Change]:
-        """Take over what an event says; return all that is to be written of it."""
+    def _apply_fact(self, said: EventFact, received_at: datetime) -> list[Change]:
+        """Apply the fact of an event to its contact; return all rows to be written for the event."""
         event, about = said
-        rows: list[Change] = [_journal(event, received_at)]
+        rows: list[Change] = [_journal_row(event, received_at)]
         if isinstance(event, ev.CallTerminated):
-            rows.append(_ended(event))
+            rows.append(_terminate_row(event))
         if isinstance(event, ev.CallStatus) and event.status == "REJECTED":
             rows.append(CallDeclined(meta_call_id=event.meta_call_id))
         if about is not None:
@@ -222,40 +229,46 @@ class Inbox:
             rows.extend(self._contacts.apply(contact, fact, seen_at=received_at))
         return rows
 
-    async def _write(self, rows: Sequence[Change], until: float | None) -> None:
-        """Raises: StoreDown: not in time is as good as never, though it may be written yet. StoreError"""
+    async def _write_rows(self, rows: Sequence[Change], until: float | None) -> None:
+        """Write rows until this instant of loop time at the latest.
+
+        Raises:
+            StoreDown: not written in time, though the write may still succeed.
+            StoreError: the rows can never be written.
+        """
         try:
             async with asyncio.timeout_at(until):
                 await self._store.write(*rows)
         except TimeoutError as error:
             raise StoreDown("no answer in time") from error
 
-    def _first_time(self, event: ev.Event) -> bool:
+    def _remember_if_new(self, event: ev.Event) -> bool:
+        """Remember an event; return whether it was unknown."""
         key = event.dedupe_key
         if key in self._seen:
             return False
         self._seen.add(key, durable=False)
         return True
 
-    def _count(self, kind: str, events: int = 1) -> None:
+    def _count_events(self, kind: str, events: int = 1) -> None:
         self._metrics.events_total.labels(kind=kind).inc(events)
 
     # --- calls -------------------------------------------------------------------------------------
 
-    async def _apply(self, event: ev.Event, now: datetime) -> None:
+    async def _apply_event(self, event: ev.Event, now: datetime) -> None:
         match event:
             case ev.CallOffered():
-                await self._offered(event)
+                await self._offer_call(event)
             case ev.CallAnswered() | ev.CallStatus() | ev.CallTerminated():
-                self._to_call(event, now)
+                self._hand_to_call(event, now)
             case ne.NumberWarned() | ne.NumberRestricted() | ne.NumberSettingsChanged():
-                self._to_number(event, now)
+                self._hand_to_number(event, now)
             case ev.UnknownEvent():
                 log.info("event_unknown", kind=event.kind, number_id=event.number_id)
             case _:
                 pass  # facts only
 
-    async def _offered(self, event: ev.CallOffered) -> None:
+    async def _offer_call(self, event: ev.CallOffered) -> None:
         registry = self._registry
         if registry.by_meta_id(event.meta_call_id) is not None or registry.has_ended(event.meta_call_id):
             return
@@ -263,11 +276,11 @@ class Inbox:
         ended = next((e for e in waiting if isinstance(e, ev.CallTerminated)), None)
         await self._admission.incoming(event, ended)
 
-    def _to_call(self, event: ev.CallEvent, now: datetime) -> None:
+    def _hand_to_call(self, event: ev.CallEvent, now: datetime) -> None:
         call = self._call_of(event)
         if call is not None:
             call.told(event)
-        elif not self._turned_up(event) and not self._registry.has_ended(event.meta_call_id):
+        elif not self._end_expected_call(event) and not self._registry.has_ended(event.meta_call_id):
             self._registry.park(event, now=now)
         if isinstance(event, ev.CallTerminated):
             self._owed_hangups.confirmed(event.meta_call_id)
@@ -275,8 +288,11 @@ class Inbox:
             if number is not None:
                 number.meta_reported(event.error_code)
 
-    def _turned_up(self, event: ev.CallEvent) -> bool:
-        """Tell Meta's id of a call that nobody runs and whose `connect` was never answered; False: it is none such."""
+    def _end_expected_call(self, event: ev.CallEvent) -> bool:
+        """Have a call ended whose `connect` was never answered, now that a webhook tells Meta's id of it.
+
+        Returns: False if the event is about no such call (see `OwedHangups.expect`).
+        """
         over = isinstance(event, ev.CallTerminated)
         owed = self._owed_hangups
         if not event.opaque or not owed.turned_up(CallId(event.opaque), event.meta_call_id, over=over):
@@ -284,18 +300,18 @@ class Inbox:
         for waiting in self._registry.take_parked(event.meta_call_id):
             if isinstance(waiting, ev.CallTerminated):
                 owed.confirmed(event.meta_call_id)
-                self._store.write_soon(_ended(waiting))
+                self._store.write_soon(_terminate_row(waiting))
         return True
 
     def _call_of(self, event: ev.CallEvent) -> LiveCall | None:
-        """Find the call by Meta's id; one whose `connect` is still unanswered by what we sent along."""
+        """Find the call by Meta's id or, while its `connect` is unanswered, by the id that we sent with it."""
         registry = self._registry
         found = registry.by_meta_id(event.meta_call_id)
         if found is None and event.opaque:
             found = registry.get(CallId(event.opaque))
         return found
 
-    def _to_number(self, event: ne.NumberEvent, now: datetime) -> None:
+    def _hand_to_number(self, event: ne.NumberEvent, now: datetime) -> None:
         if isinstance(event, ne.NumberSettingsChanged):
             number = self._numbers.get(event.number_id)
         else:
@@ -308,14 +324,15 @@ class Inbox:
 
     # --- facts -------------------------------------------------------------------------------------
 
-    async def _all_said(
+    async def _find_facts(
         self, events: Sequence[ev.Event], until: float | None, down: StoreDown | None
-    ) -> tuple[list[About], StoreDown | None, StoreError | None]:
-        """Return what each event says about which contact; once the store is down, only about those in memory.
+    ) -> tuple[list[EventFact], StoreDown | None, StoreError | None]:
+        """Return each event with its contact and fact; then the error if the store is down; then that of a contact.
 
-        Left out is an event whose contact cannot be read and never will be: the error is the last thing returned.
+        Once the store is down, only contacts in memory are found. An event whose contact can never be read is left out;
+        the last element is the error of reading it.
         """
-        said: list[About] = []
+        said: list[EventFact] = []
         unreadable: StoreError | None = None
         for event in events:
             number, news = self._numbers.get(event.number_id), said_by(event, self._registry.known)
@@ -324,7 +341,7 @@ class Inbox:
                 continue
             contact: Contact | None
             try:
-                contact = await self._contact(number, news, until, down)
+                contact = await self._load_contact(number, news, until, down)
             except StoreDown as error:
                 down, contact = error, self._contacts.peek(number.id, news.user)
             except StoreError as error:
@@ -333,21 +350,21 @@ class Inbox:
             said.append((event, None if contact is None else (contact, news.fact)))
         return said, down, unreadable
 
-    async def _contact(self, number: Number, news: Said, until: float | None, down: StoreDown | None) -> Contact:
-        """Raises: StoreDown"""
+    async def _load_contact(self, number: Number, news: Said, until: float | None, down: StoreDown | None) -> Contact:
+        """Load the contact that an event is about. Raises: StoreDown, StoreError."""
         if down is not None:
             raise down
-        async with self._reading(until):
+        async with self._reading_store(until):
             return await self._contacts.get(number, news.user, news.name)
 
-    def _show(self, event: ev.PermissionReply, contact: Contact) -> None:
+    def _announce_reply(self, event: ev.PermissionReply, contact: Contact) -> None:
         number = self._numbers.get(event.number_id)
         if number is not None:
             log.info("permission_reply", number_id=number.id, user=contact.user.key, accepted=event.accepted)
             self._contact_listener.contact_changed(number, contact)
 
 
-def _journal(event: ev.Event, now: datetime) -> EventRecord:
+def _journal_row(event: ev.Event, now: datetime) -> EventRecord:
     return EventRecord(
         phone_number_id=event.number_id,
         dedupe_key=event.dedupe_key,
@@ -357,8 +374,8 @@ def _journal(event: ev.Event, now: datetime) -> EventRecord:
     )
 
 
-def _ended(event: ev.CallTerminated) -> TerminateFacts:
-    """Fill the call's record, whoever runs the call or ran it: it may have ended before a restart."""
+def _terminate_row(event: ev.CallTerminated) -> TerminateFacts:
+    """Return the row that completes the call's record. The call may have ended before a restart."""
     return TerminateFacts(
         meta_call_id=event.meta_call_id,
         meta_status=event.status,

@@ -1,10 +1,9 @@
-"""Keeps webhook deliveries: in the database, and while that does not take them, in the spool.
+"""Make webhook deliveries durable: in the database or, if that is down, in the spool.
 
-Theory of operation. Meta asks for an answer in 250 ms and repeats whatever was not answered with 200. So the database
-has a moment; then the body goes to the spool as it came, and 200 is true once it is on the disk there. One that went
-both ways does no harm: each event is kept once. Only when neither takes it, Meta is asked to come again.
-
-Not responsible for the door (see `webhook`) nor for what is in a delivery (see `inbox`).
+Theory of operation. Meta asks for an answer in 250 ms and repeats every delivery that was not answered with 200. So the
+database has `DATABASE_S`; after that the body goes to the spool unchanged, and 200 is sent once it is on disk there. A
+delivery that went both ways does no harm, because each event is kept once. Only if both fail is Meta asked to send the
+delivery again.
 """
 
 from enum import StrEnum
@@ -28,15 +27,15 @@ DATABASE_S: Final = 0.3
 
 
 class Kept(StrEnum):
-    """Where a delivery is; the metric's label."""
+    """Where a delivery was kept; a metric label."""
 
     ACCEPTED = "accepted"  #: in the database
-    SPOOLED = "spooled"
-    REFUSED = "refused"  #: the database will never take some of it: that is set apart in the spool
+    SPOOLED = "spooled"  #: in the spool, to be replayed
+    REFUSED = "refused"  #: the database can never take some of it; set apart in the spool
 
 
 class Intake:
-    """One for all numbers."""
+    """Keeps deliveries; one instance for all numbers."""
 
     def __init__(
         self, inbox: Inbox, spool: Spool, metrics: Metrics, clock: Clock, *, database_s: float = DATABASE_S
@@ -48,7 +47,7 @@ class Intake:
         self._database_s = database_s
 
     async def keep(self, body: bytes) -> Kept:
-        """Let a delivery take effect and return when it is durable. Raises: SpoolDown: it is not"""
+        """Apply a delivery and return when it is durable. Raises: SpoolDown if it is not."""
         received_at = self._clock.now()
         try:
             await self._inbox.deliver(read_delivery(body), within_s=self._database_s)
@@ -57,7 +56,7 @@ class Intake:
             self._metrics.spooled_total.inc()
             return Kept.SPOOLED
         except StoreError as error:
-            # To Meta that is no reason to bring the same bytes again for seven days.
+            # Answer 200 all the same: otherwise Meta would send the same bytes again for seven days.
             await self._spool.refuse(Delivery(received_at=received_at, body=body), str(error))
             self._metrics.spool_refused_total.inc()
             log.error("delivery_refused", detail=str(error))

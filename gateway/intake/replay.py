@@ -1,17 +1,15 @@
-"""Hands what waits in the spool to the inbox, oldest first, once the database answers again.
+"""Deliver what waits in the spool to the inbox, oldest first, once the database is up again.
 
-Theory of operation. A delivery in the spool has taken effect already: the inbox serves calls first and keeps things
-afterwards. So here its events are handed in once more to be written down, and it leaves the spool only when they are.
-Some are handed in together, begun in their order, so that they share transactions. New deliveries go straight to the
+Theory of operation. A delivery in the spool has taken effect already, because the inbox serves calls before it writes.
+Here its events are delivered again to be written, and it leaves the spool only when they are durable. A batch is
+delivered together, started in order, so that its deliveries share transactions. New deliveries go straight to the
 database meanwhile.
 
-* The database goes away again: what was not kept stays, in its place.
-* A delivery that will never be kept is set apart in the spool for a person to look at, and the rest goes on.
-* What an earlier process left in the spool: that process took the calls in, and nobody runs them any more. None of
-  them rings again. Each that the database knows nothing of gets a record, and is ended at Meta unless the spool says
-  that it is over.
-
-Not responsible for putting anything into the spool (see `intake`).
+* If the database goes down again, deliveries that were not written stay in their place.
+* A delivery that can never be written is set apart in the spool for a person to look at; the rest goes on.
+* Deliveries that an earlier process left may hold calls which that process accepted and which have no driver now. None
+  of them rings again. A call that is not in the database gets a record, and is ended at Meta unless the spool holds its
+  `terminate`.
 """
 
 import asyncio
@@ -41,24 +39,24 @@ from policy.facts import Direction
 
 log = structlog.get_logger()
 
-#: Handed in together: few enough that calls do not wait behind them.
+#: Deliveries in one batch: few enough that calls do not wait behind them.
 BATCH: Final = 32
 BATCH_BYTES: Final = 4_000_000
-#: The pause between two looks at a database that is away.
+#: How long to wait before the next attempt while the database is down.
 AGAIN_S: Final = 0.2
-#: How often a spool that takes nothing is tried.
+#: How often a spool that accepts nothing is probed.
 PROBE_S: Final = 5.0
-RESTARTED: Final = "The gateway was restarted while the database was away, during this call."
+RESTARTED: Final = "The gateway was restarted while the database was down, during this call."
 
 
 class Delivers(Protocol):
-    """What is needed of the inbox."""
+    """What the replay needs from the inbox."""
 
     async def deliver(self, events: Sequence[Event], *, received_at: datetime) -> None: ...
 
 
 class Replay:
-    """Runs in one task, until cancelled."""
+    """Replays the spool. `run` is one task, until cancelled."""
 
     def __init__(
         self,
@@ -78,69 +76,70 @@ class Replay:
         self._store = store
         self._metrics = metrics
         self._clock = clock
-        self._left_until = spool.last_seq  #: up to here it was an earlier process; 0: all that is over
-        self._left: dict[MetaCallId, CallRecord] = {}  #: its calls, of which the database knew nothing
+        self._left_until = spool.last_seq  #: up to this seq an earlier process left it; 0: none of that remains
+        self._left: dict[MetaCallId, CallRecord] = {}  #: that process's calls that were not in the database
         self._over: set[MetaCallId] = set()
 
     async def run(self) -> None:
-        """Wait for deliveries and for the database, and bring them together."""
+        """Replay deliveries whenever there are some and the database is up."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._probe())
+            tasks.create_task(self._probe_spool())
             while True:
                 await self._spool.until_some()
-                if not self._store.up or not await self._turn():
+                if not self._store.up or not await self._replay_batch():
                     await asyncio.sleep(AGAIN_S)
 
-    async def _probe(self) -> None:
-        """Look now and then whether a spool that takes nothing does so again."""
+    async def _probe_spool(self) -> None:
+        """Probe a spool that accepts nothing, every `PROBE_S`, until it works again."""
         while True:
             await asyncio.sleep(PROBE_S)
             if self._spool.problem is not None:
                 await self._spool.try_again()
 
-    async def _turn(self) -> bool:
-        """Hand in those that are next in line; return whether any has left it."""
+    async def _replay_batch(self) -> bool:
+        """Deliver the next batch; return whether any delivery left the spool."""
         try:
             batch = await self._spool.oldest(BATCH, BATCH_BYTES)
             if batch and batch[0].seq <= self._left_until:
                 batch = [delivery for delivery in batch if delivery.seq <= self._left_until]
-                await self._look_for_calls(batch)
-            kept = await self._hand_in(batch)
+                await self._find_left_calls(batch)
+            kept = await self._deliver_batch(batch)
             await self._spool.remove(kept)
             if self._left_until:
                 following = await self._spool.oldest(1, 0)
                 if not following or following[0].seq > self._left_until:
-                    self._close_calls()
+                    self._close_left_calls()
         except (StoreDown, SpoolDown) as error:
             log.debug("unspool_waits", detail=str(error))
             return False
-        except Exception:  # whatever it is, what waits must not wait for ever
+        except Exception:  # any bug: try again, so that the spool does not wait for ever
             log.exception("unspool_broken")
             return False
         return bool(kept)
 
-    async def _hand_in(self, batch: Sequence[Delivery]) -> list[Delivery]:
-        """Return those that need the spool no longer."""
+    async def _deliver_batch(self, batch: Sequence[Delivery]) -> list[Delivery]:
+        """Deliver a batch; return the deliveries that may leave the spool."""
         async with asyncio.TaskGroup() as tasks:
-            ends = [tasks.create_task(self._hand_in_one(delivery)) for delivery in batch]
+            ends = [tasks.create_task(self._deliver_one(delivery)) for delivery in batch]
         return [delivery for delivery, end in zip(batch, ends, strict=True) if end.result()]
 
-    async def _hand_in_one(self, delivery: Delivery) -> bool:
+    async def _deliver_one(self, delivery: Delivery) -> bool:
+        """Deliver one delivery; return whether it may leave the spool."""
         try:
             await self._inbox.deliver(read_delivery(delivery.body), received_at=delivery.received_at)
         except StoreDown:
             return False
         except StoreError as error:
-            await self._refuse(delivery, str(error))
+            await self._set_apart(delivery, str(error))
             return False
         except Exception as error:
             log.exception("delivery_broken")
-            await self._refuse(delivery, f"a fault of the gateway: {type(error).__name__}")
+            await self._set_apart(delivery, f"a fault of the gateway: {type(error).__name__}")
             return False
         return True
 
-    async def _refuse(self, delivery: Delivery, reason: str) -> None:
-        """Set a delivery apart; if that fails, it stays in line and comes up again."""
+    async def _set_apart(self, delivery: Delivery, reason: str) -> None:
+        """Set a delivery apart; if that fails, it stays in the spool and is tried again."""
         with suppress(SpoolDown):
             await self._spool.refuse(delivery, reason)
             self._metrics.spool_refused_total.inc()
@@ -148,19 +147,20 @@ class Replay:
 
     # --- what an earlier process left ----------------------------------------------------------------
 
-    async def _look_for_calls(self, batch: Sequence[Delivery]) -> None:
-        """Remember the calls in `batch` as ended, before anybody could ring for them. Raises: StoreDown"""
+    async def _find_left_calls(self, batch: Sequence[Delivery]) -> None:
+        """Remember the calls in `batch` as ended, so that none of them rings. Raises: StoreDown."""
         for delivery in batch:
             for event in read_delivery(delivery.body):
                 if isinstance(event, CallTerminated):
                     self._over.add(event.meta_call_id)
                 elif isinstance(event, CallOffered):
-                    await self._adopt(event)
+                    await self._adopt_call(event)
 
-    async def _adopt(self, event: CallOffered) -> None:
-        """The record and the mark that its end is owed are one transaction: another crash loses neither.
+    async def _adopt_call(self, event: CallOffered) -> None:
+        """Store a call that the database does not know as ended, with the mark that its hang-up is owed.
 
-        A call that the database will never take is ended all the same. Raises: StoreDown
+        Both are written in one transaction, so another crash loses neither. A call whose record can never be written is
+        ended at Meta all the same. Raises: StoreDown.
         """
         store, meta_call_id, record = self._store, event.meta_call_id, self._record(event)
         self._registry.bury(meta_call_id, KnownCall(user=event.user, direction=Direction.USER_INITIATED))
@@ -193,8 +193,11 @@ class Replay:
             detail=RESTARTED,
         )
 
-    def _close_calls(self) -> None:
-        """Nothing of the earlier process is left in the spool: what is not over by now, only Meta can end."""
+    def _close_left_calls(self) -> None:
+        """Have the earlier process's calls ended at Meta, except those whose `terminate` was in the spool.
+
+        Called when none of that process's deliveries is left in the spool.
+        """
         for meta_call_id, record in self._left.items():
             if meta_call_id in self._over:
                 self._store.write_soon(EndOwed(call_id=record.call_id, owed=False, meta_call_id=meta_call_id))

@@ -1,13 +1,11 @@
-"""The spool's file: SQLite on one connection. Every method blocks; all of them are called from one thread.
+"""The spool's file: SQLite on one connection. Every method blocks; `intake.spool` calls all of them from one thread.
 
-* `synchronous=FULL` and a rollback journal that is kept (`PERSIST`): what `append` returned from is on the disk. Not
+* `synchronous=FULL` and a rollback journal that is kept (`PERSIST`): when `append` returns, the data is on disk. Not
   WAL: on a full disk its checkpoint finds no room, and then nothing can be deleted either.
-* The size is bounded by `max_page_count`. Pages that were emptied are used again, and cut off once nothing is left.
-* To delete, SQLite writes its journal, for which a full disk has no room: a small reserve beside the file is given up
-  then, so that draining always makes room.
-* A file that is damaged is moved aside and a new one begun. What it held is not lost to a person with SQLite's tools.
-
-Not responsible for threads nor for whose turn it is (see `gateway.intake.spool`).
+* `max_page_count` bounds the size. Empty pages are used again, and cut off when no delivery is left.
+* To delete, SQLite writes its journal, and a full disk has no room for that. Then a small reserve file is deleted
+  first, so that emptying the spool always makes room.
+* A damaged file is moved aside and a new one begun. A person can still recover its contents with SQLite's tools.
 """
 
 import shutil
@@ -30,11 +28,11 @@ T = TypeVar("T")
 FILE: Final = "spool.db"
 RESERVE: Final = "spool.reserve"
 RESERVE_BYTES: Final = 512 * 1024
-#: Refused deliveries that are kept for a person to look at.
+#: How many refused deliveries are kept for a person to look at.
 REFUSED_KEPT: Final = 1_000
-#: A body and what goes with it.
+#: The largest body and its overhead.
 LARGEST_BYTES: Final = 4_000_000
-#: How long a file may be held by a process that is just being killed.
+#: How long a process that is being killed may still hold the lock of the file.
 LOCK_WAIT_S: Final = 1.0
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -51,21 +49,21 @@ class Delivery:
 
     received_at: datetime
     body: bytes
-    seq: int = 0  #: its place in line; 0: in none
+    seq: int = 0  #: its place in the spool; 0: not in it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Held:
-    """What the file holds."""
+    """The contents of the file in figures."""
 
     deliveries: int = 0
     bodies_bytes: int = 0
-    last_seq: int = 0  #: of the deliveries that were there when the file was opened; 0: none
+    last_seq: int = 0  #: of the deliveries that were in the file when it was opened; 0: none
     refused: int = 0
 
 
 class SpoolFile:
-    """Opened by whatever is done first, and again after an error that may pass. Methods raise SpoolDown."""
+    """The file. Any method opens it if needed, also again after an error. Methods raise SpoolDown."""
 
     def __init__(self, folder: Path, *, max_bytes: int) -> None:
         self._folder = folder.expanduser().absolute()
@@ -75,26 +73,26 @@ class SpoolFile:
         self.held = Held()
 
     def open(self) -> None:
-        """Make the file if need be, and see what is in it."""
-        self._do(lambda db: None)
+        """Open or create the file, and count its contents."""
+        self._transact(lambda db: None)
 
     def probe(self) -> None:
-        """Return if there is room to write."""
+        """Try to write; return if there is room."""
 
         def write(db: sqlite3.Connection) -> None:
             added = db.execute("insert into deliveries (received_us, body) values (0, zeroblob(65536))")
             db.execute("delete from deliveries where seq = ?", (added.lastrowid,))
 
-        self._do(write)
+        self._transact(write)
 
     def append(self, deliveries: Sequence[Delivery]) -> None:
-        """Return when all are on the disk; after an error none is."""
+        """Return when all deliveries are on disk; after an error none of them is."""
         rows = [(_microseconds(each.received_at), each.body) for each in deliveries]
-        self._do(lambda db: db.executemany("insert into deliveries (received_us, body) values (?, ?)", rows))
-        self._count(deliveries, 1)
+        self._transact(lambda db: db.executemany("insert into deliveries (received_us, body) values (?, ?)", rows))
+        self._add_to_held(deliveries, 1)
 
     def oldest(self, limit: int, limit_bytes: int) -> list[Delivery]:
-        """Return the next in line: one at least, if there is one."""
+        """Return the oldest deliveries: at least one, if there is one."""
 
         def read(db: sqlite3.Connection) -> list[Delivery]:
             found: list[Delivery] = []
@@ -108,18 +106,18 @@ class SpoolFile:
             rows.close()
             return found
 
-        return self._do(read)
+        return self._transact(read)
 
     def remove(self, deliveries: Sequence[Delivery]) -> None:
-        """Take deliveries out of line; each must stand there."""
+        """Remove deliveries; each must be in the file."""
         gone = [(each.seq,) for each in deliveries]
-        self._do(lambda db: db.executemany("delete from deliveries where seq = ?", gone), to_make_room=True)
-        self._count(deliveries, -1)
+        self._transact(lambda db: db.executemany("delete from deliveries where seq = ?", gone), to_make_room=True)
+        self._add_to_held(deliveries, -1)
         if self.held.deliveries == 0:
-            self._give_back()
+            self._shrink()
 
     def refuse(self, delivery: Delivery, reason: str) -> None:
-        """Take a delivery out of line, if it stood there, and keep it for a person to look at."""
+        """Move a delivery to the refused ones, for a person to look at; it need not be in the file."""
 
         def move(db: sqlite3.Connection) -> None:
             db.execute("delete from deliveries where seq = ?", (delivery.seq,))
@@ -127,8 +125,8 @@ class SpoolFile:
             db.execute("insert into refused (received_us, reason, body) values (?, ?, ?)", row)
             db.execute("delete from refused where seq <= (select max(seq) from refused) - ?", (REFUSED_KEPT,))
 
-        self._do(move, to_make_room=True)
-        self._count([delivery] if delivery.seq else [], -1)
+        self._transact(move, to_make_room=True)
+        self._add_to_held([delivery] if delivery.seq else [], -1)
         self.held = replace(self.held, refused=min(REFUSED_KEPT, self.held.refused + 1))
 
     def close(self) -> None:
@@ -137,7 +135,7 @@ class SpoolFile:
             with suppress(sqlite3.Error):
                 db.close()
 
-    def _count(self, deliveries: Sequence[Delivery], sign: int) -> None:
+    def _add_to_held(self, deliveries: Sequence[Delivery], sign: int) -> None:
         size = sum(len(each.body) for each in deliveries)
         self.held = replace(
             self.held,
@@ -147,22 +145,22 @@ class SpoolFile:
 
     # --- one transaction ---------------------------------------------------------------------------
 
-    def _do(self, work: Callable[[sqlite3.Connection], T], *, to_make_room: bool = False) -> T:
-        """Do `work` in a transaction of its own. Raises: SpoolDown"""
+    def _transact(self, work: Callable[[sqlite3.Connection], T], *, to_make_room: bool = False) -> T:
+        """Do `work` in a transaction of its own. Raises: SpoolDown."""
         while True:
             try:
                 if self._db is None:
-                    self._db = self._opened()
+                    self._db = self._open_database()
                 self._db.execute("begin immediate")
                 result = work(self._db)
                 self._db.execute("commit")
             except sqlite3.Error as error:
-                words = self._in_words(error)
+                words = self._describe_error(error)
                 full = _code(error) == sqlite3.SQLITE_FULL
-                self._undo(keep=full)
-                if _code(error) in _DAMAGED and self._set_aside():
+                self._roll_back(keep=full)
+                if _code(error) in _DAMAGED and self._move_aside():
                     continue
-                if full and to_make_room and self._give_up_reserve():
+                if full and to_make_room and self._delete_reserve():
                     continue
                 raise SpoolDown(words) from error
             except OSError as error:
@@ -171,8 +169,8 @@ class SpoolFile:
             else:
                 return result
 
-    def _undo(self, *, keep: bool) -> None:
-        """Leave nothing half-written. After an error that says little, the next one begins with a fresh look."""
+    def _roll_back(self, *, keep: bool) -> None:
+        """Roll back. Close the connection unless `keep`, so that the next transaction opens the file anew."""
         if keep and self._db is not None:
             with suppress(sqlite3.Error):
                 if self._db.in_transaction:
@@ -180,7 +178,7 @@ class SpoolFile:
                 return
         self.close()  # the transaction goes with it
 
-    def _opened(self) -> sqlite3.Connection:
+    def _open_database(self) -> sqlite3.Connection:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._path.touch(mode=0o600)
         db = sqlite3.connect(self._path, isolation_level=None, timeout=LOCK_WAIT_S)
@@ -189,15 +187,15 @@ class SpoolFile:
         except BaseException:
             db.close()
             raise
-        self._take_reserve()
+        self._create_reserve()
         return db
 
     def _set_up(self, db: sqlite3.Connection) -> None:
-        db.execute("pragma locking_mode = exclusive")  # one gateway to a folder
+        db.execute("pragma locking_mode = exclusive")  # one gateway per folder
         db.execute("pragma auto_vacuum = incremental")
         db.execute("pragma journal_mode = persist").fetchall()
         db.execute("pragma synchronous = full")
-        db.execute("pragma secure_delete = off")  # else deleting writes as much as it deletes, on a full disk, too
+        db.execute("pragma secure_delete = off")  # otherwise deleting writes as much as it deletes, even on a full disk
         (page_bytes,) = db.execute("pragma page_size").fetchone()
         db.execute(f"pragma max_page_count = {max(8, self._max_bytes // page_bytes)}").fetchall()
         (verdict,) = db.execute("pragma quick_check(1)").fetchone()
@@ -209,32 +207,32 @@ class SpoolFile:
         for statement in (_DELIVERIES, _REFUSED):
             db.execute(statement)
         db.execute("commit")
-        self.held = _held(db)
+        self.held = _read_held(db)
 
     # --- room --------------------------------------------------------------------------------------
 
-    def _take_reserve(self) -> None:
-        with suppress(OSError):  # no room now: perhaps later
+    def _create_reserve(self) -> None:
+        with suppress(OSError):  # no room now; tried again when the spool is empty
             if not self._reserve.exists():
                 self._reserve.write_bytes(b"\0" * RESERVE_BYTES)
 
-    def _give_up_reserve(self) -> bool:
-        """Return whether there was one."""
+    def _delete_reserve(self) -> bool:
+        """Delete the reserve; return whether there was one."""
         try:
             self._reserve.unlink()
         except OSError:
             return False
         return True
 
-    def _give_back(self) -> None:
-        """Nothing is in line any more: let the file shrink, and have the reserve again."""
+    def _shrink(self) -> None:
+        """Shrink the file, now that it holds no delivery, and create the reserve again."""
         with suppress(sqlite3.Error):
             if self._db is not None:
                 self._db.executescript("pragma incremental_vacuum")  # `execute` frees one page only
-        self._take_reserve()
+        self._create_reserve()
 
-    def _set_aside(self) -> bool:
-        """Move a damaged file out of the way; return whether that could be done."""
+    def _move_aside(self) -> bool:
+        """Move a damaged file aside; return whether that worked."""
         self.close()
         number = 1
         while (aside := self._path.with_name(f"{FILE}.damaged-{number}")).exists():
@@ -249,7 +247,7 @@ class SpoolFile:
         log.error("spool_damaged", moved_to=aside.name)
         return True
 
-    def _in_words(self, error: sqlite3.Error) -> str:
+    def _describe_error(self, error: sqlite3.Error) -> str:
         match _code(error):
             case sqlite3.SQLITE_FULL:
                 if self._is_at_limit():
@@ -261,7 +259,7 @@ class SpoolFile:
                 return f"the spool in {self._folder} cannot be used: {error}"
 
     def _is_at_limit(self) -> bool:
-        """Tell our own limit from the disk's."""
+        """Tell whether it is the spool's own limit that was reached, and not the end of the disk."""
         if self._db is None:
             return False
         if shutil.disk_usage(self._folder).free > LARGEST_BYTES:
@@ -273,7 +271,7 @@ class SpoolFile:
         return False
 
 
-def _held(db: sqlite3.Connection) -> Held:
+def _read_held(db: sqlite3.Connection) -> Held:
     count, size, last = db.execute("select count(*), sum(length(body)), max(seq) from deliveries").fetchone()
     (refused,) = db.execute("select count(*) from refused").fetchone()
     return Held(deliveries=count, bodies_bytes=size or 0, last_seq=last or 0, refused=refused)

@@ -1,7 +1,4 @@
-"""Meta's door: the callback URL. Signature over the raw bytes first, then the intake, then 200.
-
-Responsible for what may come in at all: method, size, time, signature. Not responsible for what it says, nor for
-keeping it (see `intake`).
+"""The callback URL: check method, size, time and the signature over the raw bytes, then hand the body to `intake`.
 
 Source: Meta, "Create a webhook endpoint", read 2026-11-22.
 """
@@ -22,7 +19,7 @@ log = structlog.get_logger()
 
 #: Meta's deliveries are up to 3 MB.
 MAX_BODY_BYTES: Final = 3_200_000
-#: A body must come in this time, plus a second for each further 100 kB.
+#: A body must arrive within this time, plus a second for each 100 kB received.
 BODY_S: Final = 5.0
 BYTES_PER_FURTHER_S: Final = 100_000
 SIGNATURE_PREFIX: Final = "sha256="
@@ -39,43 +36,43 @@ class Webhook:
         self.body_s = BODY_S
 
     async def verify(self, request: web.Request) -> web.Response:
-        """Answer Meta's subscription check: echo the challenge if the token is ours."""
+        """Answer Meta's verification request: echo the challenge if the token is ours."""
         query = request.query
         token = query.get("hub.verify_token", "").encode("utf-8", "surrogateescape")
         if query.get("hub.mode") != "subscribe" or not hmac.compare_digest(token, self._verify_token):
-            return self._done("verify_refused", 403)
-        self._count("verified")
+            return self._respond("verify_refused", 403)
+        self._count_result("verified")
         return web.Response(text=query.get("hub.challenge", ""), content_type="text/plain")
 
     async def receive(self, request: web.Request) -> web.Response:
-        """Take one delivery; 200 means that every event of it is kept."""
+        """Receive one delivery; 200 means that every event in it is durable."""
         began = asyncio.get_running_loop().time()
         try:
             body = await self._read_body(request)
         except TimeoutError:
-            return self._done("slow_body", 408)
+            return self._respond("slow_body", 408)
         except web.RequestPayloadError:
-            return self._done("broken_body", 400)
+            return self._respond("broken_body", 400)
         if body is None:
-            return self._done("too_large", 413)
+            return self._respond("too_large", 413)
         if not self._is_signed(body, request.headers.getall("X-Hub-Signature-256", [])):
             log.warning("webhook_signature_wrong", size_bytes=len(body))
-            return self._done("bad_signature", 401)
+            return self._respond("bad_signature", 401)
         try:
             kept = await self._intake.keep(body)
         except SpoolDown:
-            return self._done("not_kept", 503, retry_after_s=5)
+            return self._respond("not_kept", 503, retry_after_s=5)
         self._metrics.webhook_ack_seconds.observe(asyncio.get_running_loop().time() - began)
-        return self._done(kept.value, 200)
+        return self._respond(kept.value, 200)
 
     async def _read_body(self, request: web.Request) -> bytes | None:
-        """Return the body, None if it is larger than Meta ever sends.
+        """Return the body; None if it is larger than any delivery of Meta's.
 
         Raises: TimeoutError for a slow sender, RequestPayloadError for broken framing.
         """
         if (request.content_length or 0) > MAX_BODY_BYTES:
             return None
-        if request.content.is_eof() and request.content_length:  # all of it came at once, as nearly always
+        if request.content.is_eof() and request.content_length:  # it came in one piece, as it nearly always does
             return await request.content.read()
         loop = asyncio.get_running_loop()
         began, body = loop.time(), bytearray()
@@ -89,17 +86,17 @@ class Webhook:
                 return None
 
     def _is_signed(self, body: bytes, headers: Sequence[str]) -> bool:
-        """Check the one signature header against every valid secret, in constant time for each."""
+        """Check the single signature header against every valid secret, each in constant time."""
         if len(headers) != 1 or not headers[0].startswith(SIGNATURE_PREFIX):
             return False
         given = headers[0].removeprefix(SIGNATURE_PREFIX).encode("utf-8", "surrogateescape")
         matches = [hmac.compare_digest(hmac.digest(key, body, "sha256").hex().encode(), given) for key in self._keys]
         return any(matches)
 
-    def _done(self, result: str, status: int, *, retry_after_s: int | None = None) -> web.Response:
-        self._count(result)
+    def _respond(self, result: str, status: int, *, retry_after_s: int | None = None) -> web.Response:
+        self._count_result(result)
         headers = {"Retry-After": str(retry_after_s)} if retry_after_s is not None else None
         return web.Response(status=status, headers=headers)
 
-    def _count(self, result: str) -> None:
+    def _count_result(self, result: str) -> None:
         self._metrics.webhooks_total.labels(result=result).inc()

@@ -1,7 +1,7 @@
-"""Tells all phones the same, a few of them in each turn of the event loop.
+"""Send the same frame to all phones, to a few of them in each turn of the event loop.
 
-Two thousand phones at once would hold every call up for some 30 ms. What is told first arrives first, at each phone;
-what one phone alone is told meanwhile may overtake it. Not responsible for what is said, nor how often.
+Sending to two thousand phones at once would delay every call by about 30 ms. Each phone gets broadcast frames in the
+order in which they were sent; a frame that is sent to one phone alone may overtake them.
 """
 
 import asyncio
@@ -12,30 +12,31 @@ from typing import Final
 
 from gateway.operators.phone import Phone
 
-#: Phones in one turn: under a millisecond.
+#: Phones in one turn of the loop: takes under a millisecond.
 AT_ONCE: Final = 50
-#: Frames that may be under way; of more the oldest is sent out at once, so that a flood holds up whoever makes it.
+#: Frames that may be in progress. With more, the oldest is sent to all at once, so that a flood slows its own sender.
 MOST_WAITING: Final = 20
 
 
 class Broadcast:
-    """One for all phones."""
+    """Sends frames to many phones; one instance for all phones."""
 
     def __init__(self) -> None:
-        self._left: deque[tuple[bytes, Iterator[Phone]]] = deque()  #: whom each frame has not reached yet
+        self._left: deque[tuple[bytes, Iterator[Phone]]] = deque()  #: frames, each with the phones it must still reach
         self._turn: asyncio.Handle | None = None
 
     def send(self, frame: bytes, phones: Iterable[Phone]) -> None:
-        """Send to those who are there now: the first few at once, if nothing else is being told."""
+        """Send to the phones given; to the first few at once, if no other frame is in progress."""
         self._left.append((frame, iter(tuple(phones))))
         while len(self._left) > MOST_WAITING:
             oldest, rest = self._left.popleft()
             for phone in rest:
                 phone.send(oldest)
         if self._turn is None:
-            self._go_on()
+            self._send_next()
 
-    def _go_on(self) -> None:
+    def _send_next(self) -> None:
+        """Send to the next `AT_ONCE` phones, and schedule the rest."""
         self._turn, room = None, AT_ONCE
         while self._left:
             frame, phones = self._left[0]
@@ -44,6 +45,6 @@ class Broadcast:
                 phone.send(frame)
             room -= len(told)
             if not room:
-                self._turn = asyncio.get_running_loop().call_soon(self._go_on)
+                self._turn = asyncio.get_running_loop().call_soon(self._send_next)
                 return
             self._left.popleft()

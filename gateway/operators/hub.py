@@ -1,10 +1,9 @@
-"""The operators who are logged in: their warm legs, their status, and who rings for which call.
+"""The phones of all logged-in operators: their warm legs, their status, and the calls that ring at them.
 
-Responsible for what an operator has and sees. Not responsible for the WebSocket itself (see `softphone`), nor for
-calls (see `driver`): it hands them what operators do and shows operators what calls become.
+The hub passes what operators do on to calls, and shows operators how calls change.
 
-Nothing that happens for every call looks at every phone or at every call: who is free, which calls have room for one
-more phone, and what rings at a phone are kept as they change.
+No step that is taken for every call loops over all phones or all calls: which phones are free, which calls may ring at
+one more phone, and which calls ring at a phone are updated as they change.
 """
 
 import asyncio
@@ -33,12 +32,12 @@ log = structlog.get_logger()
 
 #: A phone that comes back within this time keeps its call.
 RESUME_S: Final = 15.0
-#: A page that said it goes away is loaded again within this time, or was closed.
+#: A page that announced that it leaves comes back within this time (a reload), or was closed.
 LEAVING_S: Final = 5.0
 
 
 class Hub:
-    """All phones of this gateway. Implements `calls.context.Phones`."""
+    """All phones of this gateway. Implements `calls.context.Phones` and `slot_feed.Audience`."""
 
     def __init__(
         self,
@@ -56,9 +55,9 @@ class Hub:
         self._by_leg: dict[LegId, tuple[Phone, WorkerId]] = {}
         self._broadcast = Broadcast()
         self._connected = 0
-        self._free: dict[OperatorId, Phone] = {}  #: who can ring; whose last ring or call is longest ago comes first
+        self._free: dict[OperatorId, Phone] = {}  #: phones that can ring; the longest without ring or call comes first
         self._ringing: dict[CallId, Ringing] = {}
-        self._roomy: dict[CallId, Ringing] = {}  #: those with room for who becomes free
+        self._roomy: dict[CallId, Ringing] = {}  #: the calls that also ring at the next phone that becomes free
         self.resume_s = RESUME_S
         self.leaving_s = LEAVING_S
         self.widen_s = ring_policy.WIDEN_S
@@ -66,7 +65,7 @@ class Hub:
     # --- logging in and out ------------------------------------------------------------------------
 
     def login(self, operator: OperatorId, line: Line) -> Phone:
-        """Open a new phone; an older one of the same operator is put away, its call with it ended."""
+        """Open a new phone. An older one of the same operator is logged out, which ends its call."""
         old = self._phones.get(operator)
         if old is not None:
             if old.line is not None:
@@ -79,7 +78,7 @@ class Hub:
         return phone
 
     def resume(self, token: str, line: Line) -> Phone | None:
-        """Give a phone its new WebSocket; None if there is no such phone any more."""
+        """Give the phone with this resume token a new WebSocket; return None if there is no such phone any more."""
         for phone in self._phones.values():
             if secrets.compare_digest(phone.resume.encode(), token.encode()):
                 if phone.line is not None:
@@ -93,38 +92,39 @@ class Hub:
         return None
 
     def page_left(self, phone: Phone) -> None:
-        """The page says that it goes away: loaded anew it is back in a moment, closed it is not."""
+        """Keep the phone for `leaving_s`: its page announced that it leaves, and after a reload it comes back soon."""
         if phone.line is not None:
-            self._keep(phone, self.leaving_s)
+            self._keep_without_line(phone, self.leaving_s)
 
     def line_lost(self, phone: Phone, line: Line) -> None:
-        """The WebSocket is gone: keep the phone for a while, ring it no more."""
+        """Keep the phone for `resume_s` after its WebSocket closed; it does not ring meanwhile."""
         if phone.line is line:
-            self._keep(phone, self.resume_s)
+            self._keep_without_line(phone, self.resume_s)
 
-    def _keep(self, phone: Phone, seconds: float) -> None:
+    def _keep_without_line(self, phone: Phone, seconds: float) -> None:
+        """Take the WebSocket from the phone, and log it out unless it resumes in time."""
         self._set_line(phone, None)
         phone.lost = asyncio.get_running_loop().call_later(seconds, self.logout, phone)
         log.info("softphone_lost", operator=phone.operator, call_id=phone.call, kept_s=seconds)
 
     def logout(self, phone: Phone) -> None:
-        """Forget the phone; its call ends. Idempotent."""
+        """Remove the phone and end its call. Idempotent."""
         if self._phones.get(phone.operator) is not phone:
             return
         del self._phones[phone.operator]
         self._set_line(phone, None)
         if phone.lost is not None:
             phone.lost.cancel()
-        driver = self._registry.get(phone.call) if phone.call else None
-        if driver is not None:
-            driver.feed(CallInput(kind=InputKind.OPERATOR_GONE, operator=phone.operator))
+        call = self._registry.get(phone.call) if phone.call else None
+        if call is not None:
+            call.feed(CallInput(kind=InputKind.OPERATOR_GONE, operator=phone.operator))
         self._drop_legs(phone, tuple(phone.legs))
         log.info("softphone_logout", operator=phone.operator)
 
     def close(self) -> None:
-        """Forget every phone; timers stop."""
+        """Log every phone out and stop all timers."""
         for ringing in self._ringing.values():
-            ringing.widen()  # first, or else the place of each would go to the next
+            ringing.widen()  # first: otherwise each phone that leaves would make the next one ring
         for phone in self:
             self.logout(phone)
 
@@ -135,22 +135,22 @@ class Hub:
         self._note_free(phone)
         if line is None:
             for call_id in tuple(phone.rings):
-                self._stop_at(phone, call_id)
+                self._stop_ringing_at(phone, call_id)
 
     def is_current(self, phone: Phone, line: Line) -> bool:
-        """Tell whether this WebSocket still speaks for the phone: no other has taken its place."""
+        """Tell whether this is still the phone's WebSocket, not replaced by another."""
         return self._phones.get(phone.operator) is phone and phone.line is line
 
     @property
     def connected(self) -> int:
-        """How many phones have a WebSocket now."""
+        """Return the number of phones that have a WebSocket."""
         return self._connected
 
     def phone(self, operator: OperatorId) -> Phone | None:
         return self._phones.get(operator)
 
     def ready_phone(self, operator: OperatorId, *, best: WorkerId | None) -> tuple[Phone, WorkerId]:
-        """Return who would dial, and the worker that has the leg for it: the `best` one if it can be.
+        """Return the phone that would dial and the media worker of its leg, if possible the `best` one.
 
         Raises: CannotDial.
         """
@@ -158,11 +158,11 @@ class Hub:
         if phone is None or phone.line is None:
             raise CannotDial("gone", "This operator is not logged in at a softphone.")
         if phone.call is not None:
-            raise CannotDial("busy", "This operator is in a call already.")
-        # A leg that is about to connect will do: the user's phone has to ring first.
+            raise CannotDial("busy", "This operator is already in a call.")
+        # A leg that is still connecting is good enough: the user's phone has to ring first.
         workers = [worker for worker, leg in phone.legs.items() if leg in phone.connected] or list(phone.legs)
         if not workers:
-            raise CannotDial("no_leg", "The softphone has no audio path yet: check the microphone permission.")
+            raise CannotDial("no_leg", "The softphone has no audio connection yet: check the microphone permission.")
         return phone, best if best in workers else workers[0]
 
     def __iter__(self) -> Iterator[Phone]:
@@ -171,7 +171,7 @@ class Hub:
     # --- legs --------------------------------------------------------------------------------------
 
     async def make_leg(self, phone: Phone, worker: WorkerId, offer_sdp: str) -> str:
-        """Return the SDP answer for a new warm leg of this phone; an older one is closed. Raises: MediaError."""
+        """Make a new warm leg of this phone, close the older one, and return the SDP answer. Raises: MediaError."""
         self._drop_legs(phone, [worker])
         leg = LegId(f"{phone.operator}/{worker}/{secrets.token_hex(4)}")
         phone.legs[worker] = leg
@@ -191,7 +191,7 @@ class Hub:
         self._leg_changed(phone)
 
     def leg_failed(self, leg: LegId, reason: str) -> None:
-        """A browser's leg died; its page makes a new one, and gets the call back with it."""
+        """Drop a browser's leg that failed; its page makes a new one, which the call then uses."""
         phone, worker = self._by_leg.get(leg, (None, None))
         if phone is None or worker is None:
             return
@@ -200,9 +200,9 @@ class Hub:
         self._leg_changed(phone)
 
     def _leg_changed(self, phone: Phone) -> None:
-        driver = self._registry.get(phone.call) if phone.call else None
-        if driver is not None:
-            driver.operator_leg_changed()
+        call = self._registry.get(phone.call) if phone.call else None
+        if call is not None:
+            call.operator_leg_changed()
 
     def leg_of(self, operator: OperatorId, worker: WorkerId) -> LegId | None:
         phone = self._phones.get(operator)
@@ -221,7 +221,7 @@ class Hub:
         for leg in legs:
             try:
                 await self._media.close(leg)
-            except MediaError as error:  # its worker is gone, and the leg with it
+            except MediaError as error:  # the worker has died, and the leg with it
                 log.debug("leg_gone", detail=error.reason)
 
     def workers_changed(self) -> None:
@@ -230,7 +230,7 @@ class Hub:
     # --- ringing -----------------------------------------------------------------------------------
 
     def ring(self, call_id: CallId, view: msg.CallView) -> None:
-        """Ring at the first few, and after `widen_s` at everybody who is free (see `ring_policy`)."""
+        """Ring at the first few free phones, and after `widen_s` at all free phones (see `ring_policy`)."""
         if call_id in self._ringing:
             return
         ringing = Ringing(view=view, frame=msg.encode(msg.Incoming(call=view)))
@@ -240,7 +240,7 @@ class Hub:
         log.info("phones_rung", call_id=call_id, phones=len(ringing.at))
 
     def _widen(self, call_id: CallId) -> None:
-        """Ring at everybody who is free, and at who becomes free."""
+        """Ring at every phone that is free now or becomes free later."""
         ringing = self._ringing[call_id]
         before = len(ringing.at)
         ringing.widen()
@@ -249,7 +249,7 @@ class Hub:
             log.info("phones_rung", call_id=call_id, phones=len(ringing.at))
 
     def _ring_more(self, call_id: CallId, ringing: Ringing) -> None:
-        """Ring at those whose turn it is, as far as there is room."""
+        """Ring at the phones that `ring_policy` chooses now."""
         chosen = ring_policy.who_rings(
             self._free.values(), at=ringing.at, declined=ringing.declined, widened=ringing.widens is None
         )
@@ -264,17 +264,18 @@ class Hub:
         phone.rings[call_id] = ringing
         self._free.pop(phone.operator, None)
         if phone.can_ring:
-            self._free[phone.operator] = phone  # at the end: calls at once ring at others
+            self._free[phone.operator] = phone  # moved to the end: the next call rings at other phones first
         phone.send(ringing.frame)
 
     def _note_room(self, call_id: CallId, ringing: Ringing) -> None:
+        """Update whether this call rings at the next phone that becomes free."""
         if call_id in self._ringing and ringing.has_room:
             self._roomy[call_id] = ringing
         else:
             self._roomy.pop(call_id, None)
 
     def _note_free(self, phone: Phone) -> None:
-        """Keep who is free; who has become it rings for the calls that have room."""
+        """Update whether this phone is free; if it is, it rings for the calls that have room."""
         if not phone.can_ring:
             self._free.pop(phone.operator, None)
             return
@@ -296,37 +297,40 @@ class Hub:
         for phone in ringing.at.values():
             if phone.operator != but:
                 phone.send(gone)
-            self._silence(phone, call_id)
+            self._remove_ring(phone, call_id)
 
-    def _stop_at(self, phone: Phone, call_id: CallId) -> None:
-        """Ring here no more; the next in turn gets the place."""
+    def _stop_ringing_at(self, phone: Phone, call_id: CallId) -> None:
+        """Stop a call ringing at this phone; the next free phone rings instead."""
         ringing = phone.rings[call_id]
         del ringing.at[phone.operator]
-        self._silence(phone, call_id)
-        if ringing.widens is not None:  # else everybody who is free rings already
+        self._remove_ring(phone, call_id)
+        if ringing.widens is not None:  # otherwise all free phones ring already
             self._ring_more(call_id, ringing)
 
-    def _silence(self, phone: Phone, call_id: CallId) -> None:
-        """This call rings here no more; one that waited for room at this phone does."""
+    def _remove_ring(self, phone: Phone, call_id: CallId) -> None:
+        """Remove a call from the phone's rings; a call that waited for a place at this phone rings now."""
         was_full = len(phone.rings) >= ring_policy.MOST_CALLS
         del phone.rings[call_id]
         if was_full:
             self._note_free(phone)
 
     def decline(self, phone: Phone, call_id: CallId) -> bool:
-        """This operator does not want the call; when nobody is left who might, it ends. False: not ringing here."""
+        """Decline a call for this operator; return False if it does not ring here.
+
+        If no other operator can still answer it, the call ends.
+        """
         ringing = phone.rings.get(call_id)
         if ringing is None or phone.call == call_id:
             return False
         del ringing.at[phone.operator]
         ringing.declined.add(phone.operator)
         phone.push(msg.Gone(call_id=call_id, reason=StopReason.DECLINED.value))
-        self._silence(phone, call_id)
+        self._remove_ring(phone, call_id)
         if not ringing.at:
             self._widen(call_id)
-        driver = self._registry.get(call_id)
-        if driver is not None and not ringing.at and not any(map(ringing.waits_for, self._phones.values())):
-            driver.feed(CallInput(kind=InputKind.ALL_DECLINED))
+        call = self._registry.get(call_id)
+        if call is not None and not ringing.at and not any(map(ringing.waits_for, self._phones.values())):
+            call.feed(CallInput(kind=InputKind.ALL_DECLINED))
         return True
 
     def ringing_views(self, phone: Phone) -> list[msg.CallView]:
@@ -335,12 +339,12 @@ class Hub:
     # --- calls of a phone --------------------------------------------------------------------------
 
     def take(self, phone: Phone, call_id: CallId) -> None:
-        """The phone has this call now: nothing else rings here."""
+        """Give the phone this call; all others stop ringing at it."""
         phone.call = call_id
         self._note_free(phone)
         for other_id in tuple(phone.rings):
             if other_id != call_id:
-                self._stop_at(phone, other_id)
+                self._stop_ringing_at(phone, other_id)
                 phone.push(msg.Gone(call_id=other_id, reason=StopReason.ANSWERED_ELSEWHERE.value))
 
     def release(self, operator: OperatorId, call_id: CallId) -> None:
@@ -359,11 +363,11 @@ class Hub:
             phone.push(msg.CallChanged(call=view))
 
     def digit(self, call_id: CallId, digit: str) -> None:
-        driver = self._registry.get(call_id)
-        phone = self._phones.get(driver.call.operator) if driver is not None and driver.call.operator else None
+        call = self._registry.get(call_id)
+        phone = self._phones.get(call.call.operator) if call is not None and call.call.operator else None
         if phone is not None and phone.call == call_id:
             phone.push(msg.Digit(call_id=call_id, digit=digit))
 
     def tell_all(self, notice: msg.Push) -> None:
-        """Push to every operator."""
+        """Push a message to every phone."""
         self._broadcast.send(msg.encode(notice), self._phones.values())

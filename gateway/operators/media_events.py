@@ -1,7 +1,4 @@
-"""Hands what the media plane reports to the call or the softphone that it is about.
-
-Not responsible for what they make of it (see `driver`, `hub`).
-"""
+"""Hand each event of the media engine to the call or the phone that it is about."""
 
 import structlog
 
@@ -27,7 +24,7 @@ log = structlog.get_logger()
 
 
 class MediaEvents:
-    """Called by the media engine, in the loop."""
+    """Receives events from the media engine, in the event loop."""
 
     def __init__(self, *, registry: Registry, hub: Hub, metrics: Metrics) -> None:
         self._registry = registry
@@ -35,20 +32,20 @@ class MediaEvents:
         self._metrics = metrics
 
     def take(self, event: MediaEvent) -> None:
-        """Pass one event on. Must not raise."""
+        """Hand one event on. Must not raise."""
         match event:
             case LegConnected(leg=leg):
                 self._hub.leg_connected(leg)
             case LegFailed(leg=leg, reason=reason):
-                driver = self._driver_of(leg)
-                if driver is not None:
-                    driver.feed(_leg_failed(reason))
+                call = self._call_of(leg)
+                if call is not None:
+                    call.feed(_input_of_failure(reason))
                 else:
                     self._hub.leg_failed(leg, reason.value)
             case DtmfReceived(leg=leg, digit=digit):
-                driver = self._driver_of(leg)
-                if driver is not None:
-                    self._hub.digit(driver.call.call_id, digit)
+                call = self._call_of(leg)
+                if call is not None:
+                    self._hub.digit(call.call.call_id, digit)
             case WorkerDown(worker=worker):
                 self._metrics.media_worker_restarts_total.inc()
                 log.error("media_worker_down", worker=worker)
@@ -58,12 +55,12 @@ class MediaEvents:
                 log.info("media_worker_up", worker=worker)
                 self._hub.workers_changed()
 
-    def _driver_of(self, leg: LegId) -> LiveCall | None:
+    def _call_of(self, leg: LegId) -> LiveCall | None:
         call_id, _, side = leg.partition("/")
         return self._registry.get(CallId(call_id)) if side == "meta" else None
 
 
-def _leg_failed(reason: LegFailure) -> CallInput:
+def _input_of_failure(reason: LegFailure) -> CallInput:
     if reason is LegFailure.CLOSED_BY_PEER:
         return CallInput(kind=InputKind.META_CLOSING)
     match reason:

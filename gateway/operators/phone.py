@@ -1,4 +1,4 @@
-"""What is kept of one operator's login, and of one call that rings. Changed by `hub` alone."""
+"""The state of one operator's login, and of one call that rings. Only `hub` changes it."""
 
 import asyncio
 import secrets
@@ -12,7 +12,7 @@ from media.engine import LegId, WorkerId
 
 
 class Line(Protocol):
-    """One open WebSocket, as far as a phone needs it."""
+    """One open WebSocket, as a phone sees it. Implemented by `softphone.outbox.Outbox`."""
 
     def send(self, frame: bytes) -> None: ...
     def hang_up(self, code: int) -> None: ...
@@ -20,7 +20,7 @@ class Line(Protocol):
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Phone:
-    """One operator's login; outlives its WebSocket by a while (see `hub`)."""
+    """One operator's login; it outlives its WebSocket for some seconds (see `hub`)."""
 
     operator: OperatorId
     resume: str = field(default_factory=lambda: secrets.token_urlsafe(24))
@@ -45,7 +45,7 @@ class Phone:
 
     @property
     def can_ring(self) -> bool:
-        """Whether one more call may ring here."""
+        """Tell whether one more call may ring here."""
         return self.is_free and len(self.rings) < ring_policy.MOST_CALLS
 
     def may_ring_for(self, ringing: "Ringing") -> bool:
@@ -54,23 +54,24 @@ class Phone:
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Ringing:
-    """A call that rings, or that would if anybody were free."""
+    """A call that rings, or that would ring if any phone were free."""
 
     view: msg.CallView
-    frame: bytes  #: what a phone is told
+    frame: bytes  #: the encoded `Incoming` message
     at: dict[OperatorId, Phone] = field(default_factory=dict)
     declined: set[OperatorId] = field(default_factory=set)
-    widens: asyncio.TimerHandle | None = None  #: None: everybody who is free rings
+    widens: asyncio.TimerHandle | None = None  #: None: it rings at all free phones
 
     @property
     def has_room(self) -> bool:
         return ring_policy.has_room(rings=len(self.at), declined=len(self.declined), widened=self.widens is None)
 
     def waits_for(self, phone: Phone) -> bool:
-        """Tell whether this call would ring at a phone if fewer others did."""
+        """Tell whether this call would ring at a phone if fewer other calls did."""
         return phone.is_free and phone.may_ring_for(self)
 
     def widen(self) -> None:
+        """Mark that the call rings at all free phones from now on."""
         if self.widens is not None:
             self.widens.cancel()
             self.widens = None

@@ -1,8 +1,8 @@
-"""Shows operators how many slots of each number are taken, as often as a person can read.
+"""Show operators how many slots of each number are in use, as often as a person can read.
 
 Every call changes a slot twice, and every softphone is told: at 100 calls a second and 200 phones that would be 40,000
-messages a second. So there are at most `MESSAGES_PER_S`, however many calls, numbers and phones there are; the number
-whose change has waited longest is shown first. Not responsible for slots themselves (see `slots`).
+messages a second. So there are at most `MESSAGES_PER_S`, however many calls, numbers and phones there are. The number
+whose change has waited longest is shown first. The slots are in `numbers.slots`.
 """
 
 import asyncio
@@ -14,14 +14,14 @@ from gateway.numbers.number import Number
 from gateway.numbers.views import slots_view
 from gateway.wire import messages as msg
 
-#: A change is shown at once, the next ones together after this.
+#: The first change is shown at once, the following ones together after this time.
 EVERY_S: Final = 0.25
-#: Some 1.5 % of the event loop. One number is shown to however many phones there are, the next one then later.
+#: About 1.5 % of the event loop's time. A number is always shown to all phones; the more phones, the later the next.
 MESSAGES_PER_S: Final = 2_000
 
 
 class Audience(Protocol):
-    """Who is shown slots. `hub.Hub` is one."""
+    """The phones that are shown slots. Implemented by `hub.Hub`."""
 
     @property
     def connected(self) -> int: ...
@@ -29,7 +29,7 @@ class Audience(Protocol):
 
 
 class SlotFeed:
-    """One for all numbers. `close` before the loop ends."""
+    """Shows slots; one instance for all numbers. Call `close` before the loop ends."""
 
     def __init__(self, audience: Audience) -> None:
         self._audience = audience
@@ -38,17 +38,17 @@ class SlotFeed:
         self._closed = False
 
     def changed(self, number: Number) -> None:
-        """A slot was taken or given back. Called in the loop."""
+        """Note that a slot of this number was taken or released. Call it in the event loop."""
         if self._closed:
             return
         if self._timer is not None:
             self._waiting.setdefault(number.id, number)
             return
-        self._again_after(1)
-        self._show(number)
+        self._schedule_next(1)
+        self._show_number(number)
 
     def close(self) -> None:
-        """Show nothing more."""
+        """Stop showing changes."""
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()
@@ -58,15 +58,15 @@ class SlotFeed:
         if not self._waiting:
             return
         turn = list(islice(self._waiting, max(1, int(MESSAGES_PER_S * EVERY_S) // max(1, self._audience.connected))))
-        self._again_after(len(turn))
+        self._schedule_next(len(turn))
         for number_id in turn:
-            self._show(self._waiting.pop(number_id))
+            self._show_number(self._waiting.pop(number_id))
 
-    def _again_after(self, shown: int) -> None:
+    def _schedule_next(self, shown: int) -> None:
         pause_s = max(EVERY_S, shown * self._audience.connected / MESSAGES_PER_S)
         self._timer = asyncio.get_running_loop().call_later(pause_s, self._show_waiting)
 
-    def _show(self, number: Number) -> None:
+    def _show_number(self, number: Number) -> None:
         self._audience.tell_all(
             msg.SlotsChanged(
                 number_id=number.id,

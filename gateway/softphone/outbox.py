@@ -1,10 +1,10 @@
-"""The way out of one operator's WebSocket: what is pushed, in order, until it is closed.
+"""Send messages on one operator's WebSocket, in order, until it is closed.
 
-Responsible for never making anybody wait for a phone that does not read: `push` and `hang_up` return at once, the
-backlog is bounded, a stuck connection is cut. Not responsible for what comes in (see `server`).
+No caller waits for a phone that does not read: `push` and `hang_up` return at once, the backlog is bounded, and a stuck
+connection is aborted. `server` reads what comes in.
 
-Theory of operation: while the connection takes what it is given, a frame is handed to it at once. What does not fit
-into its buffer waits here for `write`, and everything after it, so the order stays.
+Theory of operation: while the connection's write buffer has room, a frame is handed to it at once. A frame that does
+not fit waits here for `write`, and so does every frame after it, which keeps the order.
 """
 
 import asyncio
@@ -18,16 +18,16 @@ from gateway.wire import messages as msg
 
 log = structlog.get_logger()
 
-#: Messages waiting for a phone that does not read; more, and it is closed.
+#: How many messages may wait for a phone that does not read; with more, its WebSocket is closed.
 MAX_BACKLOG: Final = 500
-#: One message, or the closing handshake, may take so long to get out.
+#: How long sending one message, or the closing handshake, may take.
 SEND_S: Final = 5.0
-#: Bytes that the connection may hold. Below half of asyncio's limit, so that aiohttp has nothing to wait for.
+#: How many bytes the write buffer may hold. Below half of asyncio's limit, so that aiohttp never waits.
 ROOM_BYTES: Final = 32_768
 
 
-class SoftphoneLine:
-    """Implements `phone.Line` on one WebSocket. `write` runs once, for as long as the socket is open."""
+class Outbox:
+    """Implements `operators.phone.Line` on one WebSocket. Run `write` once, for as long as the socket is open."""
 
     def __init__(
         self,
@@ -44,14 +44,14 @@ class SoftphoneLine:
         self._waiting: deque[bytes] = deque()
         self._changed = asyncio.Event()
         self._welcomed = False
-        self._writing = False  #: `write` has a frame in hand
+        self._writing = False  #: `write` is sending a frame
         self._code: int | None = None
 
     def push(self, message: msg.Push | msg.Ok | msg.Failed) -> None:
         self.send(msg.encode(message))
 
     def send(self, frame: bytes) -> None:
-        """Send after everything sent before; nothing more is sent once the line is to be closed."""
+        """Send a frame after all earlier ones; after `hang_up` do nothing."""
         if self._code is not None:
             return
         if self._welcomed and not self._waiting and not self._writing and self._has_room(len(frame)):
@@ -65,13 +65,13 @@ class SoftphoneLine:
             self.hang_up(msg.CLOSE_TOO_MANY)
 
     def push_first(self, message: msg.Ok) -> None:
-        """Send before everything that waits: a page knows nothing, and is sent nothing, before its welcome."""
+        """Send the welcome before everything that waits; until then nothing is sent to the page."""
         self._waiting.appendleft(msg.encode(message))
         self._welcomed = True
         self._changed.set()
 
     def hang_up(self, code: int) -> None:
-        """Close after what waits has been sent; the first code counts."""
+        """Close the WebSocket after the waiting messages are sent; the first code counts."""
         if self._code is None:
             self._code = code
             self._changed.set()
@@ -80,19 +80,19 @@ class SoftphoneLine:
         return self._transport is not None and self._transport.get_write_buffer_size() + size <= ROOM_BYTES
 
     def _send_now(self, frame: bytes) -> None:
-        """Send without a task: one step of aiohttp's coroutine writes the frame, and with room it has no second."""
+        """Send without a task: the first step of aiohttp's coroutine writes the frame; with room there is no second."""
         sending = self._ws.send_frame(frame, WSMsgType.TEXT)
         try:
             sending.send(None)
         except StopIteration:
             pass
-        except (ConnectionError, RuntimeError):  # as in `write`, which ends now
+        except (ConnectionError, RuntimeError):  # the peer is gone, as in `write`, which now ends
             self.hang_up(1000)
         else:
             sending.close()
 
     async def write(self) -> None:
-        """Send what waits until told to close, or until the peer is gone."""
+        """Send waiting messages until `hang_up` is called or the peer is gone."""
         try:
             while await self._has_more():
                 async with asyncio.timeout(self._send_s):
@@ -105,11 +105,11 @@ class SoftphoneLine:
             log.warning("softphone_stuck")
             if self._transport is not None:
                 self._transport.abort()
-        except (ConnectionError, RuntimeError):  # RuntimeError: aiohttp has closed it already
+        except (ConnectionError, RuntimeError):  # RuntimeError: aiohttp has already closed it
             log.debug("softphone_line_gone")
 
     async def _has_more(self) -> bool:
-        """Wait until there is something to send, or until the line is to be closed."""
+        """Wait for a message or `hang_up`; return whether there is a message to send."""
         while not self._waiting and self._code is None:
             self._changed.clear()
             await self._changed.wait()

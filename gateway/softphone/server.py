@@ -1,8 +1,8 @@
-"""The operators' WebSocket: who may open one, and one answer to each request that comes in.
+"""Serve the operators' WebSocket: check who may open one, and give each request one answer.
 
-Responsible for origin, size, login, heartbeat, and for a request that takes its time not holding up the next: nobody
-waits for Meta's answer to something else before they can pick up. Not responsible for the way out (see
-`outbox`), for what an operator has and sees (see `operators.hub`) nor for calls (see `admission`, `driver`).
+This module checks origin and size, does login and heartbeat, and answers slow requests in tasks of their own, so that
+an operator can pick up a call while Meta has not answered another request. `outbox` sends, `operators.hub` knows what
+an operator has and sees, and `admission` and `calls` run the calls.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ from gateway.numbers.number import Number, Numbers
 from gateway.numbers.views import number_view
 from gateway.operators.hub import Hub
 from gateway.operators.phone import Phone
-from gateway.softphone.outbox import SoftphoneLine
+from gateway.softphone.outbox import Outbox
 from gateway.softphone.tickets import Tickets
 from gateway.store.store import Store
 from gateway.wire import messages as msg
@@ -45,20 +45,20 @@ log = structlog.get_logger()
 HEARTBEAT_S: Final = 15.0
 HELLO_S: Final = 5.0
 MAX_MESSAGE_BYTES: Final = 65_536
-#: Requests of one softphone that may wait for an answer at once.
+#: How many slow requests of one softphone may be in progress at once.
 MAX_IN_HAND: Final = 16
-#: Messages of one softphone that are read, and how many at once; a page sends a few a second.
+#: How many messages of one softphone are read per second, and in one burst; a page sends a few a second.
 MESSAGES_PER_S: Final = 100.0
 BURST: Final = 200
-#: The closing handshake may take so long.
+#: How long the closing handshake may take.
 CLOSE_S: Final = 2.0
 
-#: Requests that wait for Meta, the database or a media worker; all others are answered before the next is read.
+#: Requests that wait for Meta, the database or a media worker. All others are answered before the next is read.
 _SLOW: Final = (msg.Leg, msg.Check, msg.Dial, msg.AskPermission, msg.Recent)
 
 
-class Reply(Exception):
-    """Ends a request with an error; not an error of ours."""
+class RequestFailed(Exception):
+    """Ends a request with a `failed` answer that tells the operator why. Not a bug."""
 
     def __init__(self, code: str, title: str, refusal: Refusal | None = None) -> None:
         super().__init__(code)
@@ -68,10 +68,10 @@ class Reply(Exception):
 
 
 class Unreadable(Exception):
-    """The message is none of the wire's; `request_id` is its id if at least that could be read."""
+    """A message does not fit the schema; `request_id` is its id, if that could be read."""
 
     def __init__(self, detail: str, request_id: int | None = None) -> None:
-        super().__init__(mask_text(detail))  # it may repeat what was sent
+        super().__init__(mask_text(detail))  # the detail may quote the message
         self.request_id = request_id
 
     def failed(self) -> msg.Failed:
@@ -80,15 +80,15 @@ class Unreadable(Exception):
 
 @dataclass(slots=True, kw_only=True)
 class _Session:
-    """One open WebSocket after its login."""
+    """An open WebSocket after login."""
 
     phone: Phone
-    line: SoftphoneLine
+    outbox: Outbox
     tasks: asyncio.TaskGroup
     in_hand: int = 0
 
 
-class Softphones:
+class SoftphoneServer:
     """The handler of `/v1/softphone`."""
 
     def __init__(
@@ -118,14 +118,15 @@ class Softphones:
         self._clock = clock
         self._origins = frozenset(origin.rstrip("/") for origin in origins)
         self.hello_s = HELLO_S
-        self._lines: set[SoftphoneLine] = set()
+        self._outboxes: set[Outbox] = set()
 
     def close_all(self) -> None:
-        """The gateway goes away."""
-        for line in self._lines:
-            line.hang_up(WSCloseCode.GOING_AWAY)
+        """Close every WebSocket, because the gateway stops."""
+        for outbox in self._outboxes:
+            outbox.hang_up(WSCloseCode.GOING_AWAY)
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
+        """Serve one WebSocket until it is closed."""
         if not self._is_own_origin(request):
             log.warning("softphone_foreign_origin")
             return web.Response(status=403, text="This page may not use the softphone.")
@@ -137,93 +138,95 @@ class Softphones:
             timeout=CLOSE_S,
         )
         await ws.prepare(request)
-        line = SoftphoneLine(ws, request.transport)
-        self._lines.add(line)
+        outbox = Outbox(ws, request.transport)
+        self._outboxes.add(outbox)
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(line.write())
+                tasks.create_task(outbox.write())
                 try:
-                    await self._serve(ws, line, tasks)
-                except Exception:  # it is too late for an HTTP answer
+                    await self._serve_session(ws, outbox, tasks)
+                except Exception:  # too late for an HTTP error response
                     log.exception("softphone_broken")
-                    line.hang_up(WSCloseCode.INTERNAL_ERROR)
-                line.hang_up(WSCloseCode.OK)
+                    outbox.hang_up(WSCloseCode.INTERNAL_ERROR)
+                outbox.hang_up(WSCloseCode.OK)
         finally:
-            self._lines.discard(line)
+            self._outboxes.discard(outbox)
         return ws
 
     def _is_own_origin(self, request: web.Request) -> bool:
-        """Allow the page's own origin, those in the settings, and clients that are no browser."""
+        """Allow the page's own origin, the origins in the settings, and clients without Origin (not browsers)."""
         origin = request.headers.get("Origin")
         if origin is None or origin.rstrip("/") in self._origins:
             return True
         try:
             return urlsplit(origin).netloc == request.host
-        except ValueError:  # "http://["
+        except ValueError:  # e.g. "http://["
             return False
 
-    async def _serve(self, ws: web.WebSocketResponse, line: SoftphoneLine, tasks: asyncio.TaskGroup) -> None:
-        """Log in, then read requests until the socket or the login ends."""
-        phone = await self._hello(ws, line)
+    async def _serve_session(self, ws: web.WebSocketResponse, outbox: Outbox, tasks: asyncio.TaskGroup) -> None:
+        """Log the operator in, then answer requests until the WebSocket or the login ends."""
+        phone = await self._receive_hello(ws, outbox)
         if phone is None:
             return
-        session = _Session(phone=phone, line=line, tasks=tasks)
+        session = _Session(phone=phone, outbox=outbox, tasks=tasks)
         pace = RateLimit(Rate(per_s=MESSAGES_PER_S, burst=BURST))
         try:
             async for frame in ws:
-                await _turn(pace)
+                await _wait_for_turn(pace)
                 if frame.type is not WSMsgType.TEXT:
-                    line.hang_up(WSCloseCode.UNSUPPORTED_DATA)
+                    outbox.hang_up(WSCloseCode.UNSUPPORTED_DATA)
                     break
-                if not await self._take(session, frame.data):
+                if not await self._handle_message(session, frame.data):
                     break
         finally:
-            self._hub.line_lost(phone, line)
+            self._hub.line_lost(phone, outbox)
 
     # --- login -------------------------------------------------------------------------------------
 
-    async def _hello(self, ws: web.WebSocketResponse, line: SoftphoneLine) -> Phone | None:
-        """Wait for `hello` and log the operator in; None: not theirs, not in time, or not readable."""
+    async def _receive_hello(self, ws: web.WebSocketResponse, outbox: Outbox) -> Phone | None:
+        """Wait for `hello` and log the operator in; return None if it is late, unreadable or not authorized."""
         try:
             async with asyncio.timeout(self.hello_s):
                 frame = await ws.receive()
         except TimeoutError:
-            line.hang_up(msg.CLOSE_TIMEOUT)
+            outbox.hang_up(msg.CLOSE_TIMEOUT)
             return None
         if frame.type is not WSMsgType.TEXT:
-            line.hang_up(WSCloseCode.UNSUPPORTED_DATA)
+            outbox.hang_up(WSCloseCode.UNSUPPORTED_DATA)
             return None
-        answer = self._login(frame.data, line)
+        answer = self._login(frame.data, outbox)
         if isinstance(answer, msg.Failed):
-            line.push(answer)
-            line.hang_up(msg.CLOSE_UNAUTHORIZED)
+            outbox.push(answer)
+            outbox.hang_up(msg.CLOSE_UNAUTHORIZED)
             return None
         return answer
 
-    def _login(self, data: str, line: SoftphoneLine) -> Phone | msg.Failed:
+    def _login(self, data: str, outbox: Outbox) -> Phone | msg.Failed:
         try:
-            hello = _read(data)
+            hello = _read_request(data)
         except Unreadable as error:
             return error.failed()
         if not isinstance(hello, msg.Hello):
-            return msg.Failed(id=hello.id, code="unauthorized", title="Say hello first.")
+            return msg.Failed(id=hello.id, code="unauthorized", title="Send hello first.")
         if (hello.ticket is None) == (hello.resume is None):
             return msg.Failed(id=hello.id, code="bad_message", title="Send either a ticket or a resume token.")
-        phone, resumed = self._phone_for(hello, line)
+        phone, resumed = self._phone_for(hello, outbox)
         if phone is None:
-            return msg.Failed(id=hello.id, code="unauthorized", title="The ticket is not valid (any more).")
-        line.push_first(msg.Ok(id=hello.id, data=self._welcome(phone, resumed=resumed)))
+            return msg.Failed(
+                id=hello.id, code="unauthorized", title="The ticket or resume token is invalid or has expired."
+            )
+        outbox.push_first(msg.Ok(id=hello.id, data=self._welcome_message(phone, resumed=resumed)))
         if self._gate.draining:
-            line.push(msg.Notice(level="warning", code="draining"))
+            outbox.push(msg.Notice(level="warning", code="draining"))
         return phone
 
-    def _phone_for(self, hello: msg.Hello, line: SoftphoneLine) -> tuple[Phone | None, bool]:
+    def _phone_for(self, hello: msg.Hello, outbox: Outbox) -> tuple[Phone | None, bool]:
         if hello.resume is not None:
-            return self._hub.resume(hello.resume, line), True
+            return self._hub.resume(hello.resume, outbox), True
         operator = self._tickets.use(hello.ticket, now=asyncio.get_running_loop().time()) if hello.ticket else None
-        return (self._hub.login(operator, line) if operator else None), False
+        return (self._hub.login(operator, outbox) if operator else None), False
 
-    def _welcome(self, phone: Phone, *, resumed: bool) -> msg.Welcome:
+    def _welcome_message(self, phone: Phone, *, resumed: bool) -> msg.Welcome:
         call = self._registry.get(phone.call) if phone.call else None
         now = self._clock.now()
         return msg.Welcome(
@@ -239,58 +242,60 @@ class Softphones:
 
     # --- requests ----------------------------------------------------------------------------------
 
-    async def _take(self, session: _Session, data: str) -> bool:
-        """Answer one message, or let it be answered; False: this was the last."""
+    async def _handle_message(self, session: _Session, data: str) -> bool:
+        """Answer one message, in a task if it is slow; return False if no further message should be read."""
         try:
-            request = _read(data)
+            request = _read_request(data)
         except Unreadable as error:
-            session.line.push(error.failed())
+            session.outbox.push(error.failed())
             return True
-        if not self._hub.is_current(session.phone, session.line):
-            session.line.push(msg.Failed(id=request.id, code="unauthorized", title="Another login took over."))
+        if not self._hub.is_current(session.phone, session.outbox):
+            session.outbox.push(
+                msg.Failed(id=request.id, code="unauthorized", title="Another login has replaced this one.")
+            )
             return False
         if not isinstance(request, _SLOW):
-            await self._answer(session, request)
+            await self._answer_request(session, request)
         elif session.in_hand < MAX_IN_HAND:
             session.in_hand += 1
-            session.tasks.create_task(self._answer_later(session, request))
+            session.tasks.create_task(self._answer_in_task(session, request))
         else:
-            session.line.push(msg.Failed(id=request.id, code="unavailable", title="Too many requests at once."))
+            session.outbox.push(msg.Failed(id=request.id, code="unavailable", title="Too many requests at once."))
         return not isinstance(request, msg.Bye | msg.Leaving)
 
-    async def _answer_later(self, session: _Session, request: msg.Request) -> None:
+    async def _answer_in_task(self, session: _Session, request: msg.Request) -> None:
         try:
-            await self._answer(session, request)
+            await self._answer_request(session, request)
         finally:
             session.in_hand -= 1
 
-    async def _answer(self, session: _Session, request: msg.Request) -> None:
-        """Do what was asked and say how it went. Never raises: one request cannot spoil another."""
+    async def _answer_request(self, session: _Session, request: msg.Request) -> None:
+        """Carry out a request and send the answer. Never raises, so a failed request affects no other."""
         try:
-            answer: msg.Ok | msg.Failed = msg.Ok(id=request.id, data=await self._do(session.phone, request))
-        except Reply as reply:
-            refusal = views.refusal_view(reply.refusal) if reply.refusal else None
-            answer = msg.Failed(id=request.id, code=reply.code, title=reply.title, refusal=refusal)
+            answer: msg.Ok | msg.Failed = msg.Ok(id=request.id, data=await self._carry_out(session.phone, request))
+        except RequestFailed as failure:
+            refusal = views.refusal_view(failure.refusal) if failure.refusal else None
+            answer = msg.Failed(id=request.id, code=failure.code, title=failure.title, refusal=refusal)
         except (GatewayError, MediaError) as error:
-            answer = _failed(request.id, error)
+            answer = _failure_answer(request.id, error)
         except Exception:
             log.exception("softphone_request_broken", request=type(request).__name__)
             answer = msg.Failed(id=request.id, code="unavailable", title=GatewayError.public)
-        session.line.push(answer)
+        session.outbox.push(answer)
 
-    async def _do(self, phone: Phone, request: msg.Request) -> Any:
+    async def _carry_out(self, phone: Phone, request: msg.Request) -> Any:
         match request:
             case msg.Leg():
                 worker = WorkerId(request.worker)
                 if worker not in self._media.workers:
-                    raise Reply("gone", "There is no such media worker.")
+                    raise RequestFailed("gone", "This media worker does not exist.")
                 sdp = await self._hub.make_leg(phone, worker, request.sdp)
                 return msg.LegAnswer(worker=request.worker, sdp=sdp)
             case msg.SetStatus():
                 self._hub.set_available(phone, request.available)
                 return None
             case msg.Check():
-                return _decision(await self._admission.check(request.number_id, request.to))
+                return _decision_view(await self._admission.check(request.number_id, request.to))
             case msg.Dial():
                 placed = await self._admission.place(request.number_id, request.to, operator=phone.operator)
                 return _not_refused(placed).view()
@@ -304,7 +309,7 @@ class Softphones:
                 calls = await self._store.recent_calls(phone_number_ids=self._numbers.ids, limit=request.limit)
                 return [views.call_view(call) for call in calls]
             case msg.Hello():
-                raise Reply("bad_message", "Already logged in.")
+                raise RequestFailed("bad_message", "This WebSocket is already logged in.")
             case msg.Bye():
                 self._hub.logout(phone)
                 return None
@@ -312,43 +317,43 @@ class Softphones:
                 self._hub.page_left(phone)
                 return None
             case _:
-                return self._on_call(phone, request)
+                return self._carry_out_on_call(phone, request)
 
     def _unless_overloaded(self, work: Work) -> None:
         refusal = self._admission.overloaded(work)
         if refusal is not None:
             raise _refused(refusal)
 
-    def _on_call(self, phone: Phone, request: msg.Accept | msg.Reject | msg.Hangup | msg.Hold) -> None:
+    def _carry_out_on_call(self, phone: Phone, request: msg.Accept | msg.Reject | msg.Hangup | msg.Hold) -> None:
         call_id = CallId(request.call_id)
         call = self._registry.get(call_id)
         match request:
             case msg.Accept():
-                self._accept(phone, call)
+                self._accept_call(phone, call)
             case msg.Reject():
                 if not self._hub.decline(phone, call_id):
-                    raise Reply("gone", "This call does not ring here any more.")
+                    raise RequestFailed("gone", "This call no longer rings here.")
             case msg.Hangup():
-                self._own(phone, call).feed(CallInput(kind=InputKind.OPERATOR_HANGUP, operator=phone.operator))
+                self._own_call(phone, call).feed(CallInput(kind=InputKind.OPERATOR_HANGUP, operator=phone.operator))
             case msg.Hold():
-                self._own(phone, call).feed(CallInput(kind=InputKind.OPERATOR_HOLD, hold=request.on))
+                self._own_call(phone, call).feed(CallInput(kind=InputKind.OPERATOR_HOLD, hold=request.on))
 
-    def _accept(self, phone: Phone, call: LiveCall | None) -> None:
+    def _accept_call(self, phone: Phone, call: LiveCall | None) -> None:
         if call is None or call.call.direction is Direction.BUSINESS_INITIATED:
-            raise Reply("gone", "This call has ended.")
+            raise RequestFailed("gone", "This call has ended.")
         if phone.call is not None:
-            raise Reply("busy", "You are in a call already.")
+            raise RequestFailed("busy", "You are already in a call.")
         if call.worker is None or self._hub.leg_of(phone.operator, call.worker) is None:
-            raise Reply("no_leg", "The softphone has no audio path: check the microphone permission.")
+            raise RequestFailed("no_leg", "The softphone has no audio connection: check the microphone permission.")
         if not call.claim(phone.operator):
-            raise Reply("already_taken", "Somebody else has answered this call, or it has ended.")
+            raise RequestFailed("already_taken", "Another operator has answered this call, or it has ended.")
         call.shown_by(lambda: self._hub.take(phone, call.call.call_id))
 
     @staticmethod
-    def _own(phone: Phone, call: LiveCall | None) -> LiveCall:
-        """Return the call if it is this operator's; another's call does not exist for them."""
+    def _own_call(phone: Phone, call: LiveCall | None) -> LiveCall:
+        """Return the call if it is this operator's. For another's call raise the same error as for an ended one."""
         if call is None or phone.call != call.call.call_id:
-            raise Reply("gone", "This call has ended.")
+            raise RequestFailed("gone", "This call has ended.")
         return call
 
 
@@ -356,8 +361,8 @@ class _Numbered(msgspec.Struct):
     id: msg.RequestId
 
 
-async def _turn(pace: RateLimit) -> None:
-    """Return when the next message may be read. Nothing is refused: TCP holds back what waits, at the sender."""
+async def _wait_for_turn(pace: RateLimit) -> None:
+    """Wait until the next message may be read. None is refused: TCP holds waiting messages back at the sender."""
     now = asyncio.get_running_loop().time()
     wait_s = pace.wait_s(now=now)
     pace.count(now=now + wait_s)
@@ -365,10 +370,10 @@ async def _turn(pace: RateLimit) -> None:
         await asyncio.sleep(wait_s)
 
 
-def _read(data: str) -> msg.Request:
+def _read_request(data: str) -> msg.Request:
     """Read one request. Raises: Unreadable."""
     try:
-        # orjson stops at a nesting depth of 1,024, where msgspec would raise RecursionError.
+        # orjson refuses a nesting deeper than 1,024, at which msgspec would raise RecursionError.
         message = orjson.loads(data)
     except orjson.JSONDecodeError as error:
         raise Unreadable(str(error)) from error
@@ -386,7 +391,7 @@ def _id_of(message: object) -> int | None:
         return None
 
 
-def _decision(checked: Checked | Refusal) -> msg.DecisionView:
+def _decision_view(checked: Checked | Refusal) -> msg.DecisionView:
     return views.refused_view(checked) if isinstance(checked, Refusal) else views.decision_view(checked.overview)
 
 
@@ -396,11 +401,11 @@ def _not_refused(placed: LiveCall | Refusal) -> LiveCall:
     return placed
 
 
-def _refused(refusal: Refusal) -> Reply:
-    return Reply("refused", views.TITLES[refusal.reason], refusal)
+def _refused(refusal: Refusal) -> RequestFailed:
+    return RequestFailed("refused", views.TITLES[refusal.reason], refusal)
 
 
-def _failed(request_id: int, error: GatewayError | MediaError) -> msg.Failed:
+def _failure_answer(request_id: int, error: GatewayError | MediaError) -> msg.Failed:
     if isinstance(error, CannotDial):
         return msg.Failed(id=request_id, code=error.reason, title=error.public)
     if isinstance(error, GraphError):
@@ -411,5 +416,5 @@ def _failed(request_id: int, error: GatewayError | MediaError) -> msg.Failed:
         return msg.Failed(id=request_id, code=code, title=error.public, refusal=view)
     if isinstance(error, SdpRefused):
         return msg.Failed(id=request_id, code="bad_message", title=f"The SDP cannot be used: {error}"[:300])
-    title = error.public if isinstance(error, GatewayError) else f"The audio path failed: {error.reason}"
+    title = error.public if isinstance(error, GatewayError) else f"The audio connection failed: {error.reason}"
     return msg.Failed(id=request_id, code="unavailable", title=title)

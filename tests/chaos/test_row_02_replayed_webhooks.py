@@ -38,7 +38,7 @@ async def a_process(database: str, clock: FakeClock | None = None) -> AsyncItera
     try:
         async with a_world(store=cast(MemoryStore, store), clock=clock) as world:
             world.inbox.remember(await store.recent_event_keys(world.clock.now() - REMEMBERED))
-            (await world.left_over()).close()
+            (await world.recovery()).close()
             yield world
     finally:
         await store.aclose()

@@ -77,8 +77,8 @@ async def test_an_inbox_that_parks_nothing_would_be_seen(chaos: Chaos) -> None:
 
 async def test_an_inbox_that_knows_no_repetition_would_be_seen(chaos: Chaos) -> None:
     async with a_world() as world:
-        world.inbox._first_time = lambda event: True  # type: ignore[method-assign]
-        world.inbox._not_kept = lambda events: events  # type: ignore[method-assign]
+        world.inbox._remember_if_new = lambda event: True  # type: ignore[method-assign]
+        world.inbox._without_durable = lambda events: events  # type: ignore[method-assign]
         world.registry.has_ended = lambda meta_call_id: False  # type: ignore[method-assign]
         tally = await play(world, sample(Direction.USER_INITIATED, count=60, seed=chaos.seed))
     assert tally.surplus + tally.leaks.total() > 0

@@ -21,7 +21,7 @@ from structlog.testing import capture_logs
 from yarl import URL
 
 from gateway.http.api import Api
-from gateway.softphone.server import Softphones
+from gateway.softphone.server import SoftphoneServer
 from tests.support.generators.json_schema import NONSENSE, faults, made, spoiled
 from tests.support.harness.chaos import Chaos
 from tests.support.harness.doors import Doors, SocketClient, doors, signature
@@ -380,14 +380,14 @@ async def test_an_answer_of_another_shape_would_be_seen(monkeypatch: pytest.Monk
 
 
 async def test_a_message_that_is_not_answered_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    do = Softphones._do
+    do = SoftphoneServer._carry_out
 
-    async def broken(self: Softphones, phone: Any, request: Any) -> Any:
+    async def broken(self: SoftphoneServer, phone: Any, request: Any) -> Any:
         if type(request).__name__ == "Hold":
             raise KeyError("a bug")
         return await do(self, phone, request)
 
-    monkeypatch.setattr(Softphones, "_do", broken)
+    monkeypatch.setattr(SoftphoneServer, "_carry_out", broken)
     with capture_logs() as logged:
         async with a_gateway() as (_, opened):
             talker = Talker(opened, await document_at(opened, "/v1/softphone.schema.json"), 1)

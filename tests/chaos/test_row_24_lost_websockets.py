@@ -211,7 +211,7 @@ async def test_audio_of_a_lost_websocket(chaos: Chaos, database: str) -> None:
 
 
 async def test_a_hub_that_forgets_at_once_would_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Hub, "_keep", lambda self, phone, seconds: self.logout(phone))
+    monkeypatch.setattr(Hub, "_keep_without_line", lambda self, phone, seconds: self.logout(phone))
     async with phones_in_calls(2) as phones:
         await phones.cut_for(SHORT_CUT_S)
         assert (await phones.come_back())["resumed"] == 0
@@ -222,7 +222,7 @@ async def test_a_hub_that_never_forgets_would_be_seen(monkeypatch: pytest.Monkey
     def keep(self: Hub, phone: Phone, seconds: float) -> None:
         self._set_line(phone, None)
 
-    monkeypatch.setattr(Hub, "_keep", keep)
+    monkeypatch.setattr(Hub, "_keep_without_line", keep)
     async with phones_in_calls(2) as phones:
         await phones.cut_for(LONG_CUT_S)
         assert (await phones.come_back())["resumed"] == 2

@@ -15,7 +15,7 @@ import pytest
 from gateway.calls.registry import LiveCall
 from gateway.common.ids import OperatorId
 from gateway.operators.hub import Hub
-from gateway.softphone.server import Softphones
+from gateway.softphone.server import SoftphoneServer
 from gateway.wire import messages as msg
 from tests.support.harness.chaos import Chaos
 from tests.support.harness.doors import KEYED, Doors, SocketClient, doors
@@ -199,7 +199,7 @@ async def test_operators_apart(chaos: Chaos, monkeypatch: pytest.MonkeyPatch) ->
 
 #: What a gateway that mixes operators up would do.
 BROKEN: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
-    "verbs": lambda patch: patch.setattr(Softphones, "_own", staticmethod(lambda phone, driver: driver)),
+    "verbs": lambda patch: patch.setattr(SoftphoneServer, "_own_call", staticmethod(lambda phone, call: call)),
     "pushes": lambda patch: patch.setattr(
         Hub, "show", lambda self, operator, view: self.tell_all(msg.CallChanged(call=view))
     ),

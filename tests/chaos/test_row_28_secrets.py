@@ -28,7 +28,7 @@ from aiohttp import web
 from gateway.common import log as gateway_log
 from gateway.common.log import configure_logging
 from gateway.http.api import Api
-from gateway.softphone.server import Softphones
+from gateway.softphone.server import SoftphoneServer
 from loadtest.measure.stack import free_port
 from loadtest.simulator.payloads import signature
 from loadtest.simulator.sdp import MetaMedia, write_offer
@@ -436,7 +436,7 @@ async def broken_gateway(canaries: Canaries, outlet: Outlet, log_format: str) ->
     with logged(outlet, log_format), pytest.MonkeyPatch.context() as patch:
         async with a_world() as world, doors(world) as opened:
             patch.setattr(Api, "show_number", bug)
-            patch.setattr(Softphones, "_do", bug)
+            patch.setattr(SoftphoneServer, "_carry_out", bug)
             socket, _ = await opened.login(leg=False)
             outlet.add("errors of the socket", str(await socket.ask("recent")))
             async with opened.client.get(f"/v1/numbers/{NUMBER_ID}", headers=KEYED) as response:

@@ -132,7 +132,7 @@ async def test_a_drain(chaos: Chaos, database: str, tmp_path: Path) -> None:
     chaos.promise("exit code", day["exit"], at_most=0)
     chaos.promise("from the last call's end to the exit", day["exit_after_s"], at_most=5.0, unit="s", timed=True)
     assert day["dialled"] == (503, "5")
-    assert day["readyz"] == (503, [f"draining: {live} calls left, no new ones are taken"])
+    assert day["readyz"] == (503, [f"draining: {live} calls left, no new calls are taken"])
 
 
 async def test_a_gateway_that_drops_its_calls_would_be_seen(database: str, tmp_path: Path) -> None:

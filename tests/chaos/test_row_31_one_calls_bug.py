@@ -73,7 +73,7 @@ def test_a_call_that_keeps_its_slot_would_be_seen(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_bug_that_reaches_another_call_would_be_seen(monkeypatch: pytest.MonkeyPatch, chaos: Chaos) -> None:
-    run = CallDriver._run
+    run = CallDriver._run_loop
 
     async def unguarded(self: CallDriver) -> None:
         """A build in which a broken call takes the next one along."""
@@ -85,5 +85,5 @@ def test_a_bug_that_reaches_another_call_would_be_seen(monkeypatch: pytest.Monke
                 assert isinstance(other, CallDriver)
                 other.call = self.call
 
-    monkeypatch.setattr(CallDriver, "_run", unguarded)
+    monkeypatch.setattr(CallDriver, "_run_loop", unguarded)
     assert any(harm.others for _, harm in break_many(10, seed=chaos.seed))

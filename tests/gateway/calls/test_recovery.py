@@ -39,7 +39,7 @@ async def after_a_crash(*calls: CallRecord, **more: Any) -> AsyncIterator[World]
 
 
 async def recover(world: World) -> None:
-    (await world.left_over()).close()
+    (await world.recovery()).close()
     await world.until(lambda: not len(world.owed_hangups))
 
 
@@ -58,7 +58,7 @@ async def test_a_call_that_was_live_is_ended_at_meta_and_closed() -> None:
 async def test_it_does_not_ring_again_and_nothing_is_sent_before_the_gateway_serves() -> None:
     call = left()
     async with after_a_crash(call) as world:
-        await world.left_over()
+        await world.recovery()
         assert call.meta_call_id is not None
         assert await world.user_calls(call.meta_call_id) is None
         assert world.graph.ops() == []
@@ -97,7 +97,7 @@ async def test_a_call_that_meta_does_not_end_is_closed_here_and_told_again(error
     call = left()
     async with after_a_crash(call) as world:
         world.graph.fail("terminate", *[error] * 4)
-        (await world.left_over()).close()
+        (await world.recovery()).close()
         await world.graph.arrival("terminate")
         assert (await world.record(call.call_id)).state == "ended"
         assert await world.store.unfinished_calls() != []
@@ -110,7 +110,7 @@ async def test_a_second_crash_before_meta_heard_forgets_nothing() -> None:
     calls = [left(user=UserRef(wa_id=f"551190000000{n}")) for n in range(3)]
     async with after_a_crash(*calls) as first:
         first.graph.hold("terminate")
-        (await first.left_over()).close()
+        (await first.recovery()).close()
         await first.graph.arrival("terminate", count=3)
     async with a_world(store=first.store, clock=first.clock) as second:
         await recover(second)
@@ -125,7 +125,7 @@ async def test_left_over_calls_take_slots_until_their_end_is_confirmed() -> None
     ours = left(direction=Direction.BUSINESS_INITIATED, user=ANA)
     async with after_a_crash(left(), left(), left(), ours, incoming_slots=2) as world:
         told = world.graph.hold("terminate")
-        (await world.left_over()).close()
+        (await world.recovery()).close()
         await world.graph.arrival("terminate", count=4)
         assert (world.number.incoming.in_use, world.number.outgoing.in_use) == (2, 1)
         told.set()
@@ -138,7 +138,7 @@ async def test_left_over_calls_take_slots_until_their_end_is_confirmed() -> None
 async def test_while_meta_is_silent_left_over_calls_hold_slots_no_longer_than_live_ones_would() -> None:
     async with after_a_crash(left()) as world:
         world.graph.hold("terminate")
-        (await world.left_over()).close()
+        (await world.recovery()).close()
         await asyncio.sleep(59)
         assert world.number.incoming.in_use == 1
         await asyncio.sleep(2)
@@ -150,7 +150,7 @@ async def test_a_terminate_webhook_confirms_without_a_request() -> None:
     call = left()
     async with after_a_crash(call) as world:
         world.graph.hold("terminate")
-        (await world.left_over()).close()
+        (await world.recovery()).close()
         await world.graph.arrival("terminate")
         world.graph.fail("terminate", unreachable("terminate"))
         await world.meta_terminates(str(call.meta_call_id), talked_s=30)
@@ -176,7 +176,7 @@ async def test_a_number_that_is_configured_no_more_costs_nothing() -> None:
 async def test_a_call_without_metas_id_is_ended_when_a_webhook_tells_it(event: str) -> None:
     call = dialled()
     async with after_a_crash(call) as world:
-        (await world.left_over()).close()
+        (await world.recovery()).close()
         assert world.graph.ops() == []
         closed = await world.record(call.call_id)
         assert (closed.state, closed.result) == ("ended", Result.INDETERMINATE)
@@ -194,7 +194,7 @@ async def test_a_call_without_metas_id_is_ended_when_a_webhook_tells_it(event: s
 async def test_what_came_without_our_id_before_is_not_lost() -> None:
     call = dialled()
     async with after_a_crash(call) as world:
-        (await world.left_over()).close()
+        (await world.recovery()).close()
         await world.meta_terminates("wacid.LATE", direction="BUSINESS_INITIATED", talked_s=7)
         await world.meta_says("ACCEPTED", "wacid.LATE", biz_opaque_callback_data=call.call_id)
         await world.until(lambda: not len(world.owed_hangups))
@@ -205,7 +205,7 @@ async def test_what_came_without_our_id_before_is_not_lost() -> None:
 async def test_one_whose_first_webhook_is_its_end_needs_no_request() -> None:
     call = dialled("unconfirmed")
     async with after_a_crash(call) as world:
-        (await world.left_over()).close()
+        (await world.recovery()).close()
         await world.meta_terminates(
             "wacid.LATE", direction="BUSINESS_INITIATED", biz_opaque_callback_data=call.call_id, talked_s=7
         )
@@ -221,7 +221,7 @@ async def test_one_whose_first_webhook_is_its_end_needs_no_request() -> None:
 async def test_it_is_expected_for_a_while_and_reserves_for_less() -> None:
     call = dialled()
     async with after_a_crash(call) as world:
-        (await world.left_over()).close()
+        (await world.recovery()).close()
         await asyncio.sleep(59)
         assert world.number.outgoing.in_use == 1
         await asyncio.sleep(2)
@@ -235,13 +235,13 @@ async def test_it_is_expected_for_a_while_and_reserves_for_less() -> None:
 async def test_it_is_expected_again_after_another_crash_but_not_for_ever() -> None:
     call = dialled()
     async with after_a_crash(call) as first:
-        (await first.left_over()).close()
+        (await first.recovery()).close()
     async with a_world(store=first.store, clock=first.clock) as second:
-        (await second.left_over()).close()
+        (await second.recovery()).close()
         assert len(second.owed_hangups) == 1
     first.clock.advance((EXPECTED_FOR + timedelta(seconds=1)).total_seconds())
     async with a_world(store=first.store, clock=first.clock) as third:
-        (await third.left_over()).close()
+        (await third.recovery()).close()
         assert not len(third.owed_hangups)
         assert third.number.outgoing.in_use == 0
         assert await third.store.unfinished_calls() == []
@@ -256,7 +256,7 @@ async def test_it_counts_as_placed() -> None:
 
 
 async def recover_only(world: World) -> None:
-    (await world.left_over()).close()
+    (await world.recovery()).close()
 
 
 # --- many -------------------------------------------------------------------------------------------
@@ -288,7 +288,7 @@ async def test_a_thousand_calls_are_ended_within_seconds_some_at_a_time(monkeypa
         slow, loop = SlowMeta(world), asyncio.get_running_loop()
         monkeypatch.setattr(world.graph, "terminate", slow.terminate)
         began = loop.time()
-        (await world.left_over()).close()
+        (await world.recovery()).close()
         assert world.number.incoming.in_use == 1_000
         await until(lambda: not len(world.owed_hangups), timeout_s=60, every_s=0.1)
         assert loop.time() - began <= 6

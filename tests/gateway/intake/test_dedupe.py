@@ -1,10 +1,10 @@
 """Dedupe keys in memory: the last ones are known, and no more than so many are kept."""
 
-from gateway.intake.dedupe import Seen
+from gateway.intake.dedupe import SeenEvents
 
 
 def test_the_last_keys_are_known_and_old_ones_go() -> None:
-    seen = Seen(10)
+    seen = SeenEvents(10)
     for n in range(1_000):
         seen.add(f"key {n}", durable=False)
         assert all(f"key {m}" in seen for m in range(max(0, n - 9), n + 1))
@@ -12,7 +12,7 @@ def test_the_last_keys_are_known_and_old_ones_go() -> None:
 
 
 def test_a_key_becomes_durable_and_stays_so_when_it_grows_old() -> None:
-    seen = Seen(2)
+    seen = SeenEvents(2)
     seen.add("one", durable=False)
     assert "one" in seen
     assert not seen.is_durable("one")
@@ -25,7 +25,7 @@ def test_a_key_becomes_durable_and_stays_so_when_it_grows_old() -> None:
 
 
 def test_a_key_may_hold_anything() -> None:
-    seen = Seen(10)
+    seen = SeenEvents(10)
     seen.add("\ud800 \0", durable=True)
     assert seen.is_durable("\ud800 \0")
     assert not seen.is_durable("\ud800")

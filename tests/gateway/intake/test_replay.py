@@ -282,7 +282,7 @@ async def test_a_second_crash_in_between_forgets_no_end_that_is_owed(tmp_path: P
         await left_over(tmp_path, gone, connect(gone))
     async with emptying(tmp_path, store=store, start=False) as e:
         made = e.replay()
-        await made._look_for_calls(await e.spool.oldest(1, MB))
+        await made._find_left_calls(await e.spool.oldest(1, MB))
         e.start(e.world.inbox)
         e.task.cancel()
     (owed,) = await store.unfinished_calls()

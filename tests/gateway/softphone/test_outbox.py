@@ -8,7 +8,7 @@ from typing import Any, cast
 import orjson
 from aiohttp import WSMsgType, web
 
-from gateway.softphone.outbox import ROOM_BYTES, SoftphoneLine
+from gateway.softphone.outbox import ROOM_BYTES, Outbox
 from gateway.wire import messages as msg
 from tests.support.harness.doors import doors
 from tests.support.harness.waiting import until
@@ -46,22 +46,22 @@ def notice(number: int) -> msg.Notice:
     return msg.Notice(level="info", code=str(number))
 
 
-def a_line(socket: FakeSocket, **limits: Any) -> SoftphoneLine:
-    return SoftphoneLine(cast(web.WebSocketResponse, socket), cast(asyncio.Transport, socket), **limits)
+def an_outbox(socket: FakeSocket, **limits: Any) -> Outbox:
+    return Outbox(cast(web.WebSocketResponse, socket), cast(asyncio.Transport, socket), **limits)
 
 
 @asynccontextmanager
-async def a_welcomed_line(socket: FakeSocket) -> AsyncIterator[SoftphoneLine]:
-    """Yield a line whose welcome is out, and close it."""
+async def a_welcomed_outbox(socket: FakeSocket) -> AsyncIterator[Outbox]:
+    """Yield an outbox whose welcome is out, and close it."""
     socket.open_.set()
-    line = a_line(socket)
+    outbox = an_outbox(socket)
     async with asyncio.TaskGroup() as tasks, asyncio.timeout(5):
-        tasks.create_task(line.write())
-        line.push_first(msg.Ok(id=1))
+        tasks.create_task(outbox.write())
+        outbox.push_first(msg.Ok(id=1))
         await until(lambda: bool(socket.sent), timeout_s=5.0, every_s=0)
         socket.sent.clear()
-        yield line
-        line.hang_up(1000)
+        yield outbox
+        outbox.hang_up(1000)
 
 
 def codes(socket: FakeSocket) -> list[str]:
@@ -71,14 +71,14 @@ def codes(socket: FakeSocket) -> list[str]:
 async def test_what_is_pushed_goes_out_in_order_and_before_the_closing() -> None:
     socket = FakeSocket()
     socket.open_.set()
-    line = a_line(socket)
+    outbox = an_outbox(socket)
     for number in range(3):
-        line.push(notice(number))
-    line.push_first(msg.Ok(id=1))
-    line.hang_up(4409)
-    line.hang_up(1000)
-    line.push(notice(9))
-    await line.write()
+        outbox.push(notice(number))
+    outbox.push_first(msg.Ok(id=1))
+    outbox.hang_up(4409)
+    outbox.hang_up(1000)
+    outbox.push(notice(9))
+    await outbox.write()
     assert [message.get("code", "welcome") for message in socket.sent] == ["welcome", "0", "1", "2"]
     assert socket.closed_with == 4409
 
@@ -86,65 +86,65 @@ async def test_what_is_pushed_goes_out_in_order_and_before_the_closing() -> None
 async def test_a_push_wakes_the_writer() -> None:
     socket = FakeSocket()
     socket.open_.set()
-    line = a_line(socket)
+    outbox = an_outbox(socket)
     async with asyncio.TaskGroup() as tasks, asyncio.timeout(5):
-        tasks.create_task(line.write())
+        tasks.create_task(outbox.write())
         await asyncio.sleep(0)
-        line.push(notice(1))
+        outbox.push(notice(1))
         await asyncio.sleep(0)
-        line.hang_up(1000)
+        outbox.hang_up(1000)
     assert [message["code"] for message in socket.sent] == ["1"]
 
 
 async def test_what_the_connection_takes_is_out_at_once() -> None:
     socket = FakeSocket()
-    async with a_welcomed_line(socket) as line:
-        line.push(notice(1))
-        line.send(msg.encode(notice(2)))
+    async with a_welcomed_outbox(socket) as outbox:
+        outbox.push(notice(1))
+        outbox.send(msg.encode(notice(2)))
         assert codes(socket) == ["1", "2"]
 
 
 async def test_nothing_is_sent_before_the_welcome() -> None:
     socket = FakeSocket()
-    line = a_line(socket)
-    line.push(notice(1))
+    outbox = an_outbox(socket)
+    outbox.push(notice(1))
     assert socket.sent == []
 
 
 async def test_what_does_not_fit_waits_and_nothing_overtakes_it() -> None:
     socket = FakeSocket()
-    async with a_welcomed_line(socket) as line:
+    async with a_welcomed_outbox(socket) as outbox:
         socket.buffered = ROOM_BYTES
-        line.push(notice(1))
+        outbox.push(notice(1))
         socket.buffered = 0
-        line.push(notice(2))
+        outbox.push(notice(2))
         assert socket.sent == []
         await asyncio.sleep(0)
-        line.push(notice(3))
+        outbox.push(notice(3))
         assert codes(socket) == ["1", "2", "3"]
 
 
 async def test_nothing_overtakes_what_is_being_sent() -> None:
     socket = FakeSocket()
-    async with a_welcomed_line(socket) as line:
+    async with a_welcomed_outbox(socket) as outbox:
         socket.open_.clear()
         socket.buffered = ROOM_BYTES
-        line.push(notice(1))
+        outbox.push(notice(1))
         await asyncio.sleep(0)  # it is in hand now
         socket.buffered = 0
-        line.push(notice(2))
+        outbox.push(notice(2))
         socket.open_.set()
-        line.push(notice(3))
+        outbox.push(notice(3))
         await until(lambda: len(socket.sent) == 3, timeout_s=5.0, every_s=0)
         assert codes(socket) == ["1", "2", "3"]
 
 
 async def test_a_message_larger_than_the_room_waits() -> None:
     socket = FakeSocket()
-    async with a_welcomed_line(socket) as line:
-        line.push(msg.Notice(level="info", code="1", detail="x" * ROOM_BYTES))
+    async with a_welcomed_outbox(socket) as outbox:
+        outbox.push(msg.Notice(level="info", code="1", detail="x" * ROOM_BYTES))
         assert socket.sent == []
-        line.push(notice(2))
+        outbox.push(notice(2))
         await asyncio.sleep(0)
         assert codes(socket) == ["1", "2"]
 
@@ -152,37 +152,37 @@ async def test_a_message_larger_than_the_room_waits() -> None:
 async def test_a_peer_that_is_gone_hurts_nobody_who_sends() -> None:
     for error in (ConnectionResetError(), RuntimeError("closed")):
         socket = FakeSocket()
-        async with a_welcomed_line(socket) as line:
+        async with a_welcomed_outbox(socket) as outbox:
             socket.error = error
-            line.push(notice(1))
-            line.push(notice(2))
+            outbox.push(notice(1))
+            outbox.push(notice(2))
         assert socket.sent == []
         assert socket.closed_with is not None
 
 
 async def test_a_backlog_that_is_full_is_dropped_and_the_line_closed() -> None:
     socket = FakeSocket()
-    line = a_line(socket, max_backlog=3)
+    outbox = an_outbox(socket, max_backlog=3)
     for number in range(100):
-        line.push(notice(number))
+        outbox.push(notice(number))
     socket.open_.set()
-    await line.write()
+    await outbox.write()
     assert (socket.sent, socket.closed_with) == ([], msg.CLOSE_TOO_MANY)
 
 
 async def test_a_connection_that_is_stuck_is_cut() -> None:
     socket = FakeSocket()
-    line = a_line(socket, send_s=0.01)
-    line.push(notice(1))
-    await line.write()
+    outbox = an_outbox(socket, send_s=0.01)
+    outbox.push(notice(1))
+    await outbox.write()
     assert socket.aborted
 
 
 async def test_without_a_transport_there_is_nothing_to_cut() -> None:
     socket = FakeSocket()
-    line = SoftphoneLine(cast(web.WebSocketResponse, socket), None, send_s=0.01)
-    line.push(notice(1))
-    await line.write()
+    outbox = Outbox(cast(web.WebSocketResponse, socket), None, send_s=0.01)
+    outbox.push(notice(1))
+    await outbox.write()
     assert not socket.aborted
 
 
@@ -190,9 +190,9 @@ async def test_a_peer_that_is_gone_ends_the_writing() -> None:
     for error in (ConnectionResetError(), RuntimeError("closed")):
         socket = FakeSocket(error)
         socket.open_.set()
-        line = a_line(socket)
-        line.push(notice(1))
-        await line.write()
+        outbox = an_outbox(socket)
+        outbox.push(notice(1))
+        await outbox.write()
         assert not socket.aborted
 
 

@@ -157,7 +157,7 @@ async def test_an_end_that_meta_did_not_hear_outlives_the_call_and_the_process()
         assert len(world.owed_hangups) == 1
         assert await world.store.unfinished_calls() == [record]
     async with a_world(store=world.store, clock=world.clock) as after:
-        (await after.left_over()).close()
+        (await after.recovery()).close()
         await after.graph.arrival("terminate")
         await asyncio.sleep(1)
         assert await after.store.unfinished_calls() == []

@@ -115,7 +115,7 @@ async def check_store(world: World) -> dict[str, str]:
 
 async def recover(world: World) -> None:
     """End what the earlier process left, and wait until Meta has heard."""
-    (await world.left_over()).close()
+    (await world.recovery()).close()
     await world.until(lambda: not len(world.owed_hangups))
 
 
@@ -166,7 +166,7 @@ async def test_a_left_over_call_keeps_its_reservation_until_meta_has_been_told()
         await after.login()
         await after.contacts.get(after.number, ANA)
         told = after.graph.hold("terminate")
-        (await after.left_over()).close()
+        (await after.recovery()).close()
         await after.graph.arrival("terminate")
         taken = await place(after)
         assert isinstance(taken, Refusal)

@@ -13,7 +13,7 @@ import orjson
 
 from gateway.admission.overload import Overload
 from gateway.calls.driver import CallDriver
-from gateway.calls.recovery import LeftOver
+from gateway.calls.recovery import CrashRecovery
 from gateway.common.ids import CallId, MetaCallId, OperatorId, PhoneNumberId, UserRef
 from gateway.common.metrics import Metrics
 from gateway.config.loading import load
@@ -152,7 +152,7 @@ class World:
 
     def _remember_drivers(self) -> None:
         calls = self.parts.calls
-        run = calls._run
+        run = calls._start_task
 
         def run_and_remember(driver: CallDriver) -> None:
             before = set(calls._tasks)
@@ -160,7 +160,7 @@ class World:
             (task,) = calls._tasks - before
             self._started(driver, task)
 
-        calls._run = run_and_remember  # type: ignore[method-assign]
+        calls._start_task = run_and_remember  # type: ignore[method-assign]
 
     def _started(self, driver: CallDriver, task: asyncio.Task[None]) -> None:
         self.drivers.append(driver)
@@ -268,9 +268,9 @@ class World:
         ]
         await self.store.write(*self.contacts.apply(contact, grant, *calls, seen_at=self.clock.now()))
 
-    async def left_over(self) -> LeftOver:
+    async def recovery(self) -> CrashRecovery:
         """Find what an earlier world left in the store, as a start does; `close()` does the rest."""
-        found = self.parts.left_over
+        found = self.parts.recovery
         await found.find()
         return found
 
