@@ -199,7 +199,7 @@ async def test_a_gateway_that_dies_is_reported_and_its_postgresql_does_not_stay(
     (await gateway_of(run)).kill()
     code, said = await ended(run)
     assert code == 1, said
-    assert "The gateway ended by itself, with exit code -9" in reported(tmp_path)["results"][0]["failure"]
+    assert "The gateway ended unexpectedly, with exit code -9" in reported(tmp_path)["results"][0]["failure"]
     assert left(tmp_path) == []
 
 
@@ -212,5 +212,5 @@ async def test_a_run_that_is_stopped_says_what_it_has_and_leaves_nothing(tmp_pat
     assert code == 130, said
     report = reported(tmp_path)
     assert [result["stopped"] for result in report["results"]] == [True]
-    assert "Not or not wholly measured: stopped, gate." in said
+    assert "Not measured, or not completely: stopped, gate." in said
     assert left(tmp_path) == []

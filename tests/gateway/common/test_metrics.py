@@ -135,7 +135,7 @@ def test_the_page_names_every_value_of_a_closed_set(label: str, of: str, values:
 def test_the_page_names_every_answer_to_a_webhook() -> None:
     (said,) = re.findall(r"^\| `result` \| `wacg_webhooks_total` \| (.*) \|$", PAGE, re.MULTILINE)
     source = (ROOT / "gateway" / "intake" / "webhook.py").read_text(encoding="utf-8")
-    written = set(re.findall(r"_(?:done|count)\(\"(\w+)\"", source))
+    written = set(re.findall(r"_(?:respond|count_result)\(\"(\w+)\"", source))
     assert set(re.findall(r"`(\w+)`", said)) == written | {kept.value for kept in Kept}
 
 
